@@ -1,0 +1,282 @@
+"""Frozen configuration objects read from TOML, strict about every key.
+
+Shipped files live in ``lensscan/catalogs`` and are picked by name; anything with a path separator or a
+``.toml`` ending is taken as a path.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib.resources
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lensscan.errors import ConfigError
+
+__all__ = [
+    "Band",
+    "CatalogColumns",
+    "Cut",
+    "CutStep",
+    "Survey",
+    "build",
+    "find",
+    "load_cut",
+    "load_survey",
+    "override",
+    "read_toml",
+    "shipped",
+]
+
+T = TypeVar("T")
+SUFFIX = {"models": ".safetensors"}
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """One band of a survey.
+
+    Attributes
+    ----------
+    zero_point : float or None
+        AB magnitude of one image count, used where the image's header states none.
+    fwhm : float or None
+        Typical seeing, arcsec; used where neither header nor planes state it.
+    extension : str or None
+        Name of the band's image extension; default: the band's name in either case.
+    mag, flux : str or None
+        Catalog column of the magnitude (``"MODEL_MAG[1]"`` for one element of a vector column), or of the
+        flux, whose zero point is `flux_zero_point`.
+    extinction : str or None
+        Catalog column of the Galactic extinction in magnitudes, subtracted before a cut.
+    """
+
+    zero_point: float | None = None
+    fwhm: float | None = None
+    extension: str | None = None
+    mag: str | None = None
+    flux: str | None = None
+    flux_zero_point: float = 31.4
+    extinction: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogColumns:
+    """Names of the catalog's columns.
+
+    Attributes
+    ----------
+    id, ra, dec : str
+        Identifier; position in degrees (may be absent where stamps are files).
+    x, y : str or None
+        0-based pixel position in the survey's tiles, where no WCS is to be trusted.
+    keep : tuple of str
+        Columns carried into the output as ``cat_<name>``.
+    sentinels : tuple of float
+        Magnitudes that mean "not measured".
+    magnitudes : str
+        Which magnitudes these are (e.g. "MAG_AUTO, not dereddened"); goes into the provenance.
+    """
+
+    id: str = "id"
+    ra: str = "ra"
+    dec: str = "dec"
+    x: str | None = None
+    y: str | None = None
+    keep: tuple[str, ...] = ()
+    sentinels: tuple[float, ...] = (99.0, -99.0)
+    magnitudes: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What is known of a survey's images and catalog; one file in ``catalogs/surveys``."""
+
+    name: str
+    pixel_scale: float
+    bands: Mapping[str, Band]
+    title: str = ""
+    stamp_size: int = 91
+    catalog: CatalogColumns = field(default_factory=CatalogColumns)
+    zero_point_keywords: tuple[str, ...] = ("MAGZERO", "MAGZPT", "MZP_AB", "MAGZP", "PHOTZP", "ZP")
+    fwhm_keywords: tuple[str, ...] = ("PSF_FWHM", "FWHM", "SEEING")
+    mask_value: float | None = None
+    trust_wcs: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class CutStep:
+    """One step of a cut: keep rows with ``min < value < max`` (exclusive); `value` is an expression in band names."""
+
+    value: str
+    min: float | None = None
+    max: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A named colour-magnitude selection with its prevalence; one file in ``catalogs/cuts``."""
+
+    name: str
+    step: tuple[CutStep, ...]
+    title: str = ""
+    prevalence: float | None = None
+    prevalence_source: str = ""
+    magnitudes: str = ""
+    reference: str = ""
+
+
+def shipped(kind: str) -> list[str]:
+    """Return the names of the shipped files of one kind (``surveys``, ``cuts``, ``recipes``, ``training``, ``models`` ...)."""
+    suffix = SUFFIX.get(kind, ".toml")
+    folder = importlib.resources.files("lensscan") / "catalogs" / kind
+    if not folder.is_dir():
+        return []
+    return sorted(item.name.removesuffix(suffix) for item in folder.iterdir() if item.name.endswith(suffix))
+
+
+def find(kind: str, name: str | Path) -> Path:
+    """Return the file that `name` means: a path, or the name of a shipped file of this kind.
+
+    Raises
+    ------
+    ConfigError
+        If neither exists; the message lists the shipped names.
+    """
+    suffix = SUFFIX.get(kind, ".toml")
+    text = str(name)
+    if text.endswith(suffix) or "/" in text:
+        if Path(text).is_file():
+            return Path(text)
+        raise ConfigError(f"{kind}: no file {text}; give a path that exists or one of: {', '.join(shipped(kind)) or 'none shipped'}")
+    file = importlib.resources.files("lensscan") / "catalogs" / kind / f"{text}{suffix}"
+    path = Path(str(file))
+    if not path.is_file():
+        close = difflib.get_close_matches(text, shipped(kind), 1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ConfigError(f"{kind}: no shipped {text!r}{hint}; shipped are: {', '.join(shipped(kind)) or 'none'}; or give a path")
+    return path
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Read a TOML file; a missing or malformed file is a one-line `ConfigError`."""
+    try:
+        with open(path, "rb") as stream:
+            return tomllib.load(stream)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}; check the path") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}; correct the file") from None
+
+
+def override(mapping: dict[str, Any], assignments: typing.Iterable[str]) -> dict[str, Any]:
+    """Return `mapping` with ``key.sub=value`` assignments applied; values are TOML, bare words are strings."""
+    result = dict(mapping)
+    for assignment in assignments:
+        key, sep, text = assignment.partition("=")
+        if not sep or not key.strip():
+            raise ConfigError(f"--set {assignment}: not of the form key=value")
+        try:
+            value = tomllib.loads(f"v = {text}")["v"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        *parents, last = key.strip().split(".")
+        target = result
+        for parent in parents:
+            child = target.get(parent, {})
+            if not isinstance(child, dict):
+                raise ConfigError(f"--set {assignment}: {parent} is not a table")
+            target[parent] = dict(child)
+            target = target[parent]
+        target[last] = value
+    return result
+
+
+def build(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
+    """Build the dataclass `cls` from a TOML mapping.
+
+    Unknown and missing keys, and values of the wrong type, raise a `ConfigError` that names the key, the
+    file (`where`) and the nearest known key.
+    """
+    hints = typing.get_type_hints(cls)
+    known = [f.name for f in dataclasses.fields(cls) if f.init]  # type: ignore[arg-type]
+    for key in mapping:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(known)}"
+            raise ConfigError(f"{where}: unknown key {key!r}; {hint}")
+    values = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in mapping.items()}
+    missing = [
+        f.name
+        for f in dataclasses.fields(cls)  # type: ignore[arg-type]
+        if f.init and f.name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"{where}: missing key {missing[0]!r}; add it")
+    return cls(**values)
+
+
+def _convert(kind: Any, value: Any, where: str) -> Any:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _convert(next(a for a in args if a is not type(None)), value, where)
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where} must be a table, not {value!r}")
+        return build(typing.cast(type, kind), value, where)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where} must be a list, not {value!r}")
+        inner = args if len(args) == len(value) and args[-1] is not Ellipsis else (args[0],) * len(value)
+        return tuple(_convert(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(inner, value, strict=True)))
+    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where} must be a table, not {value!r}")
+        return {key: _convert(args[1], item, f"{where}.{key}") for key, item in value.items()}
+    return _scalar(kind, value, where)
+
+
+def _scalar(kind: Any, value: Any, where: str) -> Any:
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if kind is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if kind in (str, bool) and isinstance(value, kind):
+        return value
+    if typing.get_origin(kind) is typing.Literal:
+        options = typing.get_args(kind)
+        if value in options:
+            return value
+        raise ConfigError(f"{where} must be one of {', '.join(map(str, options))}, not {value!r}")
+    raise ConfigError(f"{where} must be {getattr(kind, '__name__', kind)}, not {value!r}")
+
+
+def load_survey(name: str | Path) -> Survey:
+    """Load a survey by shipped name or path."""
+    path = find("surveys", name)
+    survey = build(Survey, read_toml(path), str(path))
+    if survey.pixel_scale <= 0:
+        raise ConfigError(f"{path}: pixel_scale must be positive (arcsec per pixel)")
+    if not survey.bands:
+        raise ConfigError(f"{path}: no bands; add tables [bands.<name>]")
+    return survey
+
+
+def load_cut(name: str | Path) -> Cut:
+    """Load a cut by shipped name or path."""
+    path = find("cuts", name)
+    cut = build(Cut, read_toml(path), str(path))
+    for step in cut.step:
+        if step.min is None and step.max is None:
+            raise ConfigError(f"{path}: step {step.value!r} has neither min nor max; add one")
+    if cut.prevalence is not None and not 0 < cut.prevalence < 1:
+        raise ConfigError(f"{path}: prevalence must lie between 0 and 1")
+    return cut

@@ -1,0 +1,121 @@
+"""Errors that a user can act on, and the exit codes of every command.
+
+Each message is one line that says what is wrong, where, and what to do.  The command line prints it and
+leaves with the error's ``exit_code``; the traceback is shown only under ``--debug``.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+
+__all__ = [
+    "CatalogError",
+    "ConfigError",
+    "DiskError",
+    "ExitCode",
+    "LauncherError",
+    "LensscanError",
+    "LockedError",
+    "ModelError",
+    "OutputError",
+    "PlanMismatch",
+    "ShardInvalid",
+    "StampError",
+    "VerificationError",
+    "disk_error",
+]
+
+DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
+
+
+class ExitCode(enum.IntEnum):
+    """Exit codes of the command line (DESIGN section 4)."""
+
+    OK = 0
+    ERROR = 1
+    USAGE = 2
+    TOO_MANY_FAILED = 3
+    DISK = 74
+    INCOMPLETE = 75
+    INTERRUPTED = 130
+
+
+class LensscanError(Exception):
+    """Base of all errors that are the user's to solve; carries the exit code of the command."""
+
+    exit_code: ExitCode = ExitCode.ERROR
+
+
+class ConfigError(LensscanError):
+    """A setting, TOML file, SPEC or name that cannot be used."""
+
+    exit_code = ExitCode.USAGE
+
+
+class CatalogError(LensscanError):
+    """A survey catalog that cannot be read or lacks a column."""
+
+
+class ModelError(LensscanError):
+    """A model file that cannot be read, or does not fit the survey."""
+
+
+class LauncherError(LensscanError):
+    """The MPI launcher and the MPI library disagree, or a rank cannot be placed."""
+
+
+class LockedError(LensscanError):
+    """Another job holds the run folder."""
+
+
+class PlanMismatch(LensscanError):
+    """The run folder or output belongs to another plan."""
+
+
+class OutputError(LensscanError):
+    """An output file that exists, cannot be written, or has another format."""
+
+
+class VerificationError(LensscanError):
+    """A finished file that breaks the accounting law or its own checksum."""
+
+
+class ShardInvalid(LensscanError):
+    """A shard that does not belong to this plan or is damaged; its block is scored again."""
+
+
+class DiskError(LensscanError):
+    """The disk is full, over quota or failing."""
+
+    exit_code = ExitCode.DISK
+
+
+class StampError(Exception):
+    """One stamp that cannot be used; costs its row, never the run.
+
+    Parameters
+    ----------
+    status : int
+        The `lensscan.schema.Status` recorded for the row.
+    reason : str
+        One line for the log.
+    """
+
+    def __init__(self, status: int, reason: str = "") -> None:
+        super().__init__(reason)
+        self.status = int(status)
+        self.reason = reason
+
+
+def disk_error(error: BaseException, path: object) -> DiskError | None:
+    """Return a `DiskError` if `error` means that the disk is full or failing, else None.
+
+    h5py reports a full disk as OSError at the write and as RuntimeError at the close, the second without
+    an errno, so the text is looked at too.
+    """
+    text = str(error).lower()
+    known = getattr(error, "errno", None) in DISK_ERRNOS
+    if known or any(f"errno = {number}" in text for number in DISK_ERRNOS) or "no space left" in text:
+        return DiskError(f"cannot write {path}: {error}; free disk space (or raise the quota) and run the same command again")
+    return None

@@ -1,0 +1,76 @@
+"""Named fault points: places where the tests make a process die, stall or raise.
+
+``LENSSCAN_FAULT="point=shard:before_rename,do=SIGKILL,rank=2,hit=5"`` fires the fifth time that rank 2
+reaches the point ``shard:before_rename``; without `rank` any rank fires, without `hit` the first time;
+``point=#17`` fires at the 17th labelled point reached by the process, whatever its name.  Several faults
+are separated by ``;``.  Actions: any signal name, ``raise`` (RuntimeError), ``exit`` (os._exit(9)) and
+``enospc`` (OSError "No space left on device").  Without the variable `reach` costs one dictionary look-up.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections import Counter
+from dataclasses import dataclass
+
+__all__ = ["Fault", "reach", "set_rank"]
+
+VARIABLE = "LENSSCAN_FAULT"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One injected fault, as parsed from the environment."""
+
+    point: str
+    action: str
+    rank: int | None
+    hit: int
+
+    @classmethod
+    def parse(cls, text: str) -> Fault:
+        """Read ``key=value`` pairs separated by commas."""
+        fields = dict(part.split("=", 1) for part in text.split(","))
+        rank = fields.get("rank")
+        return cls(fields["point"], fields["do"], None if rank is None else int(rank), int(fields.get("hit", 1)))
+
+
+_faults: list[Fault] | None = None
+_hits: Counter[str] = Counter()
+_rank = 0
+
+
+def set_rank(rank: int) -> None:
+    """Tell the fault points which rank this process is."""
+    global _rank
+    _rank = rank
+
+
+def reach(point: str) -> None:
+    """Mark that the labelled `point` was reached; fires the faults that name it."""
+    global _faults
+    if _faults is None:
+        text = os.environ.get(VARIABLE, "")
+        _faults = [Fault.parse(part) for part in text.split(";") if part]
+    if not _faults:
+        return
+    _hits[point] += 1
+    _hits["#"] += 1
+    for fault in _faults:
+        if fault.rank is not None and fault.rank != _rank:
+            continue
+        numbered = fault.point == f"#{_hits['#']}"
+        if numbered or (fault.point == point and fault.hit == _hits[point]):
+            _fire(fault, point)
+
+
+def _fire(fault: Fault, point: str) -> None:
+    if fault.action == "raise":
+        raise RuntimeError(f"injected fault at {point}")
+    if fault.action == "enospc":
+        raise OSError(errno.ENOSPC, f"No space left on device (injected at {point})")
+    if fault.action == "exit":
+        os._exit(9)
+    os.kill(os.getpid(), getattr(signal, fault.action))
