@@ -1,0 +1,1 @@
+"""Arrays in, PNG out: colour images of stamps, contact sheets and curves."""
