@@ -1,0 +1,1 @@
+"""Networks: blocks and heads, the model file and its card, and the scorer that runs models over batches."""
