@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import enum
+from dataclasses import dataclass, replace
 
-__all__ = ["Flag", "Status", "flag_names", "status_name"]
+__all__ = [
+    "COLUMNS",
+    "ENDPOINTS",
+    "PARAMETERS",
+    "Column",
+    "Flag",
+    "Status",
+    "find_column",
+    "flag_names",
+    "status_name",
+]
 
 
 class Status(enum.IntEnum):
@@ -62,3 +73,125 @@ def status_name(code: int) -> str:
 def flag_names(bits: int) -> list[str]:
     """Return the lower-case names of the flags set in `bits`."""
     return [flag.name.lower() for flag in Flag if flag.name and int(bits) & flag.value]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of the output.
+
+    Attributes
+    ----------
+    name : str
+        Name, or a template such as ``fwhm_{band}``.
+    dtype : str
+        NumPy dtype; empty where it follows the catalog (ids, catalog columns, names).
+    unit : str
+        Unit as astropy and the FITS standard write it; empty if dimensionless.
+    ucd : str
+        IVOA UCD1+ words; empty if none fits.
+    description : str
+        One sentence, carried into every exported file.
+    """
+
+    name: str
+    dtype: str
+    unit: str
+    ucd: str
+    description: str
+
+
+PARAMETERS = ("theta_E", "e1", "e2", "x", "y", "sx", "sy")
+ENDPOINTS = ("theta_E_q025", "theta_E_q16", "theta_E_q84", "theta_E_q975")
+
+_ARCSEC_X = "arcsec from the stamp's centre (tiles: the catalog position), +x with column"
+_ARCSEC_Y = "arcsec from the stamp's centre (tiles: the catalog position), +y with row"
+
+COLUMNS = (
+    Column("rank", "i8", "", "stat.rank",
+           "Rank, 1 is best: logit descending, id ascending, plan row ascending"),
+    Column("id", "", "", "meta.id;meta.main", "Identifier of the catalog"),
+    Column("ra", "f8", "deg", "pos.eq.ra;meta.main", "Right ascension of the catalog"),
+    Column("dec", "f8", "deg", "pos.eq.dec;meta.main", "Declination of the catalog"),
+    Column("logit", "f8", "", "stat.likelihood",
+           "Calibrated log likelihood ratio lens / non-lens, free of any prior; the ranking key"),
+    Column("p_lens", "f8", "", "stat.probability",
+           "Probability of being a lens at the stated prevalence; NaN if none is stated"),
+    Column("p_survey", "f4", "", "stat.probability",
+           "min(1, prevalence f_lens(logit) / f_survey(logit)), f_survey from this very run"),
+    Column("logit_std", "f4", "", "stat.stdev",
+           "Standard deviation of the networks' raw logits; NaN for a single network"),
+    Column("logit_{model}", "f4", "", "stat.likelihood",
+           "Raw (uncalibrated) logit of network {model}, mean over its views"),
+    Column("theta_E", "f4", "arcsec", "phys.angSize",
+           "Einstein radius sqrt(a b) of the critical ellipse, posterior median, given a lens"),
+    Column("e1", "f4", "", "src.ellipticity",
+           "(1-q)/(1+q) cos 2 phi, phi of the major axis from +x; posterior median"),
+    Column("e2", "f4", "", "src.ellipticity", "(1-q)/(1+q) sin 2 phi; posterior median"),
+    Column("x", "f4", "arcsec", "pos.cartesian.x", f"Lens centre, {_ARCSEC_X}; posterior median"),
+    Column("y", "f4", "arcsec", "pos.cartesian.y", f"Lens centre, {_ARCSEC_Y}; posterior median"),
+    Column("sx", "f4", "arcsec", "pos.cartesian.x",
+           f"Source position in the source plane, {_ARCSEC_X}; median"),
+    Column("sy", "f4", "arcsec", "pos.cartesian.y",
+           f"Source position in the source plane, {_ARCSEC_Y}; median"),
+    Column("theta_E_err", "f4", "arcsec", "stat.error;phys.angSize",
+           "Half of the central 68 % interval of theta_E"),
+    Column("e1_err", "f4", "", "stat.error;src.ellipticity", "Half of the central 68 % interval of e1"),
+    Column("e2_err", "f4", "", "stat.error;src.ellipticity", "Half of the central 68 % interval of e2"),
+    Column("x_err", "f4", "arcsec", "stat.error;pos.cartesian.x", "Half of the central 68 % interval of x"),
+    Column("y_err", "f4", "arcsec", "stat.error;pos.cartesian.y", "Half of the central 68 % interval of y"),
+    Column("sx_err", "f4", "arcsec", "stat.error;pos.cartesian.x", "Half of the central 68 % interval of sx"),
+    Column("sy_err", "f4", "arcsec", "stat.error;pos.cartesian.y", "Half of the central 68 % interval of sy"),
+    Column("theta_E_q025", "f4", "arcsec", "stat.value;phys.angSize", "2.5 % quantile of theta_E"),
+    Column("theta_E_q16", "f4", "arcsec", "stat.value;phys.angSize", "16 % quantile of theta_E"),
+    Column("theta_E_q84", "f4", "arcsec", "stat.value;phys.angSize", "84 % quantile of theta_E"),
+    Column("theta_E_q975", "f4", "arcsec", "stat.value;phys.angSize", "97.5 % quantile of theta_E"),
+    Column("cov", "f4", "", "stat.covariance",
+           "Covariance of (theta_E e1 e2 x y sx sy): lower triangle, row by row, arcsec where lengths"),
+    Column("ra_lens", "f8", "deg", "pos.eq.ra", "Right ascension of the lens centre (x, y); NaN without WCS"),
+    Column("dec_lens", "f8", "deg", "pos.eq.dec", "Declination of the lens centre (x, y); NaN without WCS"),
+    Column("pa", "f4", "deg", "pos.posAng",
+           "Position angle of the major axis, East of North, 0 to 180; NaN without WCS"),
+    Column("snr", "f4", "", "stat.snr",
+           "Signal-to-noise ratio of the stamp's central source, as measured by the network's front end"),
+    Column("ood", "f4", "", "",
+           "Out-of-distribution score, the largest of the networks; NaN if they give none"),
+    Column("n_bands", "u1", "", "meta.number", "Bands present in the stamp"),
+    Column("fwhm_{band}", "f4", "arcsec", "instr.obsty.seeing", "Seeing in {band}; NaN if unknown"),
+    Column("sigma_{band}", "f4", "nJy", "instr.det.noise", "Noise per pixel in {band}; NaN if absent"),
+    Column("status", "u1", "", "meta.code",
+           "What became of the row: 1 scored, 10 and above failed (lensscan.schema.Status)"),
+    Column("flags", "u4", "", "meta.code.qual",
+           "Warnings (bits of lensscan.schema.Flag); never alter the ranking"),
+    Column("tile", "", "", "meta.id.assoc", "Name of the tile, pack or stamp file without folder and ending"),
+    Column("file", "u4", "", "meta.id.assoc", "Index into /files"),
+    Column("row", "i8", "", "meta.record", "Row of the survey catalog, 0-based"),
+    Column("plan_row", "i8", "", "meta.record", "Row of /scores, 0-based"),
+    Column("group", "i8", "", "meta.id.parent",
+           "Number of the group of candidates within 2 arcsec of each other, by rank of its leader"),
+    Column("group_rank", "i4", "", "stat.rank",
+           "Rank within the group; 1 is the leader, which alone counts in a top-N"),
+    Column("known_name", "", "", "meta.id.cross",
+           "Known lens or candidate at this position (reserved for the cross-match)"),
+    Column("known_grade", "", "", "meta.code.class",
+           "Grade of that known lens (reserved for the cross-match)"),
+    Column("known_sep", "f4", "arcsec", "pos.angDistance",
+           "Distance to that known lens (reserved for the cross-match)"),
+    Column("grade", "", "", "meta.code.class", "Grade of the visual inspection (reserved for the graders)"),
+    Column("cat_{name}", "", "", "", "Column {name} of the survey catalog"),
+)  # fmt: skip
+
+_BY_NAME = {column.name: column for column in COLUMNS if "{" not in column.name}
+_TEMPLATES = [column for column in COLUMNS if "{" in column.name]
+
+
+def find_column(name: str) -> Column:
+    """Return the column of this name, templates filled in; an unknown name gives a column without text."""
+    if name in _BY_NAME:
+        return _BY_NAME[name]
+    for template in _TEMPLATES:
+        prefix, _, field = template.name.partition("{")
+        if name.startswith(prefix):
+            value = name.removeprefix(prefix)
+            text = template.description.replace("{" + field, value)
+            return replace(template, name=name, description=text)
+    return Column(name, "", "", "", "")
