@@ -1,0 +1,49 @@
+"""What one process may use of its machine: cores, threads, memory allocator."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+__all__ = ["available_cores", "peak_memory", "tune_allocator"]
+
+# glibc mallopt parameters and values: keep large temporaries mapped instead of returning them page by page.
+MALLOPT = {"M_MMAP_THRESHOLD": (-3, 1 << 30), "M_TRIM_THRESHOLD": (-1, 1 << 30), "M_TOP_PAD": (-2, 64 << 20)}
+
+
+def available_cores(local_size: int = 1) -> int:
+    """Return the cores that this rank may use: its affinity mask, shared fairly with the ranks of the node.
+
+    Parameters
+    ----------
+    local_size : int
+        Ranks on this node.
+    """
+    mask = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = max(1, (os.cpu_count() or 1) // max(1, local_size))
+    return max(1, min(mask, share))
+
+
+def tune_allocator() -> dict[str, int]:
+    """Raise glibc's mmap and trim thresholds and its top pad; return what was set (empty without glibc).
+
+    Large temporaries otherwise go back to the kernel and come back as page faults at every batch, which
+    costs half of the speed on a CPU.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return {}
+    return {name: value for name, (number, value) in MALLOPT.items() if mallopt(number, value) == 1}
+
+
+def peak_memory() -> int:
+    """Return the peak resident memory of this process, bytes; 0 where /proc does not tell."""
+    try:
+        with open("/proc/self/status") as stream:
+            for line in stream:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0

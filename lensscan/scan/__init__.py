@@ -1,0 +1,1 @@
+"""The scan: plan, protocol, scheduler, worker, shards, merge."""

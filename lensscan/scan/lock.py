@@ -1,0 +1,139 @@
+"""The lock of a run folder: names its owner, is kept fresh, and is taken over when the owner is dead.
+
+The lock prevents waste, not corruption: two jobs on one folder would still only rename identical shards.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lensscan.errors import LockedError, OutputError, disk_error
+
+__all__ = ["REFRESH_SECONDS", "STALE_SECONDS", "RunLock", "job_id"]
+
+REFRESH_SECONDS = 20.0
+STALE_SECONDS = 120.0
+JOB_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "COBALT_JOBID", "FLUX_JOB_ID")
+
+
+def job_id() -> str:
+    """Return the scheduler's job id, empty outside a job."""
+    return next((os.environ[name] for name in JOB_VARIABLES if os.environ.get(name)), "")
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path) as stream:
+            return stream.read().strip()
+    except OSError:
+        return ""
+
+
+def start_time(pid: int) -> str:
+    """Return the start time of a process (clock ticks since boot), empty if there is none."""
+    text = _read(f"/proc/{pid}/stat")
+    return text.rsplit(")", 1)[-1].split()[19] if text else ""
+
+
+@dataclass(slots=True)
+class RunLock:
+    """Owner's mark in the run folder.
+
+    Parameters
+    ----------
+    path : Path
+        The lock file.
+    """
+
+    path: Path
+    _refreshed: float = field(default=0.0)
+    _held: bool = False
+
+    def owner(self) -> dict[str, Any]:
+        """Return who we are: host, boot id, pid, start time, scheduler job id."""
+        pid = os.getpid()
+        boot = _read("/proc/sys/kernel/random/boot_id")
+        return {"host": os.uname().nodename, "boot": boot, "pid": pid, "start": start_time(pid), "job": job_id()}
+
+    def acquire(self) -> str:
+        """Take the lock; return a line about a takeover, or an empty string.
+
+        Raises
+        ------
+        LockedError
+            If a living owner holds it; the message names it.
+        """
+        for _ in range(3):
+            if self._create():
+                return ""
+            holder = self._holder()
+            reason = self._takeover_reason(holder)
+            if reason is None:
+                who = f"host {holder.get('host', '?')}, pid {holder.get('pid', '?')}, job {holder.get('job') or 'none'}"
+                raise LockedError(
+                    f"{self.path.parent} is in use by another scan ({who}); wait for it, or stop it and run this command again"
+                )
+            stale = self.path.with_name(f"{self.path.name}.{os.uname().nodename}-{os.getpid()}.tmp")
+            try:
+                os.replace(self.path, stale)
+                stale.unlink(missing_ok=True)
+            except FileNotFoundError:
+                continue
+            if self._create():
+                return f"took over the lock of {self.path.parent}: {reason}"
+        raise LockedError(f"{self.path.parent}: another scan started at the same moment; run this command again")
+
+    def _create(self) -> bool:
+        try:
+            descriptor = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise disk_error(error, self.path) or OutputError(f"cannot create {self.path}: {error.strerror}") from None
+        with os.fdopen(descriptor, "w") as stream:
+            json.dump(self.owner(), stream)
+        self._held, self._refreshed = True, time.monotonic()
+        return True
+
+    def _holder(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self.path.read_text()))
+        except (OSError, ValueError):
+            return {}
+
+    def _takeover_reason(self, holder: dict[str, Any]) -> str | None:
+        """Return why the lock may be taken over, None if its owner must be taken for alive."""
+        me = self.owner()
+        same_boot = holder.get("host") == me["host"] and holder.get("boot") == me["boot"]
+        if same_boot and start_time(int(holder.get("pid", 0))) != holder.get("start"):
+            return f"its owner, pid {holder.get('pid')} on this host, is dead"
+        if holder.get("job") and holder.get("job") == me["job"] and not same_boot:
+            return f"it belongs to an earlier attempt of our job {me['job']}"
+        try:
+            age = time.time() - self.path.stat().st_mtime
+        except FileNotFoundError:
+            return "it is gone"
+        return f"not refreshed for {age:.0f} s" if age > STALE_SECONDS else None
+
+    def refresh(self) -> bool:
+        """Touch the lock every 20 s; return False if it was taken from us."""
+        now = time.monotonic()
+        if not self._held or now - self._refreshed < REFRESH_SECONDS:
+            return True
+        self._refreshed = now
+        if self._holder() != self.owner():
+            self._held = False
+            return False
+        os.utime(self.path)
+        return True
+
+    def release(self) -> None:
+        """Remove the lock if it is ours."""
+        if self._held and self._holder() == self.owner():
+            self.path.unlink(missing_ok=True)
+        self._held = False

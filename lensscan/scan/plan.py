@@ -1,0 +1,314 @@
+"""The plan: the immutable, hashed list of blocks of one run, and the rows they hold (``plan.h5``).
+
+Rows stand in plan order: catalog chunks of 1,000,000 rows, each sorted by (file, offset), so that a block
+is contiguous in storage.  Block borders depend on catalog, stamp storage and batch shape only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+from lensscan.errors import LensscanError, OutputError, disk_error
+from lensscan.scan.settings import canonical, digest
+from lensscan.schema import Status
+
+if TYPE_CHECKING:
+    from lensscan.survey.select import CutFlow
+    from lensscan.survey.stamps import Rows
+
+__all__ = ["BATCHES_PER_BLOCK", "CHUNK_ROWS", "FORMAT", "Plan", "PlanWriter"]
+
+FORMAT = 1
+CHUNK_ROWS = 1_000_000
+BATCHES_PER_BLOCK = 16
+OPEN_COST = 20.0  # opening a file costs about as much as reading so many rows
+NUMBERS = {"ra": "f8", "dec": "f8", "px": "f8", "py": "f8", "file": "u4", "offset": "i8", "row": "i8", "status": "u1"}
+BLOCK = np.dtype([("start", "i8"), ("stop", "i8"), ("n_files", "i4"), ("cost", "f4")])
+FLOW = np.dtype([("name", "S160"), ("n_in", "i8"), ("n_kept", "i8"), ("n_nan", "i8"), ("n_sentinel", "i8")])
+TEXT = h5py.string_dtype("utf-8")
+
+
+@dataclass(slots=True)
+class PlanWriter:
+    """Writes ``plan.h5`` chunk by chunk; memory does not grow with the catalog but for 8 bytes a row.
+
+    Parameters
+    ----------
+    path : Path
+        Final name; a temporary name is used until `finish`.
+    batch : int
+        Rows per batch; a block is a run of at most 16 batches inside one chunk.
+    shared_files : bool
+        Many rows share a file (packs, tiles), so that the file table is kept unique over chunks.
+    """
+
+    path: Path
+    batch: int
+    shared_files: bool
+    keep: tuple[str, ...] = ()
+    n_rows: int = 0
+    _temp: Path = field(init=False)
+    _h5: Any = None
+    _files: dict[str, int] = field(default_factory=dict)
+    _n_files: int = 0
+    _hashes: list[np.ndarray] = field(default_factory=list)
+    _digests: dict[str, Any] = field(default_factory=dict)
+    _blocks: list[np.ndarray] = field(default_factory=list)
+    _id_kind: str = ""
+    _id_width: int = 1
+
+    def __post_init__(self) -> None:
+        self._temp = self.path.with_name(f"{self.path.name}.{os.uname().nodename}-{os.getpid()}.tmp")
+        try:
+            self._h5 = h5py.File(self._temp, "w")
+            self._h5.create_dataset("files", (0,), maxshape=(None,), chunks=(4096,), dtype=TEXT)
+        except OSError as error:
+            raise disk_error(error, self._temp) or OutputError(f"cannot write {self._temp}: {error}") from None
+
+    def append(
+        self, ids: np.ndarray, numbers: dict[str, np.ndarray], files: list[str], columns: dict[str, np.ndarray]
+    ) -> None:
+        """Add the selected rows of one catalog chunk.
+
+        Parameters
+        ----------
+        ids : (n,) integer or string array
+        numbers : dict of (n,) arrays
+            ``ra dec px py offset row status``.
+        files : list of str
+            Storage of each row.
+        columns : dict of (n,) arrays
+            Catalog columns carried along.
+        """
+        index, names = self._intern(files)
+        order = np.lexsort((numbers["offset"], index))
+        values = {name: np.ascontiguousarray(numbers[name][order], dtype=NUMBERS[name]) for name in NUMBERS if name != "file"}
+        values["file"] = index[order].astype("u4")
+        self._extend("files", np.array(names, dtype=object), TEXT)
+        self._extend("rows/id", self._checked_ids(ids)[order], TEXT if self._id_kind == "str" else None)
+        for name, array in values.items():
+            self._extend(f"rows/{name}", array)
+        for name, array in columns.items():
+            array = np.asarray(array)[order]
+            text = array.dtype.kind in "USO"
+            self._extend(f"rows/cat_{name}", array.astype(object) if text else array, TEXT if text else None)
+        self._hashes.append(hash_ids(ids[order]))
+        self._split(values["file"], len(order))
+
+    def _intern(self, files: list[str]) -> tuple[np.ndarray, list[str]]:
+        """Return the file number of each row, and the names that are new."""
+        known = self._files if self.shared_files else {}
+        first = self._n_files
+        index = np.empty(len(files), dtype=np.int64)
+        names: list[str] = []
+        for i, name in enumerate(files):
+            number = known.get(name)
+            if number is None:
+                number = known[name] = first + len(names)
+                names.append(name)
+            index[i] = number
+        self._n_files += len(names)
+        return index, names
+
+    def _checked_ids(self, ids: np.ndarray) -> np.ndarray:
+        kind = {"i": "int", "u": "uint"}.get(ids.dtype.kind, "str")
+        if self._id_kind and kind != self._id_kind:
+            raise LensscanError(f"catalog ids change from {self._id_kind} to {kind} between files; give all files one id type")
+        self._id_kind = kind
+        if kind != "str":
+            return ids.astype("i8" if kind == "int" else "u8")
+        text = ids.astype(str)
+        if len(text):
+            self._id_width = max(self._id_width, int(np.char.str_len(np.char.encode(text, "utf-8")).max()))
+        return text.astype(object)
+
+    def _extend(self, name: str, array: np.ndarray, dtype: Any = None) -> None:
+        try:
+            if name not in self._h5:
+                self._h5.create_dataset(name, (0,), maxshape=(None,), chunks=(16384,), dtype=dtype or array.dtype)
+            dataset = self._h5[name]
+            at = dataset.shape[0]
+            dataset.resize((at + len(array),))
+            if len(array):
+                dataset[at:] = array
+        except (OSError, RuntimeError) as error:
+            raise disk_error(error, self._temp) or OutputError(f"cannot write {self._temp}: {error}") from None
+        running = self._digests.setdefault(name, hashlib.sha256())
+        running.update("\0".join(array).encode() if array.dtype == object else array.tobytes())
+
+    def _split(self, files: np.ndarray, n: int) -> None:
+        """Cut the chunk's rows into blocks."""
+        starts = np.arange(0, n, self.batch * BATCHES_PER_BLOCK)
+        stops = np.minimum(starts + self.batch * BATCHES_PER_BLOCK, n)
+        blocks = np.zeros(len(starts), BLOCK)
+        changes = np.concatenate([[0], np.cumsum(np.diff(files.astype(np.int64)) != 0)]) if n else np.zeros(0, int)
+        for k, (a, b) in enumerate(zip(starts, stops, strict=True)):
+            n_files = int(changes[b - 1] - changes[a]) + 1
+            blocks[k] = (self.n_rows + a, self.n_rows + b, n_files, (b - a) + OPEN_COST * n_files)
+        self._blocks.append(blocks)
+        self.n_rows += n
+
+    def mark_duplicates(self) -> int:
+        """Give every row but the first of each id the status DUPLICATE_ID; return their number."""
+        hashes = np.concatenate(self._hashes) if self._hashes else np.zeros(0, np.uint64)
+        self._hashes.clear()
+        hashes.sort()
+        twice = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+        del hashes
+        if not len(twice):
+            return 0
+        best: dict[Any, int] = {}
+        places: list[tuple[Any, int, int]] = []
+        rows = self._h5["rows"]
+        for a in range(0, self.n_rows, CHUNK_ROWS):
+            ids = read_ids(rows["id"], a, min(a + CHUNK_ROWS, self.n_rows))
+            for k in np.flatnonzero(np.isin(hash_ids(ids), twice)):
+                catalog_row = int(rows["row"][a + k])
+                key = ids[k]
+                best[key] = min(best.get(key, catalog_row), catalog_row)
+                places.append((key, a + int(k), catalog_row))
+        later = [place for key, place, catalog_row in places if catalog_row != best[key]]
+        for place in later:
+            rows["status"][place] = Status.DUPLICATE_ID
+        self._digests["duplicates"] = hashlib.sha256(np.array(later, "i8").tobytes())
+        return len(later)
+
+    def finish(self, settings: dict[str, Any], flow: CutFlow, fingerprint: list[Any], bands: tuple[str, ...]) -> str:
+        """Write blocks, cut flow and hash, and give the file its final name; returns the plan hash."""
+        self.mark_duplicates()
+        rows = {name: value.hexdigest() for name, value in sorted(self._digests.items())}
+        settings = {**settings, "rows": digest(rows)}
+        plan_hash = digest(settings)
+        blocks = np.concatenate(self._blocks) if self._blocks else np.zeros(0, BLOCK)
+        steps = np.array(
+            [(s.name.encode()[:160], s.n_in, s.n_kept, s.n_nan, s.n_sentinel) for s in flow.steps], dtype=FLOW
+        )
+        attributes = {
+            "format": FORMAT,
+            "plan_hash": plan_hash,
+            "settings": canonical(settings),
+            "fingerprint": canonical(fingerprint),
+            "n_catalog": flow.n_catalog,
+            "n_rows": self.n_rows,
+            "n_blocks": len(blocks),
+            "batch": self.batch,
+            "bands": json.dumps(bands),
+            "id_kind": self._id_kind or "int",
+            "id_width": self._id_width,
+        }
+        try:
+            self._h5.create_dataset("blocks", data=blocks)
+            self._h5.create_dataset("cutflow", data=steps)
+            self._h5.attrs.update(attributes)
+            self._h5.flush()
+            self._h5.close()
+            with open(self._temp, "rb") as stream:
+                os.fsync(stream.fileno())
+            os.replace(self._temp, self.path)
+        except (OSError, RuntimeError) as error:
+            raise disk_error(error, self._temp) or OutputError(f"cannot write {self._temp}: {error}") from None
+        return plan_hash
+
+    def discard(self) -> None:
+        """Remove the temporary file."""
+        try:
+            self._h5.close()
+        except (OSError, RuntimeError):
+            pass
+        self._temp.unlink(missing_ok=True)
+
+
+def hash_ids(ids: np.ndarray) -> np.ndarray:
+    """Return 64-bit hashes of ids: integers as they are, strings by a multiplicative hash of their words."""
+    if ids.dtype.kind in "iu":
+        return ids.astype(np.uint64) if ids.dtype.kind == "u" else ids.astype(np.int64).view(np.uint64).copy()
+    raw = np.char.encode(ids.astype(str), "utf-8")
+    width = -(-max(raw.dtype.itemsize, 1) // 8) * 8
+    words = raw.astype(f"S{width}").view(np.uint64).reshape(len(raw), -1)
+    result = np.full(len(raw), 0x9E3779B97F4A7C15, dtype=np.uint64)
+    for column in words.T:
+        # zero words add nothing, so that the hash does not depend on the width of the chunk's array
+        mixed = (result ^ column) * np.uint64(0xBF58476D1CE4E5B9)
+        result = np.where(column == 0, result, mixed ^ (mixed >> np.uint64(29)))
+    return result
+
+
+def read_ids(dataset: Any, start: int, stop: int) -> np.ndarray:
+    """Return ids of the rows [start, stop) as an integer or str array."""
+    values = dataset[start:stop]
+    return values if values.dtype.kind in "iu" else np.array([v.decode() for v in values], dtype=str)
+
+
+@dataclass(slots=True)
+class Plan:
+    """A finished plan, opened for reading.
+
+    Attributes
+    ----------
+    path : Path
+    plan_hash : str
+    settings : dict
+        Everything that can change a byte of a shard.
+    fingerprint : list
+        (path, size, mtime) of the input files, for the quick check whether they changed.
+    blocks : (n_blocks,) structured array
+        ``start stop n_files cost``.
+    """
+
+    path: Path
+    plan_hash: str
+    settings: dict[str, Any]
+    fingerprint: list[Any]
+    n_catalog: int
+    n_rows: int
+    batch: int
+    bands: tuple[str, ...]
+    id_kind: str
+    id_width: int
+    blocks: np.ndarray
+    cutflow: np.ndarray
+
+    @classmethod
+    def open(cls, path: Path) -> Plan:
+        """Open ``plan.h5``; an unreadable one or one of another format is an `OutputError`."""
+        try:
+            with h5py.File(path, "r", locking=False) as h5:
+                a = h5.attrs
+                if int(a["format"]) != FORMAT:
+                    raise OutputError(f"{path} has plan format {a['format']}, this lensscan writes {FORMAT}; remove {path.parent}")
+                return cls(
+                    path, str(a["plan_hash"]), json.loads(a["settings"]), json.loads(a["fingerprint"]), int(a["n_catalog"]),
+                    int(a["n_rows"]), int(a["batch"]), tuple(json.loads(a["bands"])), str(a["id_kind"]), int(a["id_width"]),
+                    h5["blocks"][()], h5["cutflow"][()],
+                )  # fmt: skip
+        except (OSError, KeyError, ValueError) as error:
+            raise OutputError(f"cannot read the plan {path} ({error}); remove {path.parent} and start again") from None
+
+    def rows(self, start: int, stop: int) -> Rows:
+        """Return the rows [start, stop) as the stamp readers want them."""
+        from lensscan.survey.stamps import Rows
+
+        with h5py.File(self.path, "r", locking=False) as h5:
+            rows = h5["rows"]
+            number = rows["file"][start:stop]
+            first, last = (int(number.min()), int(number.max())) if len(number) else (0, -1)
+            names = [name.decode() for name in h5["files"][first : last + 1]]
+            return Rows(
+                id=read_ids(rows["id"], start, stop),
+                file=[names[i - first] for i in number.astype(np.int64)],
+                **{name: rows[name][start:stop] for name in ("ra", "dec", "px", "py", "offset", "status")},
+            )
+
+    def block_rows(self) -> Iterator[tuple[int, int, int]]:
+        """Yield (block, start, stop)."""
+        for number, block in enumerate(self.blocks):
+            yield number, int(block["start"]), int(block["stop"])

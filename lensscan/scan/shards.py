@@ -1,0 +1,162 @@
+"""The ledger: one finished, verified HDF5 file per block.
+
+A block is done if and only if its shard stands under its final name and verifies: plan hash, row range and
+checksum.  A shard is written to a name unique to the attempt, flushed, synced, re-opened, verified and
+renamed, so that a straggler can only replace it by identical bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from lensscan import faults
+from lensscan.errors import OutputError, ShardInvalid, disk_error
+
+__all__ = ["checksum", "done_blocks", "fsync_folder", "read_shard", "shard_path", "sweep_temporary", "write_shard"]
+
+FAN_OUT = 256
+_attempt = itertools.count()
+
+
+def shard_path(run_dir: Path, block: int) -> Path:
+    """Return the final name of a block's shard."""
+    return run_dir / "shards" / f"{block % FAN_OUT:02x}" / f"B{block:06d}.h5"
+
+
+def checksum(columns: Mapping[str, NDArray[Any]]) -> str:
+    """Return the SHA-256 over name, dtype, shape and data of the columns, in order of their names."""
+    running = hashlib.sha256()
+    for name in sorted(columns):
+        array = np.ascontiguousarray(columns[name])
+        running.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        running.update(array.data)
+    return running.hexdigest()
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a rename in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_shard(
+    run_dir: Path,
+    plan_hash: str,
+    block: int,
+    start: int,
+    stop: int,
+    columns: Mapping[str, NDArray[Any]],
+    notes: Mapping[str, str | float] | None = None,
+) -> Path:
+    """Write the shard of one block durably and return its path.
+
+    Parameters
+    ----------
+    run_dir : Path
+    plan_hash : str
+    block, start, stop : int
+        Block number and its plan rows [start, stop).
+    columns : mapping of (stop - start, ...) arrays
+    notes : mapping, optional
+        Attributes outside the checksum (device key, timings).
+
+    Raises
+    ------
+    DiskError
+        If the disk is full; nothing is left behind.
+    """
+    final = shard_path(run_dir, block)
+    temp = final.with_name(f"{final.name}.{os.uname().nodename}-{os.getpid()}-{next(_attempt)}.tmp")
+    attributes = {"plan_hash": plan_hash, "block": block, "start": start, "stop": stop, "checksum": checksum(columns)}
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        faults.reach("shard:before_write")
+        with h5py.File(temp, "w") as h5:
+            for name, array in columns.items():
+                h5.create_dataset(name, data=array)
+            faults.reach("shard:before_close")
+            h5.attrs.update({**(notes or {}), **attributes})
+            h5.flush()
+        faults.reach("shard:before_sync")
+        with open(temp, "rb") as stream:
+            os.fsync(stream.fileno())
+        read_shard(temp, plan_hash, block, start, stop)
+        faults.reach("shard:before_rename")
+        os.replace(temp, final)
+        faults.reach("shard:after_rename")
+        fsync_folder(final.parent)
+    except (OSError, RuntimeError, ShardInvalid) as error:
+        temp.unlink(missing_ok=True)
+        if isinstance(error, ShardInvalid):
+            raise
+        raise disk_error(error, temp) or OutputError(f"cannot write shard {temp}: {error}; check the output folder") from error
+    return final
+
+
+def read_shard(path: Path, plan_hash: str, block: int, start: int, stop: int) -> dict[str, NDArray[Any]]:
+    """Read and verify one shard.
+
+    Raises
+    ------
+    ShardInvalid
+        If it is missing, damaged, or belongs to another plan or row range.
+    """
+    try:
+        with h5py.File(path, "r", locking=False) as h5:
+            expected = {"plan_hash": plan_hash, "block": block, "start": start, "stop": stop}
+            for name, value in expected.items():
+                if h5.attrs[name] != value:
+                    raise ShardInvalid(f"{path}: {name} is {h5.attrs[name]}, not {value}")
+            columns = {name: dataset[()] for name, dataset in h5.items()}
+            stated = h5.attrs["checksum"]
+    except ShardInvalid:
+        raise
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
+        raise ShardInvalid(f"{path}: {error}") from None
+    if checksum(columns) != stated:
+        raise ShardInvalid(f"{path}: checksum differs")
+    if any(len(array) != stop - start for array in columns.values()):
+        raise ShardInvalid(f"{path}: a column has not {stop - start} rows")
+    return columns
+
+
+def done_blocks(run_dir: Path, plan_hash: str, blocks: Iterable[tuple[int, int, int]]) -> tuple[set[int], list[str]]:
+    """Return the blocks whose shard verifies, and a line about each one that does not (which is removed)."""
+    done: set[int] = set()
+    bad: list[str] = []
+    for block, start, stop in blocks:
+        path = shard_path(run_dir, block)
+        if not path.exists():
+            continue
+        try:
+            read_shard(path, plan_hash, block, start, stop)
+            done.add(block)
+        except ShardInvalid as error:
+            bad.append(str(error))
+            path.unlink(missing_ok=True)
+    return done, bad
+
+
+def sweep_temporary(run_dir: Path, older_than: float) -> int:
+    """Remove temporary files of dead attempts: those untouched since `older_than` (seconds since the epoch)."""
+    removed = 0
+    for path in run_dir.rglob("*.tmp"):
+        try:
+            if path.stat().st_mtime < older_than:
+                path.unlink()
+                removed += 1
+        except FileNotFoundError:
+            continue
+    return removed
