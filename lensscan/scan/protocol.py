@@ -1,4 +1,4 @@
-"""The messages between root and workers: one fixed 64-byte structure, no pickles.
+"""The messages between root and workers: one fixed 80-byte structure, no pickles.
 
 ====================  =========  ==========================================  ==================================
 from -> to            kind       fields                                      meaning
@@ -7,7 +7,7 @@ worker -> root        HELLO      -                                           the
 root -> worker        START      -                                           the plan stands; load it and models
 worker -> root        READY      capacity                                    wants up to `capacity` blocks
 root -> worker        BLOCK      block, attempt                              score this block
-worker -> root        DONE       block, rows, failed, seconds                its shard is durably renamed
+worker -> root        DONE       block, rows, failed, reasons                its shard is durably renamed
 worker -> root        FAIL       block, code                                 the block failed; the rank is alive
 worker -> root        BEAT       block, rows                                 alive; rows finished in this block
 root -> worker        BEAT       -                                           root is alive
@@ -29,8 +29,9 @@ from dataclasses import dataclass
 
 __all__ = ["SIZE", "Kind", "Message"]
 
-_LAYOUT = struct.Struct("<iiqqqqd16x")
+_LAYOUT = struct.Struct("<iiqqqqd16H")
 SIZE = _LAYOUT.size
+REASONS = 16
 
 
 class Kind(enum.IntEnum):
@@ -63,6 +64,8 @@ class Message:
         Exit code, attempt number or capacity, by kind.
     seconds : float
         Time spent on the block.
+    reasons : tuple of 16 int
+        Failed rows by reason, for the progress line: `Status.MISSING_FILE` and the 15 codes after it.
     """
 
     kind: Kind
@@ -72,15 +75,19 @@ class Message:
     failed: int = 0
     code: int = 0
     seconds: float = 0.0
+    reasons: tuple[int, ...] = (0,) * REASONS
 
     def pack(self) -> bytes:
-        """Return the 64 bytes of the message."""
-        return _LAYOUT.pack(self.kind, self.rank, self.block, self.rows, self.failed, self.code, self.seconds)
+        """Return the bytes of the message."""
+        counts = [min(n, 0xFFFF) for n in self.reasons]
+        return _LAYOUT.pack(
+            self.kind, self.rank, self.block, self.rows, self.failed, self.code, self.seconds, *counts
+        )
 
     @classmethod
     def unpack(cls, payload: bytes) -> Message:
         """Read a message; a payload of another size or an unknown kind raises ValueError."""
         if len(payload) != SIZE:
             raise ValueError(f"message of {len(payload)} bytes, not {SIZE}")
-        kind, rank, block, rows, failed, code, seconds = _LAYOUT.unpack(payload)
-        return cls(Kind(kind), rank, block, rows, failed, code, seconds)
+        kind, rank, block, rows, failed, code, seconds, *reasons = _LAYOUT.unpack(payload)
+        return cls(Kind(kind), rank, block, rows, failed, code, seconds, tuple(reasons))

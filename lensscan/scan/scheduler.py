@@ -56,8 +56,10 @@ class Scheduler:
     ----------
     cost : sequence of float
         Cost of each block, by block number; only orders the hand-out.
-    done : iterable of int
+    done : set of int
         Blocks whose shard already stands.
+    expected : int
+        Ranks that will score: the run is not over before each of them has come and gone.
     stall_seconds : float
         A worker that finishes no row for so long has its blocks handed to others too; the first valid
         shard wins, and both are the same bytes.
@@ -65,6 +67,7 @@ class Scheduler:
 
     cost: Sequence[float]
     done: set[int] = field(default_factory=set)
+    expected: int = 1
     stall_seconds: float = 900.0
     workers: dict[int, WorkerState] = field(default_factory=dict)
     draining: int | None = None
@@ -91,8 +94,8 @@ class Scheduler:
 
     @property
     def finished(self) -> bool:
-        """Nothing more will come: complete or drained, with every live worker gone, or nobody is left."""
-        return bool(self.workers) and not self.alive
+        """Nothing more will come: every worker has come and gone."""
+        return len(self.workers) >= self.expected and not self.alive
 
     @property
     def in_flight(self) -> set[int]:
@@ -109,6 +112,8 @@ class Scheduler:
             if self.draining is not None or self.complete:
                 return [self._drain_one(message.rank)]
             return self._feed(now)
+        if message.kind == Kind.STOP:
+            return self.drain(message.code)
         if worker is None:
             return [Warn(f"rank {message.rank}: {message.kind.name} before READY ignored")]
         if message.kind == Kind.DONE:
@@ -118,8 +123,6 @@ class Scheduler:
         if message.kind == Kind.BEAT:
             if message.rows != worker.rows_now:
                 worker.rows_now, worker.progress_at = message.rows, now
-        elif message.kind == Kind.STOP:
-            return self.drain(message.code)
         elif message.kind == Kind.BYE:
             worker.gone = True
             return self._requeue(worker, now)

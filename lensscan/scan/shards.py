@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import re
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -81,7 +83,7 @@ def write_shard(
     temp = final.with_name(f"{final.name}.{os.uname().nodename}-{os.getpid()}-{next(_attempt)}.tmp")
     attributes = {"plan_hash": plan_hash, "block": block, "start": start, "stop": stop, "checksum": checksum(columns)}
     try:
-        final.parent.mkdir(parents=True, exist_ok=True)
+        final.parent.mkdir(exist_ok=True)
         faults.reach("shard:before_write")
         with h5py.File(temp, "w") as h5:
             for name, array in columns.items():
@@ -149,12 +151,14 @@ def done_blocks(run_dir: Path, plan_hash: str, blocks: Iterable[tuple[int, int, 
     return done, bad
 
 
-def sweep_temporary(run_dir: Path, older_than: float) -> int:
-    """Remove temporary files of dead attempts: those untouched since `older_than` (seconds since the epoch)."""
+def sweep_temporary(run_dir: Path) -> int:
+    """Remove temporary files of attempts that died on this host, or that nobody touched for an hour."""
     removed = 0
     for path in run_dir.rglob("*.tmp"):
+        match = re.search(rf"\.{re.escape(os.uname().nodename)}-(\d+)(-\d+)?\.tmp$", path.name)
+        ours = match is not None and not os.path.exists(f"/proc/{match[1]}")
         try:
-            if path.stat().st_mtime < older_than:
+            if ours or path.stat().st_mtime < time.time() - 3600:
                 path.unlink()
                 removed += 1
         except FileNotFoundError:

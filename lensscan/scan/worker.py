@@ -25,7 +25,7 @@ from lensscan import faults
 from lensscan.errors import ExitCode, LensscanError
 from lensscan.scan.pipeline import ReaderRing, Reading, ReadTask
 from lensscan.scan.plan import Plan
-from lensscan.scan.protocol import Kind, Message
+from lensscan.scan.protocol import REASONS, Kind, Message
 from lensscan.scan.shards import write_shard
 from lensscan.schema import Status
 
@@ -54,7 +54,9 @@ class Engine:
         Names everything that decides the bits of a score: GPU model and library versions, or CPU
         instruction set.
     suspects : callable
-        Takes (block, attempt, rows); returns row indices that must not be touched because they crash the process.
+        Takes (block, rows); returns row indices that must not be touched because they crash the process.
+    finished : callable
+        Told the number of each block whose shard stands.
     """
 
     plan: Plan
@@ -291,8 +293,10 @@ class Worker(threading.Thread):
             self._block_failed(job.block, ExitCode.ERROR)
             return
         engine.finished(job.block)
-        failed = int((job.columns["status"] != Status.SCORED).sum())
-        self._say(Kind.DONE, block=job.block, rows=len(job.rows), failed=failed, seconds=seconds)
+        counts = np.bincount(job.columns["status"], minlength=Status.MISSING_FILE + REASONS)[Status.MISSING_FILE :]
+        reasons = tuple(int(n) for n in counts[:REASONS])
+        rows = len(job.rows)
+        self._say(Kind.DONE, block=job.block, rows=rows, failed=sum(reasons), seconds=seconds, reasons=reasons)
 
     def _drop_broken(self) -> None:
         """Forget blocks that failed and of which nothing more is to be read."""

@@ -1,0 +1,106 @@
+"""Score a survey's stamps and write a ranked candidate catalog.
+
+Runs as one process, or under mpiexec / srun with any number of ranks; the result has the same content
+hash. The same command again resumes. Exit codes: 0 complete and accounted for, 1 error, 2 usage, 3 more
+failed rows than max_failed, 74 disk, 75 incomplete (run the same command again), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from typing import Any
+
+from lensscan.config import override, read_toml
+from lensscan.errors import ConfigError, ExitCode
+from lensscan.scan.settings import ScanSettings
+
+EXAMPLE = (
+    "mpiexec -n 4 lensscan scan --catalog catalog.fits --survey des --cut des-jacobs2019a \\\n"
+    "      --stamps 'stamps:cuts/{tile}/{id}.fits' --model des-griz -o candidates.h5"
+)
+DIRECT = ("catalog", "survey", "cut", "stamps", "output")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("run", nargs="?", metavar="RUN.toml", help="settings; without it give them as options")
+    inputs = parser.add_argument_group("what to scan")
+    inputs.add_argument("--catalog", help="survey catalog: file or quoted glob (FITS, HDF5, Parquet, CSV, ECSV)")
+    inputs.add_argument("--survey", help="survey: shipped name or TOML file")
+    inputs.add_argument("--cut", help="colour cut: shipped name or TOML file; none: every row")
+    inputs.add_argument("--stamps", metavar="SPEC", help="packs:DIR, stamps:TEMPLATE, tiles:TEMPLATE or tiles:INDEX.csv")
+    inputs.add_argument("--model", nargs="+", metavar="M", help="model(s): shipped name or file")
+    inputs.add_argument("-o", "--output", metavar="OUT.h5", help="output")
+    how = parser.add_argument_group("how")
+    how.add_argument("--resample", action="store_true", help="resample stamps to the model's pixel scale")
+    how.add_argument("--prevalence", type=float, help="lenses per selected row (default: the cut's)")
+    how.add_argument("--max-seconds", type=float, help="stop in order after so long (exit 75)")
+    how.add_argument("--max-failed", type=float, help="fraction of rows that may fail (default 0.01)")
+    how.add_argument("--keep-shards", action="store_true", help="keep the run folder after the merge")
+    how.add_argument("--overwrite", action="store_true", help="replace an output of another plan")
+    how.add_argument("--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE", help="any other setting")
+    how.add_argument("--dry-run", action="store_true", help="plan only: rows, blocks, bytes, expected output; nothing is kept")
+
+
+def read_settings(args: argparse.Namespace) -> ScanSettings:
+    """Join RUN.toml, the options and ``--set`` (later wins)."""
+    mapping: dict[str, Any] = read_toml(args.run) if args.run else {}
+    for name in (*DIRECT, "model", "prevalence", "max_seconds", "max_failed"):
+        value = getattr(args, name)
+        if value is not None:
+            mapping[name] = value
+    for name in ("resample", "keep_shards", "overwrite"):
+        if getattr(args, name):
+            mapping[name] = True
+    mapping = override(mapping, args.assignments)
+    where = args.run or "command line"
+    for field in dataclasses.fields(ScanSettings):
+        if field.default is dataclasses.MISSING and field.name not in mapping:
+            option = "-o" if field.name == "output" else f"--{field.name}"
+            raise ConfigError(f"{where}: {field.name} is not given; add it to the file or give {option}")
+    return ScanSettings.from_mapping(mapping, where)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the scan."""
+    from lensscan import mpi
+
+    world = mpi.start()
+    try:
+        settings = read_settings(args)
+    except ConfigError:
+        if world.rank != 0:  # every rank reads the same settings; root alone says what is wrong
+            world.finalize()
+            return int(ExitCode.USAGE)
+        world_error = sys.exc_info()[1]
+        world.finalize()
+        assert world_error is not None
+        raise world_error from None
+    if args.dry_run:
+        return dry_run(settings, world.rank)
+    from lensscan.scan.run import run_scan
+
+    return run_scan(settings, world, sys.argv)
+
+
+def dry_run(settings: ScanSettings, rank: int) -> int:
+    """Plan into a temporary folder and print what a scan would do."""
+    if rank != 0:
+        return 0
+    import tempfile
+    from pathlib import Path
+
+    from lensscan.scan.planning import Planner
+
+    planner = Planner(settings)
+    with tempfile.TemporaryDirectory() as folder:
+        plan = planner.make(Path(folder) / "plan.h5")
+        for step in plan.cutflow:
+            print(f"  {step['name'].decode():40s} {step['n_kept']:>12d} of {step['n_in']}")
+        size, bands = planner.frame.size, planner.frame.bands
+        print(f"{plan.n_rows} of {plan.n_catalog} catalog rows in {len(plan.blocks)} blocks of at most {16 * plan.batch} rows")
+        print(f"stamps: {' '.join(bands)}, {size}x{size} px, {plan.n_rows * len(bands) * size**2 * 4 / 1e9:.3g} GB to read")
+        print(f"output: about {plan.n_rows * (350 + 150 * len(planner.cards)) / 1e6:.3g} MB; plan hash {plan.plan_hash}")
+    return 0

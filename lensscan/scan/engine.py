@@ -1,0 +1,114 @@
+"""Builds what a worker scores with from the settings and the plan: device, models, readers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lensscan.errors import ConfigError, ModelError, PlanMismatch
+from lensscan.process import available_cores
+from lensscan.scan.pipeline import ReaderRing
+from lensscan.scan.plan import Plan
+from lensscan.scan.poison import Attempts
+from lensscan.scan.settings import ScanSettings
+from lensscan.scan.worker import Engine
+from lensscan.survey.stamps import Frame, StampSource, open_source
+
+if TYPE_CHECKING:
+    from lensscan.config import Survey
+    from lensscan.nets.card import Card
+
+__all__ = ["build_engine", "common_frame", "default_batch", "device_key", "device_name", "stamp_source"]
+
+BATCH = {"cpu": 64, "cuda": 512}
+
+
+def device_name(settings: ScanSettings) -> str:
+    """Return ``cuda`` or ``cpu``; asking for a GPU where there is none is a `ConfigError`."""
+    if settings.device == "cpu":
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if settings.device == "cuda":
+        raise ConfigError("device = cuda, but torch sees no GPU; install a CUDA build of torch, or set device = cpu")
+    return "cpu"
+
+
+def default_batch(settings: ScanSettings) -> int:
+    """Return the rows per batch: the setting, or 64 on a CPU and 512 on a GPU; never probed."""
+    return settings.batch or BATCH[device_name(settings)]
+
+
+def device_key(device: str, precision: str) -> str:
+    """Return what decides the bits of a score: GPU model and library versions, or CPU instruction set."""
+    import torch
+
+    if device == "cuda":
+        name = torch.cuda.get_device_name(0)
+        return f"{name}; torch {torch.__version__}; cuda {torch.version.cuda}; cudnn {torch.backends.cudnn.version()}; {precision}"
+    return f"cpu {torch.backends.cpu.get_cpu_capability()}; torch {torch.__version__}"
+
+
+def common_frame(cards: list[Card]) -> Frame:
+    """Return the frame that all models want.
+
+    Raises
+    ------
+    ModelError
+        If they differ in bands, size or pixel scale.
+    """
+    frames = {card.name: card.frame() for card in cards}
+    first = cards[0]
+    for name, frame in frames.items():
+        if frame != frames[first.name]:
+            raise ModelError(
+                f"models {first.name} and {name} want different stamps ({frames[first.name]} and {frame}); "
+                "scan them one after the other"
+            )
+    return frames[first.name]
+
+
+def stamp_source(settings: ScanSettings, survey: Survey, frame: Frame) -> StampSource:
+    """Open the storage of the stamps."""
+    return open_source(
+        settings.stamps, survey, frame, resample=settings.resample, stamp_size=settings.stamp_size or None
+    )
+
+
+def build_engine(settings: ScanSettings, local_size: int) -> Engine:
+    """Load plan and models and start the readers; called in the worker thread of every rank that scores.
+
+    Raises
+    ------
+    PlanMismatch
+        If this rank sees another model file than root did.
+    """
+    import torch
+
+    from lensscan.nets.model import Model
+    from lensscan.nets.scorer import Scorer
+
+    plan = Plan.open(settings.run_dir / "plan.h5")
+    device = device_name(settings)
+    cores = available_cores(local_size)
+    torch.set_num_threads(settings.threads or cores)
+    models = [Model.load(name) for name in settings.model]
+    expected = [model["sha256"] for model in plan.settings["models"]]
+    for model, sha in zip(models, expected, strict=True):
+        if model.card.hash != sha:
+            raise PlanMismatch(
+                f"model {model.card.name} on this node differs from the one in the plan; install the same files on all nodes"
+            )
+    frame = common_frame([model.card for model in models])
+    scorer = Scorer(
+        models, device, plan.batch, precision=settings.precision, views=settings.views or None,
+        regress_above=settings.regress_above,
+    )  # fmt: skip
+    source = stamp_source(settings, settings.load()[0], frame)
+    readers = settings.readers or max(1, min(4, cores - 1))
+    ring = ReaderRing(source, frame, plan.batch, readers, pinned=device == "cuda")
+    attempts = Attempts(settings, plan)
+    return Engine(
+        plan, ring, scorer, settings.run_dir, device_key(device, settings.precision), attempts.suspects, attempts.finished
+    )

@@ -1,0 +1,168 @@
+"""From catalog, cut and storage to ``plan.h5``; and whether an existing plan is the same one."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lensscan import faults
+from lensscan.config import Cut, Survey
+from lensscan.errors import CatalogError, ModelError, PlanMismatch
+from lensscan.scan.engine import common_frame, default_batch, stamp_source
+from lensscan.scan.plan import CHUNK_ROWS, FORMAT, Plan, PlanWriter
+from lensscan.scan.settings import ScanSettings, canonical
+from lensscan.survey.catalog import Catalog, Chunk, open_catalog
+from lensscan.survey.select import CutFlow, Selector, read_stored_flow
+from lensscan.survey.stamps import Frame, StampSource
+
+if TYPE_CHECKING:
+    from lensscan.nets.card import Card
+
+__all__ = ["Planner"]
+
+log = logging.getLogger(__name__)
+
+
+class Planner:
+    """Knows the inputs of one run and makes, or recognises, its plan.
+
+    Parameters
+    ----------
+    settings : ScanSettings
+    announce : callable
+        Told now and then, as text, how far planning is.
+    """
+
+    def __init__(self, settings: ScanSettings, announce: Callable[[str], None] = lambda text: None) -> None:
+        from lensscan.nets.card import read_card
+
+        self.settings = settings
+        self.announce = announce
+        self.survey, self.cut = settings.load()
+        self.cards: list[Card] = [read_card(name) for name in settings.model]
+        names = [card.name for card in self.cards]
+        if len(set(names)) != len(names):
+            raise ModelError(f"models {', '.join(names)}: two have the same name; a scan names its columns by them")
+        self.frame: Frame = common_frame(self.cards)
+        self._check_bands()
+        self.source: StampSource = stamp_source(settings, self.survey, self.frame)
+        self.catalog: Catalog = open_catalog(settings.catalog, self.survey, self.source.required_columns())
+        # taken before anything is located, so that a resumed run compares like with like
+        self.fingerprint = [list(item) for item in (*self.catalog.fingerprint(), *self.source.fingerprint())]
+        self.stored_flow = None if self.cut else read_stored_flow(settings.catalog)
+
+    def _check_bands(self) -> None:
+        missing = [band for band in self.frame.bands if band not in self.survey.bands]
+        if len(self.frame.bands) - len(missing) < self.frame.min_bands:
+            raise ModelError(
+                f"model {self.cards[0].name} needs {self.frame.min_bands} of the bands {' '.join(self.frame.bands)}, but survey "
+                f"{self.survey.name} has {' '.join(self.survey.bands)}; choose a model for these bands"
+            )
+
+    @property
+    def prevalence(self) -> float | None:
+        """Return the prevalence: the setting, else the cut's, else None."""
+        if self.settings.prevalence is not None:
+            return self.settings.prevalence
+        return self.cut.prevalence if self.cut else None
+
+    def identity(self) -> dict[str, Any]:
+        """Return everything but the rows that can change a byte of a shard."""
+        s = self.settings
+        return {
+            "format": FORMAT,
+            "cut": _without(self.cut, ("title", "prevalence", "prevalence_source", "reference")),
+            "survey": _without(self.survey, ("title",)),
+            "stamps": s.stamps,
+            "resample": s.resample,
+            "stamp_size": s.stamp_size,
+            "models": [{"name": card.name, "sha256": card.hash} for card in self.cards],
+            "views": s.views,
+            "precision": s.precision,
+            "regress_above": s.regress_above,
+            "batch": default_batch(s),
+        }
+
+    def make(self, path: Path) -> Plan:
+        """Stream the catalog through cut and storage into ``plan.h5``."""
+        shared = not self.settings.stamps.startswith("stamps:")
+        writer = PlanWriter(path, default_batch(self.settings), shared)
+        begun = time.monotonic()
+        selector = Selector(self.survey, self.cut)
+        try:
+            for chunk in self.catalog.chunks(CHUNK_ROWS):
+                mask = selector.apply(chunk)
+                self._append(writer, chunk, mask)
+                rate = selector.flow.n_catalog / max(1e-9, time.monotonic() - begun)
+                self.announce(f"plan: {selector.flow.n_catalog} catalog rows read, {writer.n_rows} selected, {rate:.0f} rows/s")
+            faults.reach("plan:before_rename")
+            writer.finish(self.identity(), self._flow(selector.flow), self.fingerprint, self.frame.bands)
+        except BaseException:
+            writer.discard()
+            raise
+        faults.reach("plan:after_rename")
+        return Plan.open(path)
+
+    def _flow(self, flow: CutFlow) -> CutFlow:
+        """Return the cut flow: ours, or the one that ``lensscan select`` stored with the selection."""
+        if self.stored_flow is None:
+            return flow
+        if self.stored_flow.n_selected != flow.n_catalog:
+            raise CatalogError(
+                f"{self.settings.catalog} holds {flow.n_catalog} rows, but its stored cut flow says {self.stored_flow.n_selected}; "
+                "run lensscan select again"
+            )
+        return self.stored_flow
+
+    def _append(self, writer: PlanWriter, chunk: Chunk, mask: np.ndarray) -> None:
+        kept = chunk.select(mask)
+        located = self.source.locate(kept)
+        numbers = {
+            "ra": kept.ra, "dec": kept.dec, "px": kept.px, "py": kept.py,
+            "offset": located.offset, "status": located.status, "row": chunk.start + np.flatnonzero(mask),
+        }  # fmt: skip
+        columns = {name: kept.columns[name] for name in self.survey.catalog.keep if name in kept.columns}
+        writer.append(kept.id, numbers, list(located.file), columns)
+
+    def resume(self, path: Path) -> Plan:
+        """Return the plan at `path` if it is ours, or make it anew if the input files were touched but say the same.
+
+        Raises
+        ------
+        PlanMismatch
+            If it belongs to another configuration; the message names the fields.
+        """
+        plan = Plan.open(path)
+        self.require_same(plan.settings, str(path.parent))
+        if canonical(plan.fingerprint) == canonical(self.fingerprint):
+            return plan
+        again = path.with_name("plan-again.h5")
+        fresh = self.make(again)
+        again.unlink(missing_ok=True)
+        if fresh.plan_hash != plan.plan_hash:
+            raise PlanMismatch(f"{path.parent}: the catalog or the stamp index changed since the plan was made; {self._remedy()}")
+        return plan
+
+    def require_same(self, stored: dict[str, Any], where: str) -> None:
+        """Raise `PlanMismatch`, naming the fields, if a stored plan's settings are not ours."""
+        mine = self.identity()
+        changed = [name for name in mine if canonical(mine[name]) != canonical(stored.get(name))]
+        if changed:
+            raise PlanMismatch(f"{where} belongs to another plan: {', '.join(changed)} changed; {self._remedy()}")
+
+    def _remedy(self) -> str:
+        return f"undo the change, choose another output, or remove {self.settings.output}* (or give --overwrite)"
+
+
+def _without(value: Cut | Survey | None, names: tuple[str, ...]) -> dict[str, Any] | None:
+    """Return a configuration as plain values, without the fields that only describe it."""
+    if value is None:
+        return None
+    plain: dict[str, Any] = json.loads(canonical(value))
+    return {name: item for name, item in plain.items() if name not in names}

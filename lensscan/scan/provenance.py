@@ -1,0 +1,102 @@
+"""What made an output: versions, inputs, hashes, machines and attempts; stays outside the content hash."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lensscan
+from lensscan.config import Cut
+from lensscan.mpi import World
+from lensscan.scan.settings import ScanSettings, canonical
+
+if TYPE_CHECKING:
+    from lensscan.scan.plan import Plan
+    from lensscan.scan.planning import Planner
+
+__all__ = ["attempts", "collect", "git_revision"]
+
+PACKAGES = ("numpy", "torch", "astropy", "fitsio", "h5py", "mpi4py", "safetensors", "scipy")
+
+
+def git_revision() -> str:
+    """Return the git revision of the checkout lensscan runs from, with ``+dirty``; empty outside one."""
+    folder = Path(lensscan.__file__).resolve().parent.parent
+    if not (folder / ".git").exists():
+        return ""
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty=+dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def attempts(log_path: Path) -> list[dict[str, Any]]:
+    """Return the attempts recorded in ``log.jsonl``, oldest first."""
+    events = []
+    try:
+        lines = log_path.read_text().splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if event.get("event") == "attempt":
+            events.append(event)
+    return events
+
+
+def collect(
+    planner: Planner, plan: Plan, settings: ScanSettings, world: World, argv: Sequence[str], log_path: Path
+) -> dict[str, Any]:
+    """Return the provenance of a run as plain values.
+
+    Parameters
+    ----------
+    planner, plan, settings, world
+        The run.
+    argv : sequence of str
+        Command line.
+    log_path : Path
+        The run's JSON-lines log, which names every attempt.
+    """
+    return {
+        "lensscan": lensscan.__version__,
+        "git": git_revision(),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": " ".join(argv),
+        "config": settings.resolved(),
+        "survey": json.loads(canonical(planner.survey)),
+        "cut": _cut(planner.cut),
+        "magnitudes": planner.survey.catalog.magnitudes or "not stated in the survey file",
+        "catalog": {"files": plan.fingerprint, "rows": plan.n_catalog},
+        "models": [{"name": c.name, "version": c.version, "sha256": c.hash, "label": c.label} for c in planner.cards],
+        "plan_hash": plan.plan_hash,
+        "mpi": {"vendor": world.vendor, "ranks": world.size, "fault_tolerant": world.fault_tolerant},
+        "python": sys.version.split()[0],
+        "machine": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "attempts": attempts(log_path),
+        "log_sha256": hashlib.sha256(log_path.read_bytes()).hexdigest() if log_path.exists() else "",
+    }
+
+
+def _cut(cut: Cut | None) -> Any:
+    return json.loads(canonical(cut)) if cut else None
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,70 @@
+"""The main loop of a rank that is not root: carries messages between MPI and its worker thread."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from lensscan.errors import ExitCode
+from lensscan.mpi import World, abort, orphan_watch
+from lensscan.scan.protocol import Kind, Message
+from lensscan.scan.signals import StopRequest
+from lensscan.scan.worker import Engine, Worker
+
+__all__ = ["BEAT_SECONDS", "NAP", "SILENCE_SECONDS", "serve"]
+
+log = logging.getLogger(__name__)
+NAP = 1e-3
+BEAT_SECONDS = 5.0
+SILENCE_SECONDS = 120.0
+ROOT = 0
+
+
+def serve(world: World, build: Callable[[], Engine], stop: StopRequest) -> int:
+    """Serve root until it says EXIT; return the exit code.
+
+    The rank leaves by itself, non-zero, when root is dead or silent for two minutes, or when the process
+    that launched it is gone.
+    """
+    worker: Worker | None = None
+    orphaned = orphan_watch()
+    heard = beaten = time.monotonic()
+    told = False
+    world.send(ROOT, Message(Kind.HELLO, world.rank).pack())
+    while True:
+        now = time.monotonic()
+        received = world.receive()
+        if received is not None:
+            heard = now
+            message = Message.unpack(received[1])
+            if message.kind == Kind.EXIT:
+                return message.code
+            if message.kind == Kind.START:
+                worker = Worker(world.rank, build)
+                worker.start()
+            elif worker is not None and message.kind in (Kind.BLOCK, Kind.DRAIN):
+                worker.inbox.put(message)
+        if worker is not None:
+            _carry(world, worker)
+        if ROOT in world.dead():
+            abort(world, ExitCode.INCOMPLETE, f"lensscan scan: rank {world.rank}: root is dead; run the same command again")
+        if orphaned() or now - heard > SILENCE_SECONDS:
+            abort(world, ExitCode.INCOMPLETE, f"lensscan scan: rank {world.rank}: root or launcher is gone; leaving")
+        if not told and stop.check() is not None:
+            told = True
+            world.send(ROOT, Message(Kind.STOP, world.rank, code=stop.check() or 0).pack())
+        if now - beaten > BEAT_SECONDS:
+            beaten = now
+            rows = worker.rows_now if worker is not None else 0
+            world.send(ROOT, Message(Kind.BEAT, world.rank, rows=rows).pack())
+        if received is None:
+            time.sleep(NAP)
+
+
+def _carry(world: World, worker: Worker) -> None:
+    """Send what the worker thread left: log lines first, then messages."""
+    while worker.notes:
+        world.send(ROOT, worker.notes.popleft().encode()[:4000], text=True)
+    while worker.outbox:
+        world.send(ROOT, worker.outbox.popleft().pack())

@@ -1,0 +1,205 @@
+"""One scan from settings to exit code, on every rank."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lensscan import faults
+from lensscan.errors import ExitCode, LensscanError, OutputError
+from lensscan.mpi import World, abort
+from lensscan.process import tune_allocator
+from lensscan.scan import shards
+from lensscan.scan.engine import build_engine
+from lensscan.scan.plan import Plan
+from lensscan.scan.rank import serve
+from lensscan.scan.root import Root
+from lensscan.scan.settings import MERGE_FIELDS, ScanSettings, canonical
+from lensscan.scan.signals import StopRequest
+
+if TYPE_CHECKING:
+    from lensscan.scan.merge import MergeReport
+    from lensscan.scan.planning import Planner
+
+__all__ = ["run_scan"]
+
+log = logging.getLogger(__name__)
+MAX_ROOT_SCORING_RANKS = 256
+FINALIZE_SECONDS = 20.0
+
+
+def run_scan(settings: ScanSettings, world: World, argv: Sequence[str] = ()) -> int:
+    """Run this rank's part of a scan and return the exit code that all ranks share.
+
+    A user's error ends every rank in order; an unforeseen exception aborts the job, non-zero, so that no
+    rank is left waiting.
+    """
+    tune_allocator()
+    stop = StopRequest(settings.max_seconds)
+    stop.install()
+    try:
+        if world.rank == 0:
+            code = _run_root(settings, world, stop, argv)
+        else:
+            code = serve(world, lambda: build_engine(settings, world.local_size), stop)
+    except LensscanError as error:
+        if world.rank != 0:
+            abort(world, error.exit_code, f"lensscan scan: rank {world.rank}: error: {error}")
+        raise
+    except BaseException:
+        if world.size > 1:
+            abort(world, ExitCode.ERROR, f"lensscan scan: rank {world.rank}: {traceback.format_exc()}")
+        raise
+    _finalize(world, code)
+    return code
+
+
+def _finalize(world: World, code: int) -> None:
+    """Leave MPI; a rank that hangs there (its peers may be dead) leaves by force after a while."""
+    watchdog = threading.Timer(FINALIZE_SECONDS, lambda: os._exit(code))
+    watchdog.daemon = True
+    watchdog.start()
+    world.finalize()
+    watchdog.cancel()
+
+
+def _run_root(settings: ScanSettings, world: World, stop: StopRequest, argv: Sequence[str]) -> int:
+    root = Root(world, settings, stop, lambda: build_engine(settings, world.local_size))
+    try:
+        code = _scan(root, settings, argv)
+    except LensscanError as error:
+        root.leave(int(error.exit_code))
+        _finalize(world, int(error.exit_code))
+        raise
+    return int(code)
+
+
+def _scan(root: Root, settings: ScanSettings, argv: Sequence[str]) -> int:
+    """Plan, score, merge; return the exit code."""
+    from lensscan.scan.planning import Planner
+
+    planner = Planner(settings, root.say)
+    out = Path(settings.output)
+    finished = _finished_output(planner, out, settings)
+    if finished is not None:
+        root.say(f"{out} is complete for this plan and these settings; nothing to do")
+        root.leave(finished)
+        return finished
+    root.enter()
+    root.note("attempt", argv=list(argv), size=root.world.size, mpi=root.world.vendor, host=os.uname().nodename, **_job())
+    root.sweep()
+    plan = root.during(lambda: _plan(planner, settings))
+    if plan is None:
+        return _stopped(root, "during planning")
+    done = root.ledger(plan)
+    if done:
+        root.say(f"resuming: {len(done)} of {len(plan.blocks)} blocks stand")
+    scheduler = root.score(plan, done, _root_scores(settings, root.world))
+    if not scheduler.complete:
+        code = scheduler.draining or root.fatal_code or ExitCode.INCOMPLETE
+        left = len(plan.blocks) - len(scheduler.done)
+        root.say(f"incomplete: {left} of {len(plan.blocks)} blocks are left; run the same command again")
+        root.leave(code)
+        return int(code)
+    report = root.during(lambda: _merge(planner, plan, root, settings, argv))
+    if report is None:
+        return _stopped(root, "during the merge")
+    code = _verdict(report, settings)
+    for line in report.lines():
+        root.say(line)
+    root.leave(code, remove=not settings.keep_shards)
+    return int(code)
+
+
+def _stopped(root: Root, where: str) -> int:
+    code = int(root.stop.code or ExitCode.INCOMPLETE)
+    root.say(f"stopped {where} ({root.stop.reason}); run the same command again")
+    root.leave(code)
+    return code
+
+
+def _root_scores(settings: ScanSettings, world: World) -> bool:
+    if settings.root_scores != "auto" or world.size == 1:
+        return world.size == 1 or settings.root_scores == "yes"
+    return world.size <= MAX_ROOT_SCORING_RANKS
+
+
+def _plan(planner: Planner, settings: ScanSettings) -> Plan:
+    path = settings.run_dir / "plan.h5"
+    if path.exists():
+        if not settings.overwrite:
+            return planner.resume(path)
+        path.unlink()
+    return planner.make(path)
+
+
+def _finished_output(planner: Planner, out: Path, settings: ScanSettings) -> int | None:
+    """Return the exit code of an output that is already what this command would make, None if there is none.
+
+    Raises
+    ------
+    OutputError
+        If the output belongs to another plan and `overwrite` is not set, or its shards are gone.
+    """
+    from lensscan.candidates.file import read_header
+
+    if settings.overwrite or not out.exists():
+        return None
+    header = read_header(out)
+    planner.require_same(header.plan_settings, str(out))
+    run_dir_stands = (settings.run_dir / "plan.h5").exists()
+    if canonical(header.fingerprint) != canonical(planner.fingerprint) and not run_dir_stands:
+        fresh = planner.make(out.with_name(out.name + ".plan-again.h5"))
+        fresh.path.unlink(missing_ok=True)
+        if fresh.plan_hash != header.plan_hash:
+            raise OutputError(f"{out} was made from another state of the catalog; choose another output, or give --overwrite")
+    if canonical(header.merge_settings) == canonical(merge_settings(planner, settings)):
+        return _verdict_of(header.n_failed, header.n_rows, settings)
+    if not run_dir_stands:
+        raise OutputError(
+            f"{out} was merged with other settings and its shards are gone; choose another output, or give --overwrite "
+            "(keep_shards = true allows a new merge without scoring again)"
+        )
+    return None
+
+
+def merge_settings(planner: Planner, settings: ScanSettings) -> dict[str, Any]:
+    """Return what acts at the merge only."""
+    values = {name: getattr(settings, name) for name in MERGE_FIELDS}
+    values["prevalence"] = planner.prevalence
+    return values
+
+
+def _merge(planner: Planner, plan: Plan, root: Root, settings: ScanSettings, argv: Sequence[str]) -> MergeReport:
+    from lensscan.scan.merge import MergeSettings, merge
+    from lensscan.scan.provenance import collect
+
+    faults.reach("merge:before")
+    provenance = collect(planner, plan, settings, root.world, argv, root.log_path)
+    report = merge(
+        plan, settings.run_dir, Path(settings.output), MergeSettings(**merge_settings(planner, settings)), planner.cards, provenance
+    )
+    shards.fsync_folder(Path(settings.output).absolute().parent)
+    return report
+
+
+def _verdict(report: MergeReport, settings: ScanSettings) -> ExitCode:
+    return ExitCode(_verdict_of(report.n_failed, report.n_rows, settings))
+
+
+def _verdict_of(n_failed: int, n_rows: int, settings: ScanSettings) -> int:
+    too_many = n_failed > settings.max_failed * n_rows
+    return int(ExitCode.TOO_MANY_FAILED if too_many else ExitCode.OK)
+
+
+def _job() -> dict[str, Any]:
+    from lensscan.scan.lock import job_id
+
+    return {"job": job_id(), "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+
