@@ -71,13 +71,10 @@ def run(args: argparse.Namespace) -> int:
     try:
         settings = read_settings(args)
     except ConfigError:
-        if world.rank != 0:  # every rank reads the same settings; root alone says what is wrong
-            world.finalize()
-            return int(ExitCode.USAGE)
-        world_error = sys.exc_info()[1]
         world.finalize()
-        assert world_error is not None
-        raise world_error from None
+        if world.rank != 0:  # every rank reads the same settings; root alone says what is wrong
+            return int(ExitCode.USAGE)
+        raise
     if args.dry_run:
         return dry_run(settings, world.rank)
     from lensscan.scan.run import run_scan

@@ -52,7 +52,7 @@ class RunLock:
 
     path: Path
     _refreshed: float = field(default=0.0)
-    _held: bool = False
+    held: bool = False
 
     def owner(self) -> dict[str, Any]:
         """Return who we are: host, boot id, pid, start time, scheduler job id."""
@@ -97,7 +97,7 @@ class RunLock:
             raise disk_error(error, self.path) or OutputError(f"cannot create {self.path}: {error.strerror}") from None
         with os.fdopen(descriptor, "w") as stream:
             json.dump(self.owner(), stream)
-        self._held, self._refreshed = True, time.monotonic()
+        self.held, self._refreshed = True, time.monotonic()
         return True
 
     def _holder(self) -> dict[str, Any]:
@@ -123,17 +123,17 @@ class RunLock:
     def refresh(self) -> bool:
         """Touch the lock every 20 s; return False if it was taken from us."""
         now = time.monotonic()
-        if not self._held or now - self._refreshed < REFRESH_SECONDS:
+        if not self.held or now - self._refreshed < REFRESH_SECONDS:
             return True
         self._refreshed = now
         if self._holder() != self.owner():
-            self._held = False
+            self.held = False
             return False
         os.utime(self.path)
         return True
 
     def release(self) -> None:
         """Remove the lock if it is ours."""
-        if self._held and self._holder() == self.owner():
+        if self.held and self._holder() == self.owner():
             self.path.unlink(missing_ok=True)
-        self._held = False
+        self.held = False

@@ -80,10 +80,14 @@ class Root:
             self.warn(note)
 
     def leave(self, code: int, remove: bool = False) -> None:
-        """Release the lock, tell every rank to leave, and (after a verified merge) remove the run folder."""
+        """Release the lock and tell every rank to leave.
+
+        The run folder is removed if asked for (after a verified merge), or if no plan was made.
+        """
         self.runlog.write("exit", code=int(code))
         self.runlog.close()
-        if remove:
+        held = self.lock.held
+        if held and (remove or not (self.settings.run_dir / "plan.h5").exists()):
             shutil.rmtree(self.settings.run_dir, ignore_errors=True)
         self.lock.release()
         self.dismiss(code)

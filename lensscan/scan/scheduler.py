@@ -129,14 +129,16 @@ class Scheduler:
         return []
 
     def on_dead(self, rank: int, now: float) -> list[Action]:
-        """React to the death of a worker: its blocks go back to the queue."""
+        """React to the death of a worker: its blocks go back to the queue.
+
+        A death is no attempt of its blocks (one of them was only prefetched); a stamp that kills processes
+        is found through the marks of `lensscan.scan.poison`.
+        """
         worker = self.workers.setdefault(rank, WorkerState())
         if worker.gone:
             return []
         worker.gone = True
         held = sorted(worker.blocks)
-        for block in held:
-            self._attempts[block] = self._attempts.get(block, 0) + 1
         text = f"rank {rank} died" + (f" holding blocks {held}; handed out again" if held else "")
         return [Warn(text), *self._requeue(worker, now)]
 

@@ -1,0 +1,64 @@
+"""The lock refuses a living owner and yields from a dead one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lensscan.errors import LockedError
+from lensscan.scan import lock as lock_module
+from lensscan.scan.lock import RunLock
+
+
+def test_second_owner_is_refused_and_told_who(tmp_path):
+    first = RunLock(tmp_path / "lock")
+    assert first.acquire() == ""
+    with pytest.raises(LockedError, match=f"pid {os.getpid()}"):
+        RunLock(tmp_path / "lock").acquire()
+    first.release()
+    assert RunLock(tmp_path / "lock").acquire() == ""
+
+
+def test_a_dead_owner_on_this_host_is_replaced_at_once(tmp_path):
+    code = "import sys; from pathlib import Path; from lensscan.scan.lock import RunLock; RunLock(Path(sys.argv[1])).acquire()"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "lock")], check=True)
+    assert "dead" in RunLock(tmp_path / "lock").acquire()
+
+
+def test_a_recycled_pid_does_not_count_as_the_owner(tmp_path):
+    lock = RunLock(tmp_path / "lock")
+    (tmp_path / "lock").write_text(json.dumps({**lock.owner(), "start": "1"}))
+    assert "dead" in lock.acquire()
+
+
+def test_an_owner_elsewhere_counts_until_it_is_stale(tmp_path):
+    path = tmp_path / "lock"
+    path.write_text(json.dumps({"host": "elsewhere", "boot": "x", "pid": 1, "start": "1", "job": ""}))
+    with pytest.raises(LockedError, match="elsewhere"):
+        RunLock(path).acquire()
+    old = time.time() - lock_module.STALE_SECONDS - 1
+    os.utime(path, (old, old))
+    assert "not refreshed" in RunLock(path).acquire()
+
+
+def test_our_own_job_on_another_node_is_taken_over(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    path = tmp_path / "lock"
+    path.write_text(json.dumps({"host": "elsewhere", "boot": "x", "pid": 1, "start": "1", "job": "4711"}))
+    assert "4711" in RunLock(path).acquire()
+
+
+def test_the_owner_notices_that_the_lock_was_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock_module, "REFRESH_SECONDS", 0.0)
+    lock = RunLock(tmp_path / "lock")
+    lock.acquire()
+    assert lock.refresh()
+    (tmp_path / "lock").write_text("{}")
+    assert not lock.refresh()
+    lock.release()
+    assert (tmp_path / "lock").exists(), "a lock that is not ours is left alone"
