@@ -1,0 +1,1 @@
+"""Metrics of detection, posteriors and calibration; pure numpy."""

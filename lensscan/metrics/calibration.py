@@ -1,0 +1,161 @@
+"""Calibration of logits: strictly monotone maps, their fit, prevalence, and reliability."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit
+
+__all__ = [
+    "KINDS",
+    "Reliability",
+    "apply",
+    "expected_calibration_error",
+    "fit",
+    "log_loss",
+    "prevalence_shift",
+    "reliability",
+]
+
+KINDS = ("none", "temperature", "platt")
+Floats = NDArray[np.floating]
+
+
+def apply(kind: str, a: float, b: float, logit: Floats) -> Floats:
+    """Return calibrated logits: ``logit``, ``a * logit`` or ``a * logit + b``, in the dtype of `logit`.
+
+    Parameters
+    ----------
+    kind : str
+        ``none``, ``temperature`` or ``platt``.
+    a, b : float
+        Slope (positive) and offset.
+    logit : array
+        Raw logits; for an ensemble the mean over its members.
+
+    Raises
+    ------
+    ValueError
+        If the kind is unknown or the slope is not positive.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"calibration {kind!r}; known are: {', '.join(KINDS)}")
+    if not a > 0:
+        raise ValueError(f"calibration slope {a} is not positive")
+    values = np.asarray(logit)
+    if kind == "none":
+        return values.copy()
+    offset = b if kind == "platt" else 0.0
+    return (a * values.astype(np.float64) + offset).astype(values.dtype)
+
+
+def fit(kind: str, logit: Floats, is_lens: NDArray[np.bool_], prior: float | None = None) -> tuple[float, float]:
+    """Fit slope and offset by maximum likelihood on a split of its own.
+
+    Parameters
+    ----------
+    kind : str
+        ``none``, ``temperature`` or ``platt``.
+    logit : (n,) array
+        Raw logits.
+    is_lens : (n,) bool array
+    prior : float, optional
+        Lens fraction of the split; default: its own.  It is divided out, so that the result is a log
+        likelihood ratio.
+
+    Returns
+    -------
+    a, b : float
+
+    Raises
+    ------
+    ValueError
+        If only one class is there.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"calibration {kind!r}; known are: {', '.join(KINDS)}")
+    is_lens = np.asarray(is_lens, bool)
+    if is_lens.all() or not is_lens.any():
+        raise ValueError("calibration needs lenses and non-lenses")
+    if kind == "none":
+        return 1.0, 0.0
+    fraction = is_lens.mean() if prior is None else prior
+    shift = np.log(fraction) - np.log1p(-fraction)
+    values = np.asarray(logit, np.float64)
+    sign = np.where(is_lens, -1.0, 1.0)
+
+    def loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        slope = np.exp(parameters[0])
+        offset = parameters[1] if kind == "platt" else 0.0
+        argument = sign * (slope * values + offset + shift)
+        weight = sign * expit(argument) / len(values)
+        gradient = [float((weight * values).sum() * slope), float(weight.sum())]
+        return float(np.logaddexp(0.0, argument).mean()), np.array(gradient[: len(parameters)])
+
+    found = minimize(loss, np.zeros(2 if kind == "platt" else 1), jac=True, method="L-BFGS-B")
+    return float(np.exp(found.x[0])), float(found.x[1]) if kind == "platt" else 0.0
+
+
+def prevalence_shift(logit: Floats, prevalence: float) -> Floats:
+    """Return p_lens = sigmoid(logit + log(pi / (1 - pi))), DESIGN section 1.
+
+    Raises
+    ------
+    ValueError
+        If the prevalence does not lie between 0 and 1.
+    """
+    if not 0 < prevalence < 1:
+        raise ValueError(f"prevalence {prevalence} does not lie between 0 and 1")
+    values = np.asarray(logit)
+    shift = np.log(prevalence) - np.log1p(-prevalence)
+    return expit(values.astype(np.float64) + shift).astype(values.dtype)
+
+
+def log_loss(logit: Floats, is_lens: NDArray[np.bool_], weight: Floats | None = None) -> float:
+    """Return the mean negative log likelihood (nats) of labels under logits that include the prior."""
+    sign = np.where(np.asarray(is_lens, bool), -1.0, 1.0)
+    return float(np.average(np.logaddexp(0.0, sign * np.asarray(logit, np.float64)), weights=weight))
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """A reliability diagram.
+
+    Attributes
+    ----------
+    predicted, observed : (k,) arrays
+        Mean probability and lens fraction of each bin.
+    count : (k,) array
+    """
+
+    predicted: NDArray[np.float64]
+    observed: NDArray[np.float64]
+    count: NDArray[np.int64]
+
+
+def reliability(probability: Floats, is_lens: NDArray[np.bool_], bins: int = 15) -> Reliability:
+    """Return the reliability diagram in bins of equal mass.
+
+    Parameters
+    ----------
+    probability : (n,) array
+    is_lens : (n,) bool array
+    bins : int
+    """
+    order = np.argsort(probability, kind="stable")
+    p, y = np.asarray(probability, np.float64)[order], np.asarray(is_lens, np.float64)[order]
+    parts = [part for part in np.array_split(np.arange(len(p)), bins) if len(part)]
+    return Reliability(
+        np.array([p[part].mean() for part in parts]),
+        np.array([y[part].mean() for part in parts]),
+        np.array([len(part) for part in parts]),
+    )
+
+
+def expected_calibration_error(probability: Floats, is_lens: NDArray[np.bool_], bins: int = 15) -> float:
+    """Return the expected calibration error over bins of equal mass."""
+    diagram = reliability(probability, is_lens, bins)
+    return float(np.average(np.abs(diagram.predicted - diagram.observed), weights=diagram.count))

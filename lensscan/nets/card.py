@@ -1,0 +1,142 @@
+"""The card of a model: everything but the weights, kept as JSON in the model file's metadata."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lensscan.config import build
+from lensscan.errors import ConfigError, ModelError
+
+__all__ = ["FORMAT", "Calibration", "Card", "LensDensity"]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Strictly monotone map from raw to calibrated logit: ``a * logit + b``.
+
+    Attributes
+    ----------
+    kind : str
+        ``none``, ``temperature`` (b = 0) or ``platt``.
+    a, b : float
+        a > 0.
+    """
+
+    kind: str = "none"
+    a: float = 1.0
+    b: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LensDensity:
+    """f_lens: histogram density of the calibrated logit of lenses.
+
+    Attributes
+    ----------
+    edges : tuple of float, length k + 1
+    density : tuple of float, length k
+        Per unit logit; integrates to 1.
+    """
+
+    edges: tuple[float, ...] = ()
+    density: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """Card of one model.
+
+    Attributes
+    ----------
+    name, version : str
+    architecture : mapping
+        ``kind`` and the arguments that rebuild the network.
+    bands : tuple of str
+        In the order of the network's channels.
+    size : int
+        Side of the network's frame, pixels.
+    pixel_scale : float
+        Arcsec per pixel.
+    min_bands : int
+        Fewest bands that must be present; absent bands are zero with their bit unset.
+    softening : float
+        k in asinh(f / (k sigma)).
+    sigma_range, fwhm_range : mapping of band to (low, high)
+        Noise per pixel (nJy) and seeing (arcsec) seen in training; outside, a row is flagged out_of_range.
+    calibration : Calibration
+    f_lens : LensDensity
+    prior : mapping of str
+        The distributions of the parameters in training, in words, by parameter.
+    posterior_scale : tuple of 7 float
+        Factors on the posterior's standard deviations in latent space, from a calibration split.
+    views : int
+        Dihedral views to average, 1 or 8.
+    label : str
+        What "lens" means: the recipe's label.
+    training, evaluation : mapping
+        Provenance of the training; a short evaluation on a seed of its own.
+    notes : str
+    hash : str
+        SHA-256 of the file; filled on loading, not stored.
+    """
+
+    name: str
+    architecture: Mapping[str, Any]
+    bands: tuple[str, ...]
+    size: int
+    pixel_scale: float
+    min_bands: int = 1
+    version: str = "1"
+    softening: float = 2.0
+    sigma_range: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    fwhm_range: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    calibration: Calibration = field(default_factory=Calibration)
+    f_lens: LensDensity = field(default_factory=LensDensity)
+    prior: Mapping[str, str] = field(default_factory=dict)
+    posterior_scale: tuple[float, ...] = (1.0,) * 7
+    views: int = 1
+    label: str = ""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    notes: str = ""
+    hash: str = ""
+
+    def to_json(self) -> str:
+        """Return the card as JSON, without `hash`."""
+        mapping = dataclasses.asdict(self)
+        del mapping["hash"]
+        return json.dumps(mapping, indent=1, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> Card:
+        """Read a card.
+
+        Raises
+        ------
+        ModelError
+            If it is not the JSON of a card.
+        """
+        try:
+            return build(cls, json.loads(text), f"{where}: card").checked(where)
+        except (ValueError, TypeError) as error:
+            raise ModelError(f"{where}: its card is not valid JSON ({error}); the file is damaged") from None
+        except ConfigError as error:
+            raise ModelError(f"{error} (the file was written by another version of lensscan)") from None
+
+    def checked(self, where: str) -> Card:
+        """Return self, or raise a `ModelError` for values that make no sense."""
+        if not self.bands or self.size < 8 or not self.pixel_scale > 0:
+            raise ModelError(f"{where}: card without bands, size or pixel scale; the file is damaged")
+        if not 1 <= self.min_bands <= len(self.bands):
+            raise ModelError(f"{where}: min_bands {self.min_bands} does not fit {len(self.bands)} bands")
+        if not self.calibration.a > 0:
+            raise ModelError(f"{where}: calibration slope {self.calibration.a} is not positive")
+        if len(self.posterior_scale) != 7 or self.views not in (1, 8):
+            raise ModelError(f"{where}: needs 7 posterior scales and 1 or 8 views")
+        return self

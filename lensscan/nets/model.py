@@ -1,0 +1,192 @@
+"""Models: weights and card in one safetensors file, loaded by name or path, saved atomically."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from lensscan.config import build, find
+from lensscan.errors import ConfigError, ModelError
+from lensscan.nets.blocks import Network, fold
+from lensscan.nets.card import FORMAT, Card
+from lensscan.nets.resnet import LensResNet, ResNetConfig
+from lensscan.nets.trivial import Trivial
+from lensscan.survey.stamps import Frame
+
+if TYPE_CHECKING:
+    import numpy as np
+    from astropy.table import QTable
+    from numpy.typing import NDArray
+
+__all__ = ["Card", "Model", "build_network", "load_model", "make_trivial"]
+
+
+def build_network(architecture: Mapping[str, Any], n_bands: int, size: int, where: str = "model") -> Network:
+    """Build the network that a card's `architecture` describes, with fresh weights.
+
+    Raises
+    ------
+    ModelError
+        If its kind is unknown or its arguments do not fit.
+    """
+    arguments = dict(architecture)
+    kind = arguments.pop("kind", None)
+    if kind == "trivial":
+        return Trivial()
+    if kind == "resnet":
+        try:
+            return LensResNet(n_bands, size, build(ResNetConfig, arguments, f"{where}: architecture"))
+        except ConfigError as error:
+            raise ModelError(str(error)) from None
+    raise ModelError(f"{where}: unknown architecture {kind!r}; this lensscan knows resnet, trivial")
+
+
+@dataclass(slots=True)
+class Model:
+    """A network and its card.
+
+    Attributes
+    ----------
+    card : Card
+    module : Network
+        In evaluation mode; maps (images, scalars) to (logit, mean, factor).
+    """
+
+    card: Card
+    module: Network
+
+    @classmethod
+    def load(cls, name: str | Path) -> Model:
+        """Load a model by shipped name or path.
+
+        Raises
+        ------
+        ModelError
+            If there is no such model, the file is not a model file of a known format, or weights are missing.
+        """
+        try:
+            path = find("models", name)
+        except ConfigError as error:
+            raise ModelError(str(error)) from None
+        metadata, weights = _read(path)
+        card = Card.from_json(metadata["card"], str(path))
+        card = dataclasses.replace(card, hash=hashlib.sha256(path.read_bytes()).hexdigest())
+        module = build_network(card.architecture, len(card.bands), card.size, str(path))
+        expected = {key: value.shape for key, value in module.state_dict().items()}
+        found = {key: value.shape for key, value in weights.items()}
+        wrong = [key for key in {**expected, **found} if expected.get(key) != found.get(key)]
+        if wrong:
+            raise ModelError(f"{path}: weights {wrong[0]} do not fit the card; the file is damaged")
+        module.load_state_dict(weights)
+        return cls(card, module.eval())
+
+    def save(self, path: str | Path) -> str:
+        """Write the model file under a temporary name, sync, re-read, rename; return its SHA-256."""
+        target = Path(path)
+        weights = {key: value.detach().cpu().contiguous() for key, value in self.module.state_dict().items()}
+        data = save_tensors(weights, {"format": f"lensscan-model {FORMAT}", "card": self.card.to_json()})
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        with open(temporary, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        _read(temporary)
+        os.replace(temporary, target)
+        return hashlib.sha256(data).hexdigest()
+
+    def frame(self) -> Frame:
+        """Return what the network wants to see."""
+        card = self.card
+        return Frame(tuple(card.bands), card.size, card.pixel_scale, card.min_bands)
+
+    def inference(self) -> Network:
+        """Return a copy of the network for inference: standardised convolutions folded, no gradients."""
+        copy = build_network(self.card.architecture, len(self.card.bands), self.card.size)
+        copy.load_state_dict(self.module.state_dict())
+        return fold(copy).eval().requires_grad_(False)
+
+    def score(
+        self,
+        images: NDArray[np.floating],
+        mask: NDArray[np.bool_] | None = None,
+        fwhm: Sequence[float] | NDArray[np.floating] | None = None,
+        sigma: Sequence[float] | NDArray[np.floating] | None = None,
+        present: NDArray[np.bool_] | None = None,
+        prevalence: float | None = None,
+        views: int | None = None,
+        batch: int = 64,
+        device: str = "cpu",
+    ) -> QTable:
+        """Score stamps held in memory; bit-equal to a scan with the same batch shape and device.
+
+        Parameters
+        ----------
+        images : (n, C, H, W) array
+            nJy per pixel, bands in the card's order, at the card's pixel scale.  Larger than the network's
+            frame: cropped about the centre; smaller: padded and masked.
+        mask : (n, C, H, W) bool array, optional
+            True = missing pixel.  Pixels that are not finite are taken as missing too.
+        fwhm, sigma : (C,) or (n, C) arrays, optional
+            Seeing (arcsec) and noise per pixel (nJy); NaN = unknown.
+        present : (n, C) bool array, optional
+            Bands present; default: every band with a pixel that is not missing.
+        prevalence : float, optional
+            Lens fraction of the population, for p_lens; without it p_lens is NaN.
+        views, batch, device
+            As in a scan: dihedral views (default the card's), rows per batch, ``cpu`` or ``cuda``.
+
+        Returns
+        -------
+        QTable
+            ``logit`` (calibrated) ``logit_raw p_lens theta_E e1 e2 x y sx sy``, their ``_err``, the quantiles
+            of theta_E, ``cov snr flags``; positions in arcsec from the centre of the given stamps.
+
+        Raises
+        ------
+        ModelError
+            If the images do not have the card's bands.
+        """
+        from lensscan.nets.scoring import score_stamps
+
+        return score_stamps(self, images, mask, fwhm, sigma, present, prevalence, views, batch, device)
+
+
+def load_model(name: str | Path) -> Model:
+    """Load a model by shipped name or path; see `Model.load`."""
+    return Model.load(name)
+
+
+def make_trivial(bands: Sequence[str], size: int, pixel_scale: float) -> Model:
+    """Return a model whose logit is the central pixel of the first band."""
+    card = Card("trivial", {"kind": "trivial"}, tuple(bands), size, pixel_scale, label="bright")
+    return Model(card, Trivial().eval())
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    """Read metadata and tensors, or raise a one-line `ModelError`."""
+    remedy = "give a model made by lensscan train"
+    try:
+        data = path.read_bytes()
+        with safe_open(str(path), framework="pt") as stream:
+            metadata = stream.metadata() or {}
+        weights = load_tensors(data)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is not a safetensors file ({error}); {remedy}") from None
+    stated = metadata.get("format", "")
+    if not stated.startswith("lensscan-model ") or "card" not in metadata:
+        raise ModelError(f"{path}: a safetensors file without a lensscan card; {remedy}")
+    if stated != f"lensscan-model {FORMAT}":
+        known = f"lensscan-model {FORMAT}"
+        raise ModelError(f"{path}: format {stated!r}, this lensscan reads {known!r}; upgrade lensscan")
+    return metadata, weights

@@ -1,0 +1,98 @@
+"""The compact residual network: stamps and scalars in, logit and SIE posterior out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lensscan.nets.blocks import Downsample, Modulation, Network, ResidualBlock, StandardConv2d
+from lensscan.nets.heads import LogitHead, PosteriorHead
+from lensscan.nets.normalise import n_scalars
+
+__all__ = ["LensResNet", "ResNetConfig"]
+
+
+@dataclass(frozen=True, slots=True)
+class ResNetConfig:
+    """Shape of a `LensResNet`.
+
+    Attributes
+    ----------
+    widths, depths : tuple of int
+        Channels of each stage and residual blocks in it; the stem and each stage after the first halve the
+        size.
+    condition : int
+        Length of the condition vector made of the scalars.
+    squeeze : int
+        Channels kept of the last map, which is flattened (not averaged) since positions matter.
+    hidden : int
+        Hidden units of each head.
+    latent_centre, latent_scale : tuple of 7 float
+        Units of the posterior head.
+    """
+
+    widths: tuple[int, ...] = (16, 32, 64, 96)
+    depths: tuple[int, ...] = (1, 1, 1, 1)
+    condition: int = 32
+    squeeze: int = 32
+    hidden: int = 128
+    latent_centre: tuple[float, ...] = (0.2, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    latent_scale: tuple[float, ...] = (0.4, 0.2, 0.2, 0.1, 0.1, 0.3, 0.3)
+
+
+class LensResNet(Network):
+    """Residual network with a logit head and a Gaussian posterior head.
+
+    Parameters
+    ----------
+    n_bands, size : int
+        Channels and side of the input.
+    config : ResNetConfig
+    """
+
+    def __init__(self, n_bands: int, size: int, config: ResNetConfig) -> None:
+        super().__init__()
+        widths = config.widths
+        self.embed = nn.Linear(n_scalars(n_bands), config.condition)
+        self.stem = StandardConv2d(n_bands, widths[0], 5, stride=2)
+        self.first = nn.Sequential(*(ResidualBlock(widths[0]) for _ in range(config.depths[0])))
+        self.modulations = nn.ModuleList()
+        self.stages = nn.ModuleList()
+        side = (size + 1) // 2
+        for n_in, n_out, depth in zip(widths[:-1], widths[1:], config.depths[1:], strict=True):
+            blocks = [Downsample(n_in, n_out), *(ResidualBlock(n_out) for _ in range(depth))]
+            self.modulations.append(Modulation(config.condition, n_in))
+            self.stages.append(nn.Sequential(*blocks))
+            side = (side + 1) // 2
+        self.squeeze = StandardConv2d(widths[-1], config.squeeze, 1)
+        n_features = config.squeeze * side * side + config.condition
+        self.logit = LogitHead(n_features, config.hidden)
+        self.posterior = PosteriorHead(n_features, config.hidden, config.latent_centre, config.latent_scale)
+
+    def forward(self, images: Tensor, scalars: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map normalised images (n, C, S, S) and scalars (n, 4C + 1) to logit, mean and factor.
+
+        Returns
+        -------
+        logit : (n,)
+        mean : (n, 7)
+            Latent mean.
+        factor : (n, 7, 7)
+            Lower Cholesky factor of the latent covariance.
+        """
+        condition = F.relu(self.embed(scalars))
+        x = self.first(self.stem(images))
+        for modulate, stage in zip(self.modulations, self.stages, strict=True):
+            x = stage(modulate(x, condition))
+        maps = F.relu(self.squeeze(F.relu(x)))
+        features = torch.cat([maps.contiguous().flatten(1).float(), condition.float()], dim=1)
+        return self.heads(features)
+
+    def heads(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Apply both heads in float32, whatever precision the trunk has."""
+        with torch.autocast(features.device.type, enabled=False):
+            mean, factor = self.posterior(features)
+            return self.logit(features), mean, factor

@@ -1,0 +1,281 @@
+"""The scorer: runs one or several models over constant-shape batches, on a CPU or a GPU.
+
+A row's numbers do not depend on its neighbours, its position or the padding of its batch.  On a GPU a batch
+goes from its pinned slot over a copy stream to the compute stream, and the results come back in pinned
+memory; the caller may refill the slot after `Pending.released`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lensscan.errors import ConfigError, ModelError
+from lensscan.nets.dihedral import N_VIEWS, combine_views, transform_covariance, transform_images, undo
+from lensscan.nets.heads import covariance, pack_triangle
+from lensscan.nets.latent import N_COV, N_LATENT, TRIANGLE
+from lensscan.nets.model import Model
+from lensscan.nets.normalise import aperture_snr, estimate_sigma, normalise, scalar_inputs
+from lensscan.schema import Flag
+from lensscan.survey.stamps import Batch
+
+__all__ = ["Pending", "Scorer"]
+
+PRECISIONS = ("fp32", "tf32", "bf16")
+Columns = dict[str, NDArray[Any]]
+
+
+class Scorer:
+    """Scores batches with one or several models that share a frame.
+
+    Parameters
+    ----------
+    models : sequence of Model
+    device : str or torch.device
+        ``cpu`` or ``cuda[:i]``.
+    batch : int
+        Rows per batch, constant.
+    precision : str
+        ``fp32``; ``tf32`` or ``bf16`` only on request.
+    views : int, optional
+        Dihedral views to average, 1 or 8; default: each card's own.
+    regress_above : float, optional
+        Posteriors of rows whose raw logit, averaged over the models, is not above this are NaN.
+
+    Raises
+    ------
+    ModelError
+        If the models do not share bands, frame size and pixel scale.
+    ConfigError
+        If precision or views are unknown.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[Model],
+        device: str | torch.device = "cpu",
+        batch: int = 64,
+        precision: str = "fp32",
+        views: int | None = None,
+        regress_above: float | None = None,
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise ConfigError(f"precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
+        if views not in (None, 0, 1, N_VIEWS):
+            raise ConfigError(f"views must be 1 or {N_VIEWS}, not {views}")
+        self.frame = models[0].frame()
+        for model in models[1:]:
+            frame = model.frame()
+            if replace(frame, min_bands=self.frame.min_bands) != self.frame:
+                names = f"{models[0].card.name} and {model.card.name}"
+                raise ModelError(f"models {names} differ in bands, size or pixel scale; scan with each alone")
+        self.device = torch.device(device)
+        self.batch = batch
+        self.precision = precision
+        self.regress_above = regress_above
+        self.networks = [_Network(model, self.device, precision, views) for model in models]
+        self.pool: list[_Slot] = []
+        if self.device.type == "cuda":
+            _make_deterministic(precision)
+            self.copy_stream = torch.cuda.Stream(self.device)
+            self.compute_stream = torch.cuda.Stream(self.device)
+
+    def submit(self, batch: Batch) -> Pending:
+        """Score a batch of exactly `batch` rows: at once on a CPU, asynchronously on a GPU."""
+        shape = (self.batch, len(self.frame.bands), self.frame.size, self.frame.size)
+        if batch.images.shape != shape:
+            raise ValueError(f"batch of shape {batch.images.shape}, the scorer was made for {shape}")
+        small = np.concatenate([batch.sigma, batch.fwhm, batch.present], axis=1, dtype=np.float32)
+        resampled = (batch.flags & np.uint32(Flag.RESAMPLED)) != 0
+        mask = batch.mask if batch.masked else None
+        if self.device.type == "cpu":
+            host_mask = None if mask is None else torch.from_numpy(mask)
+            packed = self._compute(torch.from_numpy(batch.images), host_mask, torch.from_numpy(small))
+            return Pending(self, packed, resampled)
+        return self._submit_cuda(batch.images, mask, small, resampled)
+
+    def _submit_cuda(
+        self,
+        images: NDArray[np.float32],
+        mask: NDArray[np.bool_] | None,
+        small: NDArray[np.float32],
+        resampled: NDArray[np.bool_],
+    ) -> Pending:
+        """Queue one batch: copy stream in, compute stream, pinned result out."""
+        slot = self.pool.pop() if self.pool else _Slot.allocate(small.shape, (self.batch, self._width()))
+        slot.small.copy_(torch.from_numpy(small))
+        copied, done = torch.cuda.Event(), torch.cuda.Event()
+        with torch.cuda.stream(self.copy_stream):
+            inputs = [torch.from_numpy(images).to(self.device, non_blocking=True)]
+            inputs.append(slot.small.to(self.device, non_blocking=True))
+            if mask is not None:
+                inputs.append(torch.from_numpy(mask).to(self.device, non_blocking=True))
+            copied.record()
+        with torch.cuda.stream(self.compute_stream):
+            self.compute_stream.wait_event(copied)
+            for tensor in inputs:
+                tensor.record_stream(self.compute_stream)
+            packed = self._compute(inputs[0], inputs[2] if mask is not None else None, inputs[1])
+            slot.result.copy_(packed, non_blocking=True)
+            done.record()
+        return Pending(self, slot.result, resampled, slot, copied, done)
+
+    def _width(self) -> int:
+        """Return the number of float32 columns of a packed result."""
+        return len(self.networks) * (1 + N_LATENT + N_COV) + len(self.frame.bands) + 2
+
+    @torch.inference_mode()
+    def _compute(self, images: Tensor, mask: Tensor | None, small: Tensor) -> Tensor:
+        """Return the packed result (B, width): logits, means, covariances, sigma, snr, out of range."""
+        sigma, fwhm, present = small.chunk(3, dim=1)
+        present = present > 0.5
+        if any(network.module.normalised for network in self.networks):
+            sigma = torch.where(torch.isfinite(sigma), sigma, estimate_sigma(images, mask))
+            sigma = torch.where(present, sigma, torch.full_like(sigma, torch.nan))
+            snr = aperture_snr(images, mask, sigma, present, self.frame.pixel_scale)
+        else:
+            snr = torch.full_like(sigma[:, 0], torch.nan)
+        outcomes = [network(images, mask, sigma, fwhm, present, self.frame.pixel_scale) for network in self.networks]
+        logit = torch.stack([outcome[0] for outcome in outcomes], dim=1)
+        mean = torch.stack([outcome[1] for outcome in outcomes], dim=1)
+        cov = torch.stack([outcome[2] for outcome in outcomes], dim=1)
+        outside = torch.stack([network.outside(sigma, fwhm, present) for network in self.networks]).any(dim=0)
+        if self.regress_above is not None:
+            below = ~(logit.mean(dim=1) > self.regress_above)
+            mean = mean.masked_fill(below[:, None, None], torch.nan)
+            cov = cov.masked_fill(below[:, None, None], torch.nan)
+        return torch.cat([logit, mean.flatten(1), cov.flatten(1), sigma, snr[:, None], outside[:, None].float()], dim=1)
+
+    def unpack(self, packed: NDArray[np.float32], resampled: NDArray[np.bool_]) -> Columns:
+        """Cut a packed result into its columns."""
+        n, m = len(packed), len(self.networks)
+        widths = [m, m * N_LATENT, m * N_COV, len(self.frame.bands), 1, 1]
+        logit, mean, cov, sigma, snr, outside = np.split(packed, np.cumsum(widths)[:-1], axis=1)
+        out_of_range = (outside[:, 0] > 0.5) | resampled
+        return {
+            "logit": logit.copy(),
+            "post_mean": mean.reshape(n, m, N_LATENT).copy(),
+            "post_cov": cov.reshape(n, m, N_COV).copy(),
+            "sigma": sigma.copy(),
+            "snr": snr[:, 0].copy(),
+            "ood": np.full((n, m), np.nan, dtype=np.float32),
+            "flags": np.where(out_of_range, np.uint32(Flag.OUT_OF_RANGE), np.uint32(0)).astype(np.uint32),
+        }
+
+
+@dataclass(slots=True)
+class Pending:
+    """A batch under way."""
+
+    scorer: Scorer
+    packed: Tensor
+    resampled: NDArray[np.bool_]
+    slot: _Slot | None = None
+    copied: torch.cuda.Event | None = None
+    done: torch.cuda.Event | None = None
+    columns: Columns | None = field(default=None)
+
+    def released(self) -> None:
+        """Block until the batch's memory may be refilled."""
+        if self.copied is not None:
+            self.copied.synchronize()
+
+    def result(self) -> Columns:
+        """Block until the numbers are there and return them for all B rows.
+
+        Returns
+        -------
+        dict
+            ``logit`` (B, M) raw, mean over the views; ``post_mean`` (B, M, 7) and ``post_cov`` (B, M, 28)
+            latent; ``sigma`` (B, C) nJy; ``snr`` (B,), see `lensscan.nets.normalise.aperture_snr`; ``ood``
+            (B, M), NaN; ``flags`` (B,) uint32, ``OUT_OF_RANGE`` where sigma or seeing lie outside any card's
+            range or the stamp was resampled.
+        """
+        if self.columns is None:
+            if self.done is not None:
+                self.done.synchronize()
+            self.columns = self.scorer.unpack(self.packed.numpy(), self.resampled)
+            if self.slot is not None:
+                self.scorer.pool.append(self.slot)
+                self.slot = None
+        return self.columns
+
+
+@dataclass(slots=True)
+class _Slot:
+    """Pinned host memory of one batch under way on a GPU."""
+
+    small: Tensor
+    result: Tensor
+
+    @classmethod
+    def allocate(cls, small: tuple[int, ...], result: tuple[int, ...]) -> _Slot:
+        return cls(torch.empty(small, pin_memory=True), torch.empty(result, pin_memory=True))
+
+
+class _Network:
+    """One model ready to run: folded weights, ranges and posterior scales on the device."""
+
+    def __init__(self, model: Model, device: torch.device, precision: str, views: int | None) -> None:
+        card = model.card
+        self.module = model.inference().to(device)
+        for weight in self.module.parameters():
+            if weight.ndim == 4:
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+        self.softening = card.softening
+        self.views = views or card.views
+        self.half = precision == "bf16"
+        scale = torch.tensor(card.posterior_scale, dtype=torch.float32)
+        rows, columns = (list(axis) for axis in zip(*TRIANGLE, strict=True))
+        self.cov_scale = (scale[rows] * scale[columns]).to(device)
+        self.ranges = [
+            torch.tensor([each.get(band, (-np.inf, np.inf)) for band in card.bands], device=device).T
+            for each in (card.sigma_range, card.fwhm_range)
+        ]
+
+    def __call__(
+        self, images: Tensor, mask: Tensor | None, sigma: Tensor, fwhm: Tensor, present: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return logit (B,), mean (B, 7) and packed covariance (B, 28) over the views."""
+        scalars = scalar_inputs(sigma, fwhm, present, scale)
+        if self.module.normalised:
+            images = normalise(images, mask, sigma, self.softening)
+        logits, means, covariances = [], [], []
+        for view in range(self.views):
+            logit, mean, cov = self._forward(transform_images(images, view), scalars)
+            logits.append(logit)
+            means.append(undo(mean, view))
+            covariances.append(transform_covariance(cov, view, backward=True))
+        if self.views == 1:
+            return logits[0], means[0], covariances[0] * self.cov_scale
+        mean, cov = combine_views(means, covariances)
+        return sum(logits[1:], logits[0]) / self.views, mean, cov * self.cov_scale
+
+    def _forward(self, images: Tensor, scalars: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.half):
+            logit, mean, factor = self.module(images, scalars)
+        return logit, mean, pack_triangle(covariance(factor))
+
+    def outside(self, sigma: Tensor, fwhm: Tensor, present: Tensor) -> Tensor:
+        """Return which rows (B,) have a band whose sigma or seeing lies outside the card's ranges."""
+        result = torch.zeros(len(sigma), dtype=torch.bool, device=sigma.device)
+        for values, (low, high) in zip((sigma, fwhm), self.ranges, strict=True):
+            result |= (present & ((values < low) | (values > high))).any(dim=1)
+        return result
+
+
+def _make_deterministic(precision: str) -> None:
+    """Fix cuBLAS and cuDNN algorithms; TF32 only on request."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.use_deterministic_algorithms(True, warn_only=True)

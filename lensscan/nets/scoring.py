@@ -1,0 +1,110 @@
+"""Scoring of stamps held in memory, with the scan's own batches, scorer and summaries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from astropy import units as u
+from astropy.table import QTable
+from numpy.typing import NDArray
+
+from lensscan.errors import ModelError
+from lensscan.metrics.calibration import apply, prevalence_shift
+from lensscan.nets.posterior import posterior_columns
+from lensscan.nets.scorer import Scorer
+from lensscan.survey.placement import place_centred
+from lensscan.survey.stamps import Batch, allocate
+
+if TYPE_CHECKING:
+    from lensscan.nets.model import Model
+
+__all__ = ["score_stamps"]
+
+Floats = NDArray[np.floating]
+ARCSEC = ("theta_E", "x", "y", "sx", "sy")
+
+
+def score_stamps(
+    model: Model,
+    images: Floats,
+    mask: NDArray[np.bool_] | None = None,
+    fwhm: Sequence[float] | Floats | None = None,
+    sigma: Sequence[float] | Floats | None = None,
+    present: NDArray[np.bool_] | None = None,
+    prevalence: float | None = None,
+    views: int | None = None,
+    batch: int = 64,
+    device: str = "cpu",
+) -> QTable:
+    """Score stamps; parameters, columns and errors as in `lensscan.nets.model.Model.score`."""
+    images = np.asarray(images)
+    n_bands = len(model.card.bands)
+    if images.ndim != 4 or images.shape[1] != n_bands:
+        wanted = f"(n, {n_bands}, height, width) for bands {', '.join(model.card.bands)}"
+        raise ModelError(f"model {model.card.name}: images have shape {images.shape}, not {wanted}")
+    if prevalence is not None and not 0 < prevalence < 1:
+        raise ModelError(f"prevalence must lie between 0 and 1, not {prevalence}")
+    n = len(images)
+    missing = ~np.isfinite(images) if mask is None else np.asarray(mask, bool) | ~np.isfinite(images)
+    if present is None:
+        present = ~missing.all(axis=(2, 3))
+    sides = [_per_band(values, n, n_bands) for values in (fwhm, sigma)]
+    scorer = Scorer([model], device, batch, views=views)
+    slot = allocate(batch, model.frame(), pinned=scorer.device.type == "cuda")
+    parts: list[dict[str, NDArray[np.generic]]] = []
+    for start in range(0, max(n, 1), batch):
+        rows = slice(start, min(start + batch, n))
+        _fill(slot, images[rows], missing[rows], present[rows], sides[0][rows], sides[1][rows])
+        columns = scorer.submit(slot).result()
+        columns["origin"] = slot.origin * np.float32(model.card.pixel_scale)
+        parts.append({name: column[: slot.n].copy() for name, column in columns.items()})
+    return _table(model, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, prevalence)
+
+
+def _per_band(values: Sequence[float] | Floats | None, n: int, n_bands: int) -> NDArray[np.float32]:
+    return np.broadcast_to(np.asarray(math.nan if values is None else values, np.float32), (n, n_bands))
+
+
+def _fill(
+    slot: Batch,
+    images: Floats,
+    missing: NDArray[np.bool_],
+    present: NDArray[np.bool_],
+    fwhm: NDArray[np.float32],
+    sigma: NDArray[np.float32],
+) -> None:
+    """Fill one slot as the scan's readers do: crop or pad about the centre, zero missing pixels."""
+    n = len(images)
+    slot.clear()
+    place = place_centred((images.shape[2], images.shape[3]), slot.images.shape[-1])
+    for row in range(n):
+        for band in np.flatnonzero(present[row]):
+            bad = missing[row, band]
+            place.put(np.where(bad, 0.0, images[row, band]).astype(np.float32), 1.0, slot.images[row, band])
+            if place.padding or bad[place.source].any():
+                place.put_mask(bad, slot.mask_of(row)[band])
+        slot.images[row, ~present[row]] = 0.0
+    slot.present[:n], slot.fwhm[:n], slot.sigma[:n] = present, fwhm, sigma
+    slot.origin[:n] = place.offset
+    slot.close(n)
+
+
+def _table(model: Model, columns: dict[str, NDArray[np.generic]], prevalence: float | None) -> QTable:
+    """Turn the scorer's columns into the table of `Model.score`."""
+    card = model.card
+    raw = columns["logit"][:, 0]
+    mean = columns["post_mean"].copy()
+    mean[:, :, 3:5] += columns["origin"][:, None]
+    mean[:, :, 5:7] += columns["origin"][:, None]
+    logit = apply(card.calibration.kind, card.calibration.a, card.calibration.b, raw)
+    table = QTable({"logit": logit, "logit_raw": raw})
+    table["p_lens"] = np.full_like(logit, np.nan) if prevalence is None else prevalence_shift(logit, prevalence)
+    for name, column in posterior_columns(mean, columns["post_cov"]).items():
+        table[name] = column * u.arcsec if name.split("_err")[0].split("_q")[0] in ARCSEC else column
+    table["snr"] = columns["snr"]
+    table["flags"] = columns["flags"]
+    table.meta.update(model=card.name, model_hash=card.hash, label=card.label)
+    return table
