@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from astropy import units as u
@@ -49,19 +49,19 @@ def score_stamps(
         raise ModelError(f"prevalence must lie between 0 and 1, not {prevalence}")
     n = len(images)
     missing = ~np.isfinite(images) if mask is None else np.asarray(mask, bool) | ~np.isfinite(images)
-    if present is None:
-        present = ~missing.all(axis=(2, 3))
+    seen = ~missing.all(axis=(2, 3)) if present is None else np.asarray(present, bool)
     sides = [_per_band(values, n, n_bands) for values in (fwhm, sigma)]
     scorer = Scorer([model], device, batch, views=views)
     slot = allocate(batch, model.frame(), pinned=scorer.device.type == "cuda")
-    parts: list[dict[str, NDArray[np.generic]]] = []
+    parts: list[dict[str, NDArray[Any]]] = []
     for start in range(0, max(n, 1), batch):
         rows = slice(start, min(start + batch, n))
-        _fill(slot, images[rows], missing[rows], present[rows], sides[0][rows], sides[1][rows])
+        _fill(slot, images[rows], missing[rows], seen[rows], sides[0][rows], sides[1][rows])
         columns = scorer.submit(slot).result()
         columns["origin"] = slot.origin * np.float32(model.card.pixel_scale)
         parts.append({name: column[: slot.n].copy() for name, column in columns.items()})
-    return _table(model, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, prevalence)
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return _table(model, columns, prevalence)
 
 
 def _per_band(values: Sequence[float] | Floats | None, n: int, n_bands: int) -> NDArray[np.float32]:
@@ -92,7 +92,7 @@ def _fill(
     slot.close(n)
 
 
-def _table(model: Model, columns: dict[str, NDArray[np.generic]], prevalence: float | None) -> QTable:
+def _table(model: Model, columns: dict[str, NDArray[Any]], prevalence: float | None) -> QTable:
     """Turn the scorer's columns into the table of `Model.score`."""
     card = model.card
     raw = columns["logit"][:, 0]
@@ -101,7 +101,9 @@ def _table(model: Model, columns: dict[str, NDArray[np.generic]], prevalence: fl
     mean[:, :, 5:7] += columns["origin"][:, None]
     logit = apply(card.calibration.kind, card.calibration.a, card.calibration.b, raw)
     table = QTable({"logit": logit, "logit_raw": raw})
-    table["p_lens"] = np.full_like(logit, np.nan) if prevalence is None else prevalence_shift(logit, prevalence)
+    table["p_lens"] = np.full_like(logit, np.nan)
+    if prevalence is not None:
+        table["p_lens"] = prevalence_shift(logit, prevalence)
     for name, column in posterior_columns(mean, columns["post_cov"]).items():
         table[name] = column * u.arcsec if name.split("_err")[0].split("_q")[0] in ARCSEC else column
     table["snr"] = columns["snr"]
