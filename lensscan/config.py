@@ -112,7 +112,7 @@ class Survey:
 
 @dataclass(frozen=True, slots=True)
 class CutStep:
-    """One step of a cut: keep rows with ``min < value < max`` (exclusive); `value` is an expression in band names."""
+    """One step of a cut: keep rows with ``min < value < max``; `value` is an expression in band names."""
 
     value: str
     min: float | None = None
@@ -154,13 +154,17 @@ def find(kind: str, name: str | Path) -> Path:
     if text.endswith(suffix) or "/" in text:
         if Path(text).is_file():
             return Path(text)
-        raise ConfigError(f"{kind}: no file {text}; give a path that exists or one of: {', '.join(shipped(kind)) or 'none shipped'}")
+        raise ConfigError(
+            f"{kind}: no file {text}; give a path that exists or one of: {', '.join(shipped(kind)) or 'none shipped'}"
+        )
     file = importlib.resources.files("lensscan") / "catalogs" / kind / f"{text}{suffix}"
     path = Path(str(file))
     if not path.is_file():
         close = difflib.get_close_matches(text, shipped(kind), 1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ConfigError(f"{kind}: no shipped {text!r}{hint}; shipped are: {', '.join(shipped(kind)) or 'none'}; or give a path")
+        raise ConfigError(
+            f"{kind}: no shipped {text!r}{hint}; shipped are: {', '.join(shipped(kind)) or 'none'}; or give a path"
+        )
     return path
 
 
@@ -215,7 +219,10 @@ def build(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
     missing = [
         f.name
         for f in dataclasses.fields(cls)  # type: ignore[arg-type]
-        if f.init and f.name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if f.init
+        and f.name not in values
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
     ]
     if missing:
         raise ConfigError(f"{where}: missing key {missing[0]!r}; add it")

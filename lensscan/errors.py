@@ -117,5 +117,7 @@ def disk_error(error: BaseException, path: object) -> DiskError | None:
     text = str(error).lower()
     known = getattr(error, "errno", None) in DISK_ERRNOS
     if known or any(f"errno = {number}" in text for number in DISK_ERRNOS) or "no space left" in text:
-        return DiskError(f"cannot write {path}: {error}; free disk space (or raise the quota) and run the same command again")
+        return DiskError(
+            f"cannot write {path}: {error}; free disk space (or raise the quota) and run the same command again"
+        )
     return None

@@ -24,7 +24,13 @@ __all__ = ["World", "abort", "launched_size", "local_rank", "orphan_watch", "sta
 log = logging.getLogger(__name__)
 
 # Variables by which launchers tell a process how many ranks they started, and its place on the node.
-SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PALS_SIZE", "MPI_LOCALNRANKS_TOTAL", "SLURM_STEP_NUM_TASKS")
+SIZE_VARIABLES = (
+    "OMPI_COMM_WORLD_SIZE",
+    "PMI_SIZE",
+    "PALS_SIZE",
+    "MPI_LOCALNRANKS_TOTAL",
+    "SLURM_STEP_NUM_TASKS",
+)
 LOCAL_RANK_VARIABLES = (
     "OMPI_COMM_WORLD_LOCAL_RANK",
     "PMI_LOCAL_RANK",
@@ -33,6 +39,7 @@ LOCAL_RANK_VARIABLES = (
     "SLURM_LOCALID",
 )
 LOCAL_SIZE_VARIABLES = ("OMPI_COMM_WORLD_LOCAL_SIZE", "PMI_LOCAL_SIZE", "PALS_LOCAL_SIZE", "MPI_LOCALNRANKS")
+ULFM_VARIABLE = "OMPI_MCA_mpi_ft_enable"  # set in the ranks by ``mpiexec --with-ft ulfm``
 TAG = 7
 TAG_TEXT = 8
 
@@ -164,7 +171,7 @@ class World:
         group = self._comm.Get_failed()
         world = self._comm.Get_group()
         ranks = mpi.Group.Translate_ranks(group, list(range(group.Get_size())), world) if group.Get_size() else []
-        fresh = sorted(set(int(r) for r in ranks) - self._dead)
+        fresh = sorted({int(r) for r in ranks} - self._dead)
         self._dead.update(fresh)
         self._news.extend(fresh)
         group.Free()
@@ -205,9 +212,10 @@ def start() -> World:
         MPI.Init_thread(MPI.THREAD_SERIALIZED)
     comm = MPI.COMM_WORLD
     if comm.size != expected:
+        library = MPI.Get_library_version().split(",")[0].strip()
         raise LauncherError(
-            f"the launcher started {expected} ranks, but {MPI.Get_library_version().split(',')[0].strip()} on "
-            f"{socket.gethostname()} sees {comm.size}; use the mpiexec that belongs to mpi4py's MPI (see lensscan doctor)"
+            f"the launcher started {expected} ranks, but {library} on {socket.gethostname()} "
+            f"sees {comm.size}; use the mpiexec that belongs to mpi4py's MPI (see lensscan doctor)"
         )
     comm.Set_errhandler(MPI.ERRORS_RETURN)
     faults.set_rank(comm.rank)

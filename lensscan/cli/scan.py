@@ -30,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inputs.add_argument("--catalog", help="survey catalog: file or quoted glob (FITS, HDF5, Parquet, CSV, ECSV)")
     inputs.add_argument("--survey", help="survey: shipped name or TOML file")
     inputs.add_argument("--cut", help="colour cut: shipped name or TOML file; none: every row")
-    inputs.add_argument("--stamps", metavar="SPEC", help="packs:DIR, stamps:TEMPLATE, tiles:TEMPLATE or tiles:INDEX.csv")
+    inputs.add_argument(
+        "--stamps", metavar="SPEC", help="packs:DIR, stamps:TEMPLATE, tiles:TEMPLATE or tiles:INDEX.csv"
+    )
     inputs.add_argument("--model", nargs="+", metavar="M", help="model(s): shipped name or file")
     inputs.add_argument("-o", "--output", metavar="OUT.h5", help="output")
     how = parser.add_argument_group("how")
@@ -40,8 +42,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--max-failed", type=float, help="fraction of rows that may fail (default 0.01)")
     how.add_argument("--keep-shards", action="store_true", help="keep the run folder after the merge")
     how.add_argument("--overwrite", action="store_true", help="replace an output of another plan")
-    how.add_argument("--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE", help="any other setting")
-    how.add_argument("--dry-run", action="store_true", help="plan only: rows, blocks, bytes, expected output; nothing is kept")
+    how.add_argument(
+        "--set",
+        dest="assignments",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any other setting",
+    )
+    how.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="plan only: rows, blocks, bytes, expected output; nothing is kept",
+    )
 
 
 def read_settings(args: argparse.Namespace) -> ScanSettings:
@@ -97,7 +110,11 @@ def dry_run(settings: ScanSettings, rank: int) -> int:
         for step in plan.cutflow:
             print(f"  {step['name'].decode():40s} {step['n_kept']:>12d} of {step['n_in']}")
         size, bands = planner.frame.size, planner.frame.bands
-        print(f"{plan.n_rows} of {plan.n_catalog} catalog rows in {len(plan.blocks)} blocks of at most {16 * plan.batch} rows")
-        print(f"stamps: {' '.join(bands)}, {size}x{size} px, {plan.n_rows * len(bands) * size**2 * 4 / 1e9:.3g} GB to read")
-        print(f"output: about {plan.n_rows * (350 + 150 * len(planner.cards)) / 1e6:.3g} MB; plan hash {plan.plan_hash}")
+        print(f"{plan.n_rows} of {plan.n_catalog} catalog rows selected")
+        print(f"{len(plan.blocks)} blocks of at most {16 * plan.batch} rows")
+        gigabytes = plan.n_rows * len(bands) * size**2 * 4 / 1e9
+        print(f"stamps: {' '.join(bands)}, {size}x{size} px, {gigabytes:.3g} GB to read")
+        print(
+            f"output: about {plan.n_rows * (350 + 150 * len(planner.cards)) / 1e6:.3g} MB; plan hash {plan.plan_hash}"
+        )
     return 0

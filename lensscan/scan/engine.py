@@ -15,7 +15,7 @@ from lensscan.survey.stamps import Frame, StampSource, open_source
 
 if TYPE_CHECKING:
     from lensscan.config import Survey
-    from lensscan.nets.card import Card
+    from lensscan.nets.model import Model
 
 __all__ = ["build_engine", "common_frame", "default_batch", "device_key", "device_name", "stamp_source"]
 
@@ -46,11 +46,12 @@ def device_key(device: str, precision: str) -> str:
 
     if device == "cuda":
         name = torch.cuda.get_device_name(0)
-        return f"{name}; torch {torch.__version__}; cuda {torch.version.cuda}; cudnn {torch.backends.cudnn.version()}; {precision}"
+        versions = f"torch {torch.__version__}; cuda {torch.version.cuda}; cudnn {torch.backends.cudnn.version()}"
+        return f"{name}; {versions}; {precision}"
     return f"cpu {torch.backends.cpu.get_cpu_capability()}; torch {torch.__version__}"
 
 
-def common_frame(cards: list[Card]) -> Frame:
+def common_frame(models: list[Model]) -> Frame:
     """Return the frame that all models want.
 
     Raises
@@ -58,15 +59,14 @@ def common_frame(cards: list[Card]) -> Frame:
     ModelError
         If they differ in bands, size or pixel scale.
     """
-    frames = {card.name: card.frame() for card in cards}
-    first = cards[0]
-    for name, frame in frames.items():
-        if frame != frames[first.name]:
+    wanted = models[0].frame()
+    for model in models[1:]:
+        if model.frame() != wanted:
             raise ModelError(
-                f"models {first.name} and {name} want different stamps ({frames[first.name]} and {frame}); "
-                "scan them one after the other"
+                f"models {models[0].card.name} and {model.card.name} want different stamps "
+                f"({wanted} and {model.frame()}); scan them one after the other"
             )
-    return frames[first.name]
+    return wanted
 
 
 def stamp_source(settings: ScanSettings, survey: Survey, frame: Frame) -> StampSource:
@@ -98,9 +98,10 @@ def build_engine(settings: ScanSettings, local_size: int) -> Engine:
     for model, sha in zip(models, expected, strict=True):
         if model.card.hash != sha:
             raise PlanMismatch(
-                f"model {model.card.name} on this node differs from the one in the plan; install the same files on all nodes"
+                f"model {model.card.name} on this node differs from the one in the plan; "
+                "install the same files on all nodes"
             )
-    frame = common_frame([model.card for model in models])
+    frame = common_frame(models)
     scorer = Scorer(
         models, device, plan.batch, precision=settings.precision, views=settings.views or None,
         regress_above=settings.regress_above,
@@ -110,5 +111,11 @@ def build_engine(settings: ScanSettings, local_size: int) -> Engine:
     ring = ReaderRing(source, frame, plan.batch, readers, pinned=device == "cuda")
     attempts = Attempts(settings, plan)
     return Engine(
-        plan, ring, scorer, settings.run_dir, device_key(device, settings.precision), attempts.suspects, attempts.finished
+        plan,
+        ring,
+        scorer,
+        settings.run_dir,
+        device_key(device, settings.precision),
+        attempts.suspects,
+        attempts.finished,
     )

@@ -58,7 +58,13 @@ class RunLock:
         """Return who we are: host, boot id, pid, start time, scheduler job id."""
         pid = os.getpid()
         boot = _read("/proc/sys/kernel/random/boot_id")
-        return {"host": os.uname().nodename, "boot": boot, "pid": pid, "start": start_time(pid), "job": job_id()}
+        return {
+            "host": os.uname().nodename,
+            "boot": boot,
+            "pid": pid,
+            "start": start_time(pid),
+            "job": job_id(),
+        }
 
     def acquire(self) -> str:
         """Take the lock; return a line about a takeover, or an empty string.
@@ -76,7 +82,8 @@ class RunLock:
             if reason is None:
                 who = f"host {holder.get('host', '?')}, pid {holder.get('pid', '?')}, job {holder.get('job') or 'none'}"
                 raise LockedError(
-                    f"{self.path.parent} is in use by another scan ({who}); wait for it, or stop it and run this command again"
+                    f"{self.path.parent} is in use by another scan ({who}); "
+                    "wait for it, or stop it and run this command again"
                 )
             stale = self.path.with_name(f"{self.path.name}.{os.uname().nodename}-{os.getpid()}.tmp")
             try:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from lensscan import faults
 from lensscan.survey.stamps import Batch, Frame, Rows, StampReader, StampSource, allocate
 
-__all__ = ["ReadTask", "Reading", "ReaderRing"]
+__all__ = ["ReadTask", "ReaderRing", "Reading"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ is contiguous in storage.  Block borders depend on catalog, stamp storage and ba
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -31,7 +32,16 @@ FORMAT = 1
 CHUNK_ROWS = 1_000_000
 BATCHES_PER_BLOCK = 16
 OPEN_COST = 20.0  # opening a file costs about as much as reading so many rows
-NUMBERS = {"ra": "f8", "dec": "f8", "px": "f8", "py": "f8", "file": "u4", "offset": "i8", "row": "i8", "status": "u1"}
+NUMBERS = {
+    "ra": "f8",
+    "dec": "f8",
+    "px": "f8",
+    "py": "f8",
+    "file": "u4",
+    "offset": "i8",
+    "row": "i8",
+    "status": "u1",
+}
 BLOCK = np.dtype([("start", "i8"), ("stop", "i8"), ("n_files", "i4"), ("cost", "f4")])
 FLOW = np.dtype([("name", "S160"), ("n_in", "i8"), ("n_kept", "i8"), ("n_nan", "i8"), ("n_sentinel", "i8")])
 TEXT = h5py.string_dtype("utf-8")
@@ -75,7 +85,11 @@ class PlanWriter:
             raise disk_error(error, self._temp) or OutputError(f"cannot write {self._temp}: {error}") from None
 
     def append(
-        self, ids: np.ndarray, numbers: dict[str, np.ndarray], files: list[str], columns: dict[str, np.ndarray]
+        self,
+        ids: np.ndarray,
+        numbers: dict[str, np.ndarray],
+        files: list[str],
+        columns: dict[str, np.ndarray],
     ) -> None:
         """Add the selected rows of one catalog chunk.
 
@@ -91,7 +105,9 @@ class PlanWriter:
         """
         index, names = self._intern(files)
         order = np.lexsort((numbers["offset"], index))
-        values = {name: np.ascontiguousarray(numbers[name][order], dtype=NUMBERS[name]) for name in NUMBERS if name != "file"}
+        values = {
+            name: np.ascontiguousarray(numbers[name][order], dtype=NUMBERS[name]) for name in NUMBERS if name != "file"
+        }
         values["file"] = index[order].astype("u4")
         self._extend("files", np.array(names, dtype=object), TEXT)
         self._extend("rows/id", self._checked_ids(ids)[order], TEXT if self._id_kind == "str" else None)
@@ -122,7 +138,9 @@ class PlanWriter:
     def _checked_ids(self, ids: np.ndarray) -> np.ndarray:
         kind = {"i": "int", "u": "uint"}.get(ids.dtype.kind, "str")
         if self._id_kind and kind != self._id_kind:
-            raise LensscanError(f"catalog ids change from {self._id_kind} to {kind} between files; give all files one id type")
+            raise LensscanError(
+                f"catalog ids change from {self._id_kind} to {kind} between files; give all files one id type"
+            )
         self._id_kind = kind
         if kind != "str":
             return ids.astype("i8" if kind == "int" else "u8")
@@ -220,10 +238,8 @@ class PlanWriter:
 
     def discard(self) -> None:
         """Remove the temporary file."""
-        try:
+        with contextlib.suppress(OSError, RuntimeError):
             self._h5.close()
-        except (OSError, RuntimeError):
-            pass
         self._temp.unlink(missing_ok=True)
 
 
@@ -284,12 +300,23 @@ class Plan:
             with h5py.File(path, "r", locking=False) as h5:
                 a = h5.attrs
                 if int(a["format"]) != FORMAT:
-                    raise OutputError(f"{path} has plan format {a['format']}, this lensscan writes {FORMAT}; remove {path.parent}")
+                    raise OutputError(
+                        f"{path} has plan format {a['format']}, this lensscan writes {FORMAT}; remove {path.parent}"
+                    )
                 return cls(
-                    path, str(a["plan_hash"]), json.loads(a["settings"]), json.loads(a["fingerprint"]), int(a["n_catalog"]),
-                    int(a["n_rows"]), int(a["batch"]), tuple(json.loads(a["bands"])), str(a["id_kind"]), int(a["id_width"]),
-                    h5["blocks"][()], h5["cutflow"][()],
-                )  # fmt: skip
+                    path=path,
+                    plan_hash=str(a["plan_hash"]),
+                    settings=json.loads(a["settings"]),
+                    fingerprint=json.loads(a["fingerprint"]),
+                    n_catalog=int(a["n_catalog"]),
+                    n_rows=int(a["n_rows"]),
+                    batch=int(a["batch"]),
+                    bands=tuple(json.loads(a["bands"])),
+                    id_kind=str(a["id_kind"]),
+                    id_width=int(a["id_width"]),
+                    blocks=h5["blocks"][()],
+                    cutflow=h5["cutflow"][()],
+                )
         except (OSError, KeyError, ValueError) as error:
             raise OutputError(f"cannot read the plan {path} ({error}); remove {path.parent} and start again") from None
 

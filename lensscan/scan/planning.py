@@ -40,16 +40,17 @@ class Planner:
     """
 
     def __init__(self, settings: ScanSettings, announce: Callable[[str], None] = lambda text: None) -> None:
-        from lensscan.nets.card import read_card
+        from lensscan.nets.model import Model
 
         self.settings = settings
         self.announce = announce
         self.survey, self.cut = settings.load()
-        self.cards: list[Card] = [read_card(name) for name in settings.model]
+        models = [Model.load(name) for name in settings.model]
+        self.cards: list[Card] = [model.card for model in models]
         names = [card.name for card in self.cards]
         if len(set(names)) != len(names):
             raise ModelError(f"models {', '.join(names)}: two have the same name; a scan names its columns by them")
-        self.frame: Frame = common_frame(self.cards)
+        self.frame: Frame = common_frame(models)
         self._check_bands()
         self.source: StampSource = stamp_source(settings, self.survey, self.frame)
         self.catalog: Catalog = open_catalog(settings.catalog, self.survey, self.source.required_columns())
@@ -61,8 +62,8 @@ class Planner:
         missing = [band for band in self.frame.bands if band not in self.survey.bands]
         if len(self.frame.bands) - len(missing) < self.frame.min_bands:
             raise ModelError(
-                f"model {self.cards[0].name} needs {self.frame.min_bands} of the bands {' '.join(self.frame.bands)}, but survey "
-                f"{self.survey.name} has {' '.join(self.survey.bands)}; choose a model for these bands"
+                f"model {self.cards[0].name} needs {self.frame.min_bands} of the bands {' '.join(self.frame.bands)}, "
+                f"but survey {self.survey.name} has {' '.join(self.survey.bands)}; choose a model for these bands"
             )
 
     @property
@@ -100,7 +101,9 @@ class Planner:
                 mask = selector.apply(chunk)
                 self._append(writer, chunk, mask)
                 rate = selector.flow.n_catalog / max(1e-9, time.monotonic() - begun)
-                self.announce(f"plan: {selector.flow.n_catalog} catalog rows read, {writer.n_rows} selected, {rate:.0f} rows/s")
+                self.announce(
+                    f"plan: {selector.flow.n_catalog} catalog rows read, {writer.n_rows} selected, {rate:.0f} rows/s"
+                )
             faults.reach("plan:before_rename")
             writer.finish(self.identity(), self._flow(selector.flow), self.fingerprint, self.frame.bands)
         except BaseException:
@@ -115,8 +118,8 @@ class Planner:
             return flow
         if self.stored_flow.n_selected != flow.n_catalog:
             raise CatalogError(
-                f"{self.settings.catalog} holds {flow.n_catalog} rows, but its stored cut flow says {self.stored_flow.n_selected}; "
-                "run lensscan select again"
+                f"{self.settings.catalog} holds {flow.n_catalog} rows, but its stored cut flow says "
+                f"{self.stored_flow.n_selected}; run lensscan select again"
             )
         return self.stored_flow
 
@@ -146,7 +149,9 @@ class Planner:
         fresh = self.make(again)
         again.unlink(missing_ok=True)
         if fresh.plan_hash != plan.plan_hash:
-            raise PlanMismatch(f"{path.parent}: the catalog or the stamp index changed since the plan was made; {self._remedy()}")
+            raise PlanMismatch(
+                f"{path.parent}: the catalog or the stamp index changed since the plan was made; {self._remedy()}"
+            )
         return plan
 
     def require_same(self, stored: dict[str, Any], where: str) -> None:

@@ -71,7 +71,14 @@ def find_crashers(settings: ScanSettings, start: int, stop: int) -> list[int]:
 
 def survives(settings: ScanSettings, start: int, stop: int) -> bool:
     """Read and score plan rows [start, stop) in a subprocess; True unless a signal killed it."""
-    command = [sys.executable, "-m", "lensscan.scan.probe", canonical(settings.resolved()), str(start), str(stop)]
+    command = [
+        sys.executable,
+        "-m",
+        "lensscan.scan.probe",
+        canonical(settings.resolved()),
+        str(start),
+        str(stop),
+    ]
     hidden = ("OMPI_", "PMIX_", "PMI_", "PRTE_", "SLURM_STEP", "LENSSCAN_FAULT")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
     done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)

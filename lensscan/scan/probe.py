@@ -1,4 +1,7 @@
-"""``python -m lensscan.scan.probe SETTINGS START STOP``: reads and scores some plan rows, to see whether that kills the process."""
+"""Reads and scores some plan rows in a process of its own, to see whether that kills it.
+
+``python -m lensscan.scan.probe SETTINGS START STOP``
+"""
 
 from __future__ import annotations
 

@@ -80,9 +80,7 @@ class Message:
     def pack(self) -> bytes:
         """Return the bytes of the message."""
         counts = [min(n, 0xFFFF) for n in self.reasons]
-        return _LAYOUT.pack(
-            self.kind, self.rank, self.block, self.rows, self.failed, self.code, self.seconds, *counts
-        )
+        return _LAYOUT.pack(self.kind, self.rank, self.block, self.rows, self.failed, self.code, self.seconds, *counts)
 
     @classmethod
     def unpack(cls, payload: bytes) -> Message:

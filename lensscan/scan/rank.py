@@ -48,9 +48,17 @@ def serve(world: World, build: Callable[[], Engine], stop: StopRequest) -> int:
         if worker is not None:
             _carry(world, worker)
         if ROOT in world.dead():
-            abort(world, ExitCode.INCOMPLETE, f"lensscan scan: rank {world.rank}: root is dead; run the same command again")
+            abort(
+                world,
+                ExitCode.INCOMPLETE,
+                f"lensscan scan: rank {world.rank}: root is dead; run the same command again",
+            )
         if orphaned() or now - heard > SILENCE_SECONDS:
-            abort(world, ExitCode.INCOMPLETE, f"lensscan scan: rank {world.rank}: root or launcher is gone; leaving")
+            abort(
+                world,
+                ExitCode.INCOMPLETE,
+                f"lensscan scan: rank {world.rank}: root or launcher is gone; leaving",
+            )
         if not told and stop.check() is not None:
             told = True
             world.send(ROOT, Message(Kind.STOP, world.rank, code=stop.check() or 0).pack())

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lensscan.errors import ExitCode, LensscanError
+from lensscan.errors import ExitCode, LensscanError, OutputError, disk_error
 from lensscan.mpi import World, orphan_watch
 from lensscan.scan import shards
 from lensscan.scan.lock import RunLock
@@ -74,7 +74,8 @@ class Root:
             for folder in (run_dir, run_dir / "shards", run_dir / "attempts"):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise LensscanError(f"cannot create {run_dir}: {error.strerror}; choose another output") from None
+            reason = f"cannot create {run_dir}: {error.strerror}; choose another output"
+            raise disk_error(error, run_dir) or OutputError(reason) from None
         note = self.lock.acquire()
         if note:
             self.warn(note)
@@ -277,5 +278,3 @@ class Root:
     def note(self, event: str, **values: Any) -> None:
         """Write one event to the log."""
         self.runlog.write(event, **values)
-
-

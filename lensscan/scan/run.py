@@ -92,7 +92,14 @@ def _scan(root: Root, settings: ScanSettings, argv: Sequence[str]) -> int:
         root.leave(finished)
         return finished
     root.enter()
-    root.note("attempt", argv=list(argv), size=root.world.size, mpi=root.world.vendor, host=os.uname().nodename, **_job())
+    root.note(
+        "attempt",
+        argv=list(argv),
+        size=root.world.size,
+        mpi=root.world.vendor,
+        host=os.uname().nodename,
+        **_job(),
+    )
     root.sweep()
     plan = root.during(lambda: _plan(planner, settings))
     if plan is None:
@@ -110,7 +117,7 @@ def _scan(root: Root, settings: ScanSettings, argv: Sequence[str]) -> int:
     report = root.during(lambda: _merge(planner, plan, root, settings, argv))
     if report is None:
         return _stopped(root, "during the merge")
-    code = _verdict(report, settings)
+    code = _verdict(report.n_failed, report.n_selected, settings)
     for line in report.lines():
         root.say(line)
     root.leave(code, remove=not settings.keep_shards)
@@ -147,20 +154,23 @@ def _finished_output(planner: Planner, out: Path, settings: ScanSettings) -> int
     OutputError
         If the output belongs to another plan and `overwrite` is not set, or its shards are gone.
     """
-    from lensscan.candidates.file import read_header
+    from lensscan.candidates.file import read_header, read_provenance
 
     if settings.overwrite or not out.exists():
         return None
     header = read_header(out)
-    planner.require_same(header.plan_settings, str(out))
+    stored = read_provenance(out)
+    planner.require_same(stored["plan"], str(out))
     run_dir_stands = (settings.run_dir / "plan.h5").exists()
-    if canonical(header.fingerprint) != canonical(planner.fingerprint) and not run_dir_stands:
+    if canonical(stored["fingerprint"]) != canonical(planner.fingerprint) and not run_dir_stands:
         fresh = planner.make(out.with_name(out.name + ".plan-again.h5"))
         fresh.path.unlink(missing_ok=True)
         if fresh.plan_hash != header.plan_hash:
-            raise OutputError(f"{out} was made from another state of the catalog; choose another output, or give --overwrite")
-    if canonical(header.merge_settings) == canonical(merge_settings(planner, settings)):
-        return _verdict_of(header.n_failed, header.n_rows, settings)
+            raise OutputError(
+                f"{out} was made from another state of the catalog; choose another output, or give --overwrite"
+            )
+    if all(header.merge_settings.get(name) == value for name, value in merge_settings(planner, settings).items()):
+        return _verdict(header.n_failed, header.n_selected, settings)
     if not run_dir_stands:
         raise OutputError(
             f"{out} was merged with other settings and its shards are gone; choose another output, or give --overwrite "
@@ -182,19 +192,14 @@ def _merge(planner: Planner, plan: Plan, root: Root, settings: ScanSettings, arg
 
     faults.reach("merge:before")
     provenance = collect(planner, plan, settings, root.world, argv, root.log_path)
-    report = merge(
-        plan, settings.run_dir, Path(settings.output), MergeSettings(**merge_settings(planner, settings)), planner.cards, provenance
-    )
+    settings_of_merge = MergeSettings(**merge_settings(planner, settings))
+    report = merge(plan, settings.run_dir, Path(settings.output), settings_of_merge, planner.cards, provenance)
     shards.fsync_folder(Path(settings.output).absolute().parent)
     return report
 
 
-def _verdict(report: MergeReport, settings: ScanSettings) -> ExitCode:
-    return ExitCode(_verdict_of(report.n_failed, report.n_rows, settings))
-
-
-def _verdict_of(n_failed: int, n_rows: int, settings: ScanSettings) -> int:
-    too_many = n_failed > settings.max_failed * n_rows
+def _verdict(n_failed: int, n_selected: int, settings: ScanSettings) -> int:
+    too_many = n_failed > settings.max_failed * n_selected
     return int(ExitCode.TOO_MANY_FAILED if too_many else ExitCode.OK)
 
 
@@ -202,4 +207,3 @@ def _job() -> dict[str, Any]:
     from lensscan.scan.lock import job_id
 
     return {"job": job_id(), "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-

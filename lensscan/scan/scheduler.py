@@ -157,7 +157,9 @@ class Scheduler:
             worker.progress_at = now
             for block in again:
                 heapq.heappush(self._queue, (-self.cost[block], block))
-            actions.append(Warn(f"rank {rank} finished no row for {self.stall_seconds:.0f} s; blocks {again} handed out again"))
+            actions.append(
+                Warn(f"rank {rank} finished no row for {self.stall_seconds:.0f} s; blocks {again} handed out again")
+            )
         return actions + (self._feed(now) if actions else [])
 
     def drain(self, code: int) -> list[Action]:
@@ -183,7 +185,10 @@ class Scheduler:
         worker.blocks.pop(message.block, None)
         worker.progress_at = now
         if message.code == ExitCode.DISK:
-            return [Warn(f"rank {message.rank}: disk full at block {message.block}"), *self.drain(ExitCode.DISK)]
+            return [
+                Warn(f"rank {message.rank}: disk full at block {message.block}"),
+                *self.drain(ExitCode.DISK),
+            ]
         attempts = self._attempts[message.block] = self._attempts.get(message.block, 0) + 1
         text = f"rank {message.rank}: block {message.block} failed, attempt {attempts} of {MAX_ATTEMPTS}"
         if message.block not in self.done:

@@ -23,7 +23,15 @@ from numpy.typing import NDArray
 from lensscan import faults
 from lensscan.errors import OutputError, ShardInvalid, disk_error
 
-__all__ = ["checksum", "done_blocks", "fsync_folder", "read_shard", "shard_path", "sweep_temporary", "write_shard"]
+__all__ = [
+    "checksum",
+    "done_blocks",
+    "fsync_folder",
+    "read_shard",
+    "shard_path",
+    "sweep_temporary",
+    "write_shard",
+]
 
 FAN_OUT = 256
 _attempt = itertools.count()
@@ -81,7 +89,13 @@ def write_shard(
     """
     final = shard_path(run_dir, block)
     temp = final.with_name(f"{final.name}.{os.uname().nodename}-{os.getpid()}-{next(_attempt)}.tmp")
-    attributes = {"plan_hash": plan_hash, "block": block, "start": start, "stop": stop, "checksum": checksum(columns)}
+    attributes = {
+        "plan_hash": plan_hash,
+        "block": block,
+        "start": start,
+        "stop": stop,
+        "checksum": checksum(columns),
+    }
     try:
         final.parent.mkdir(exist_ok=True)
         faults.reach("shard:before_write")
@@ -103,7 +117,9 @@ def write_shard(
         temp.unlink(missing_ok=True)
         if isinstance(error, ShardInvalid):
             raise
-        raise disk_error(error, temp) or OutputError(f"cannot write shard {temp}: {error}; check the output folder") from error
+        raise disk_error(error, temp) or OutputError(
+            f"cannot write shard {temp}: {error}; check the output folder"
+        ) from error
     return final
 
 

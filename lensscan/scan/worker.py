@@ -219,7 +219,11 @@ class Worker(threading.Thread):
         return BlockJob(message.block, start, stop, rows)
 
     def _advance(
-        self, engine: Engine, writer: ThreadPoolExecutor, reading: Reading, behind: tuple[BlockJob, Reading, Pending] | None
+        self,
+        engine: Engine,
+        writer: ThreadPoolExecutor,
+        reading: Reading,
+        behind: tuple[BlockJob, Reading, Pending] | None,
     ) -> tuple[BlockJob, Reading, Pending] | None:
         """Submit one read batch to the network, then finish the one before it."""
         job = reading.task.key

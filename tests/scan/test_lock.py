@@ -25,7 +25,8 @@ def test_second_owner_is_refused_and_told_who(tmp_path):
 
 
 def test_a_dead_owner_on_this_host_is_replaced_at_once(tmp_path):
-    code = "import sys; from pathlib import Path; from lensscan.scan.lock import RunLock; RunLock(Path(sys.argv[1])).acquire()"
+    imports = "import sys; from pathlib import Path; from lensscan.scan.lock import RunLock"
+    code = f"{imports}; RunLock(Path(sys.argv[1])).acquire()"
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "lock")], check=True)
     assert "dead" in RunLock(tmp_path / "lock").acquire()
 

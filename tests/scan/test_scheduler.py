@@ -23,7 +23,9 @@ class World:
 
     def __init__(self, n_blocks, n_workers, seed, done=()):
         self.random = random.Random(seed)
-        self.scheduler = Scheduler([self.random.random() for _ in range(n_blocks)], set(done), n_workers, stall_seconds=50)
+        self.scheduler = Scheduler(
+            [self.random.random() for _ in range(n_blocks)], set(done), n_workers, stall_seconds=50
+        )
         self.ledger = set(done)
         self.scored = []
         self.now = 0.0
@@ -131,8 +133,14 @@ def test_a_resumed_run_hands_out_only_what_is_left():
 
 def test_dearest_first_and_one_prefetched():
     scheduler = Scheduler([1.0, 9.0, 5.0, 7.0], expected=2)
-    assert sends(scheduler.on_message(Message(Kind.READY, 0, code=2), 0.0)) == [(0, Kind.BLOCK, 1), (0, Kind.BLOCK, 3)]
-    assert sends(scheduler.on_message(Message(Kind.READY, 1, code=2), 0.0)) == [(1, Kind.BLOCK, 2), (1, Kind.BLOCK, 0)]
+    assert sends(scheduler.on_message(Message(Kind.READY, 0, code=2), 0.0)) == [
+        (0, Kind.BLOCK, 1),
+        (0, Kind.BLOCK, 3),
+    ]
+    assert sends(scheduler.on_message(Message(Kind.READY, 1, code=2), 0.0)) == [
+        (1, Kind.BLOCK, 2),
+        (1, Kind.BLOCK, 0),
+    ]
 
 
 def test_more_workers_than_blocks():

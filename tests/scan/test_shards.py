@@ -15,7 +15,7 @@ from lensscan.scan import shards
 PLAN = "a" * 64
 
 
-@pytest.fixture()
+@pytest.fixture
 def run_dir(tmp_path):
     (tmp_path / "shards").mkdir()
     return tmp_path
@@ -61,7 +61,9 @@ def test_truncation_is_noticed(run_dir, keep):
         shards.read_shard(path, PLAN, 0, 0, 10)
 
 
-@pytest.mark.parametrize("point", ["shard:before_write", "shard:before_close", "shard:before_sync", "shard:before_rename"])
+@pytest.mark.parametrize(
+    "point", ["shard:before_write", "shard:before_close", "shard:before_sync", "shard:before_rename"]
+)
 def test_full_disk_is_74_and_leaves_no_file(run_dir, monkeypatch, point):
     monkeypatch.setattr(faults, "_faults", [faults.Fault(point, "enospc", None, 1)])
     monkeypatch.setattr(faults, "_hits", type(faults._hits)())
@@ -74,7 +76,11 @@ def test_full_disk_is_74_and_leaves_no_file(run_dir, monkeypatch, point):
 def test_checksum_sees_values_dtypes_and_shapes():
     base = {"a": np.arange(4, dtype="f4")}
     assert shards.checksum(base) == shards.checksum({"a": np.arange(4, dtype="f4")})
-    others = [{"a": np.arange(4, dtype="f8")}, {"a": np.arange(4, dtype="f4").reshape(2, 2)}, {"b": base["a"]}]
+    others = [
+        {"a": np.arange(4, dtype="f8")},
+        {"a": np.arange(4, dtype="f4").reshape(2, 2)},
+        {"b": base["a"]},
+    ]
     assert len({shards.checksum(c) for c in [base, *others]}) == 4
 
 
