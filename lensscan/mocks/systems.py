@@ -1,0 +1,217 @@
+"""The systems of a set of rows: class, observing conditions, galaxy, mass, source and their truth (numpy, float64).
+
+Rows are drawn again, with the number of the attempt in the counter, until they are what their class says; so
+each row stays a pure function of (recipe, seed, index).  Half of the galaxies without a source went through
+the same selection as the lenses (the unpainted twins): their light does not tell the classes apart.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import gammaln
+
+from lensscan.mocks.arcs import is_detectable, measure, signal_to_noise
+from lensscan.mocks.population import flux, lens_mass, light_of, source_galaxy
+from lensscan.mocks.priors import Draws
+from lensscan.mocks.recipes import CLASSES, Recipe
+
+__all__ = ["Observation", "Systems", "draw_systems", "observe"]
+
+Array = NDArray[np.float64]
+LENS, UNDETECTABLE, UNLENSED = (CLASSES.index(name) for name in ("lens", "undetectable", "unlensed_arc"))
+MASSIVE = [CLASSES.index(name) for name in ("lens", "undetectable", "elliptical", "unlensed_arc", "companions", "merger", "ring")]
+TWINS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """Observing conditions: (n, C) arrays fwhm (arcsec), sigma and sky (nJy per pixel), wings; PSF shape and centre (n,).
+
+    `slope` is the sky's gradient, (n, C, 2), in nJy per half frame; `present` (n, C) tells which bands exist.
+    """
+
+    fwhm: Array
+    sigma: Array
+    sky: Array
+    slope: Array
+    wings: Array
+    psf1: Array
+    psf2: Array
+    x: Array
+    y: Array
+    present: NDArray[np.bool_]
+
+
+@dataclass(slots=True)
+class Systems:
+    """Drawn systems: class numbers, observation, and arrays by name (see `draw_systems`)."""
+
+    index: NDArray[np.int64]
+    klass: NDArray[np.int64]
+    sky: Observation
+    light: dict[str, Array]
+    mass: dict[str, Array]
+    source: dict[str, Array]
+    truth: dict[str, Array]
+
+    @property
+    def lensed(self) -> NDArray[np.bool_]:
+        """Rows whose source is painted."""
+        return (self.klass == LENS) | (self.klass == UNDETECTABLE) | (self.klass == UNLENSED)
+
+    @property
+    def massive(self) -> NDArray[np.bool_]:
+        """Rows whose central galaxy is the drawn massive galaxy."""
+        return np.isin(self.klass, MASSIVE)
+
+
+def observe(draws: Draws, recipe: Recipe) -> Observation:
+    """Draw the observing conditions; depth and seeing of the bands scatter partly together."""
+    bands = [recipe.band[b] for b in recipe.bands]
+    width, noise = len(bands), recipe.noise
+    low, mid, high = (np.log([b.sigma[k] for b in bands]) for k in range(3))
+    z = _shared(draws, "noise.depth", noise.common, width)
+    sigma = np.exp(mid + np.where(z > 0, (high - mid), (mid - low)) / 1.645 * np.clip(z, -3, 3))
+    z = _shared(draws, "psf.fwhm", recipe.psf.common, width)
+    fwhm = np.array([b.fwhm[0] for b in bands]) + np.array([b.fwhm[1] for b in bands]) * np.clip(z, -2.5, 3.5)
+    sky = np.array([b.sky for b in bands])
+    e = recipe.psf.ellipticity * np.sqrt(-2 * np.log(draws.uniform("psf.e", k=width)))
+    psf1, psf2 = draws.spin2("psf.angle", np.minimum(e, 0.3))
+    frame, pixel = recipe.frame, recipe.pixel_scale
+    wide = np.where(draws.uniform("frame.wide") < frame.wide_fraction, frame.wide, 0.0)
+    centre = [
+        draws.uniform(f"frame.phase.{a}", -frame.phase, frame.phase) * pixel
+        + draws.normal(f"frame.scatter.{a}", 0.0, frame.scatter) + wide * draws.uniform(f"frame.wide.{a}", -1.0, 1.0)
+        for a in "xy"
+    ]
+    present = draws.uniform("noise.present", k=width) >= noise.missing_band
+    present |= ~present.any(axis=1, keepdims=True)
+    return Observation(
+        fwhm=fwhm, sigma=sigma, sky=sky * sigma * draws.normal("noise.sky", k=width),
+        slope=noise.gradient * sigma[..., None] * draws.normal("noise.slope", k=2 * width).reshape(-1, width, 2),
+        wings=draws.uniform("psf.wings", recipe.psf.wings[0], recipe.psf.wings[1], k=width),
+        psf1=psf1, psf2=psf2, x=centre[0], y=centre[1], present=present,
+    )
+
+
+def _shared(draws: Draws, name: str, common: float, width: int) -> Array:
+    """Return unit normals (n, width) with pairwise correlation `common`."""
+    both = draws.normal(f"{name}.common")[:, None]
+    return math.sqrt(common) * both + math.sqrt(1 - common) * draws.normal(name, k=width)
+
+
+def draw_systems(recipe: Recipe, seed: int, index: NDArray[np.int64]) -> Systems:
+    """Draw the systems of the rows `index`.
+
+    ``truth`` holds theta_E, e1, e2, x, y, sx, sy, gamma1, gamma2, magnification, snr_arc, n_images, z_lens,
+    z_source, sigma_v: NaN where the class has no such thing.
+    """
+    draws = Draws(recipe.digest, seed, index)
+    klass = draws.choice("class", np.asarray(recipe.weights))
+    sky = observe(draws, recipe)
+    wants = np.where(draws.uniform("twin") < TWINS, LENS, -1)
+    for own in (LENS, UNDETECTABLE, UNLENSED):
+        wants = np.where(klass == own, own, wants)
+    store: dict[str, Array] = {}
+    reached = np.full(len(index), -1)
+    pending = np.flatnonzero(np.isin(klass, MASSIVE))
+    for attempt in range(recipe.label.attempts + 1):
+        if not len(pending):
+            break
+        drawn = _attempt(recipe, draws.redraw(pending, attempt), sky, pending)
+        label = drawn.pop("label").astype(np.int64)
+        within = (drawn["light.mag_i"] >= recipe.galaxy.mag[0]) & (drawn["light.mag_i"] <= recipe.galaxy.mag[1])
+        done = within & ((wants[pending] == label) | (wants[pending] < 0))
+        _store(store, drawn, pending, len(index))
+        reached[pending] = label
+        pending = pending[~done]
+    sourced = np.isin(klass, (LENS, UNDETECTABLE, UNLENSED))
+    klass = np.where(sourced, reached, klass)
+    parts: dict[str, dict[str, Array]] = {"light": {}, "mass": {}, "source": {}, "truth": {}}
+    for name, value in store.items():
+        part, _, key = name.partition(".")
+        parts[part][key] = value
+    systems = Systems(np.asarray(index), klass, sky, parts["light"], parts["mass"], parts["source"], parts["truth"])
+    _finish_truth(systems)
+    return systems
+
+
+def _store(store: dict[str, Array], drawn: dict[str, Array], rows: NDArray[np.int64], n: int) -> None:
+    for name, value in drawn.items():
+        if name not in store:
+            store[name] = np.full((n, *value.shape[1:]), np.nan)
+        store[name][rows] = value
+
+
+def _attempt(recipe: Recipe, draws: Draws, sky: Observation, rows: NDArray[np.int64]) -> dict[str, Array]:
+    """Draw galaxy, mass and source once, and say what they make: lens, undetectable or unlensed."""
+    prior = recipe.lens
+    mass = lens_mass(draws, prior, recipe.source.z_max, recipe.source.z_median, recipe.cosmology)
+    light = light_of(draws, recipe, mass["sigma_v"], mass["z_lens"])
+    e_light = np.hypot(light["e1"], light["e2"])
+    q = np.clip(light["q"] + draws.normal("mass.q", 0.0, prior.q_scatter), 0.25, 0.995)
+    turn = np.radians(np.minimum(prior.angle_scatter * 0.2 / np.maximum(e_light, 1e-6), 90.0)) * draws.normal("mass.turn")
+    phi = 0.5 * np.arctan2(light["e2"], light["e1"]) + turn
+    e = (1 - q) / (1 + q)
+    shear = prior.shear * math.sqrt(2 / math.pi) * np.sqrt(-2 * np.log(draws.uniform("mass.shear")))
+    gamma1, gamma2 = draws.spin2("mass.shear_angle", np.minimum(shear, 0.25))
+    mass |= {"e1": e * np.cos(2 * phi), "e2": e * np.sin(2 * phi), "gamma1": gamma1, "gamma2": gamma2}
+    for axis in "xy":
+        centre = getattr(sky, axis)[rows]
+        light[axis] = centre
+        mass[axis] = centre + draws.normal(f"mass.{axis}", 0.0, prior.centre_scatter)
+    source = source_galaxy(draws, recipe, mass["theta_E"])
+    far = 1.0 + np.where(draws.uniform("source.far") < 0.15, draws.uniform("source.far_by", 0.3, 1.2), 0.0) / 0.85
+    source["bx"], source["by"] = source["bx"] * far, source["by"] * far
+    truth, label = _judge(recipe, mass, light, source, sky, rows)
+    result = {f"light.{k}": v for k, v in light.items()} | {f"mass.{k}": v for k, v in mass.items()}
+    result |= {f"source.{k}": v for k, v in source.items()} | {f"truth.{k}": v for k, v in truth.items()}
+    return result | {"label": label}
+
+
+def _judge(
+    recipe: Recipe, mass: dict[str, Array], light: dict[str, Array], source: dict[str, Array], sky: Observation,
+    rows: NDArray[np.int64],
+) -> tuple[dict[str, Array], Array]:
+    """Measure the arcs and apply the label rule; theta_E outside the recipe's limits is no lens."""
+    theta_E = mass["theta_E"]
+    arcs = measure(
+        theta_E, mass["e1"], mass["e2"], mass["gamma1"], mass["gamma2"], source["bx"], source["by"],
+        source["radius"], source["n"], source["e1"], source["e2"],
+    )
+    poisson = np.array([recipe.band[b].poisson for b in recipe.bands])
+    b = 1.9992 * light["n"] - 0.3271
+    n, radius = light["n"], light["radius"]
+    log_sb = -b * (theta_E / radius) ** (1 / n) + 2 * n * np.log(b) - np.log(2 * math.pi * n * radius**2) - gammaln(2 * n)
+    background = flux(light["mags"]) * np.exp(log_sb)[:, None]
+    fwhm, sigma = sky.fwhm[rows], np.where(sky.present[rows], sky.sigma[rows], np.inf)
+    snr = signal_to_noise(
+        flux(source["mags"]) * arcs.magnification[:, None], arcs.area, fwhm, sigma, recipe.pixel_scale, poisson, background
+    )
+    best = snr.argmax(axis=1)[:, None]
+    top, width = np.take_along_axis(snr, best, 1)[:, 0], np.take_along_axis(fwhm, best, 1)[:, 0]
+    inside = (theta_E >= recipe.lens.theta_E[0]) & (theta_E <= recipe.lens.theta_E[1])
+    good = is_detectable(recipe.label, arcs, top, theta_E, source["radius"], width) & inside
+    label = np.where(good, LENS, np.where(arcs.images >= 2, UNDETECTABLE, UNLENSED)).astype(np.float64)
+    return {"magnification": arcs.magnification, "snr_arc": top, "n_images": arcs.images.astype(np.float64)}, label
+
+
+def _finish_truth(systems: Systems) -> None:
+    """Add the parameters to the truth, and blank everything where nothing is lensed."""
+    n = len(systems.index)
+    truth, mass, source = systems.truth, systems.mass, systems.source
+    nothing = np.full(n, np.nan)
+    for key in ("theta_E", "e1", "e2", "x", "y", "gamma1", "gamma2", "sigma_v", "z_lens", "z_source"):
+        truth[key] = mass.get(key, nothing).copy()
+    for axis in "xy":
+        truth[f"s{axis}"] = truth[axis] + source.get(f"b{axis}", nothing)
+    lensed = (systems.klass == LENS) | (systems.klass == UNDETECTABLE)
+    for key in ("magnification", "snr_arc", "n_images"):
+        truth.setdefault(key, nothing)
+    for key in truth:
+        if key not in ("z_lens", "sigma_v"):
+            truth[key] = np.where(lensed, truth[key], np.nan)
