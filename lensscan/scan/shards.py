@@ -123,8 +123,10 @@ def write_shard(
     return final
 
 
-def read_shard(path: Path, plan_hash: str, block: int, start: int, stop: int) -> dict[str, NDArray[Any]]:
-    """Read and verify one shard.
+def read_shard(
+    path: Path, plan_hash: str, block: int, start: int, stop: int, notes: dict[str, Any] | None = None
+) -> dict[str, NDArray[Any]]:
+    """Read and verify one shard; its attributes are added to `notes`, if given.
 
     Raises
     ------
@@ -139,6 +141,8 @@ def read_shard(path: Path, plan_hash: str, block: int, start: int, stop: int) ->
                     raise ShardInvalid(f"{path}: {name} is {h5.attrs[name]}, not {value}")
             columns = {name: dataset[()] for name, dataset in h5.items()}
             stated = h5.attrs["checksum"]
+            if notes is not None:
+                notes.update(h5.attrs.items())
     except ShardInvalid:
         raise
     except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:

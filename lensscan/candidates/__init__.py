@@ -1,0 +1,1 @@
+"""The ranked catalog: the format of OUT.h5 and what is done with it."""

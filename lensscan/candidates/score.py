@@ -1,0 +1,197 @@
+"""From the raw logits of several networks to one calibrated logit and its probabilities.
+
+Mean over networks first, then the calibration of that mean: members calibrated one by one are uncalibrated
+when combined.  The calibration is strictly monotone, so it never changes the ranking; the prevalence enters
+only in the probabilities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lensscan.errors import ModelError
+from lensscan.nets.card import Calibration, Card, LensDensity
+
+__all__ = [
+    "MIN_SURVEY_ROWS",
+    "Combination",
+    "Ensemble",
+    "calibrate",
+    "combine_cards",
+    "p_lens",
+    "unique_names",
+]
+
+MIN_SURVEY_ROWS = 100_000
+"""Fewer scored rows than this make no survey histogram."""
+
+
+def calibrate(logit: ArrayLike, calibration: Calibration) -> NDArray[np.float64]:
+    """Return calibrated logits ``a logit + b``; a temperature T is a = 1 / T, b = 0.
+
+    Raises
+    ------
+    ModelError
+        If the map is not strictly increasing.
+
+    References
+    ----------
+    Platt 1999; Guo et al. 2017, arXiv:1706.04599, section 4.2.
+    """
+    logit = np.asarray(logit, dtype=np.float64)
+    if calibration.kind == "none":
+        return logit
+    if not (np.isfinite(calibration.a) and calibration.a > 0 and np.isfinite(calibration.b)):
+        raise ModelError(f"calibration {calibration} is not strictly increasing; fit it again")
+    return calibration.a * logit + calibration.b
+
+
+def p_lens(logit: ArrayLike, prevalence: float | None) -> NDArray[np.float64]:
+    """Return sigmoid(logit + log(pi / (1 - pi))); NaN without a prevalence."""
+    logit = np.asarray(logit, dtype=np.float64)
+    if prevalence is None:
+        return np.full(logit.shape, np.nan)
+    with np.errstate(over="ignore"):
+        return 1.0 / (1.0 + np.exp(-logit) * ((1.0 - prevalence) / prevalence))
+
+
+def unique_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names made fit for columns ``logit_<name>``: no slash, none twice, none called std."""
+    result: list[str] = []
+    for name in names:
+        plain = name.replace("/", "_") or "model"
+        candidate, number = plain, 2
+        while candidate in result or candidate == "std":
+            candidate, number = f"{plain}_{number}", number + 1
+        result.append(candidate)
+    return tuple(result)
+
+
+@dataclass(frozen=True, slots=True)
+class Ensemble:
+    """The card of several networks together: both fitted on the mean logit of these very networks."""
+
+    calibration: Calibration
+    f_lens: LensDensity = field(default_factory=LensDensity)
+
+
+@dataclass(slots=True)
+class Combination:
+    """How the networks of one run become one score.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Column names of the networks.
+    calibration : Calibration
+        Applied to the mean logit.
+    prevalence : float or None
+    edges, density : ndarray or None
+        Histogram of the calibrated logits of lenses.
+    notes : tuple of str
+        What a reader of the output must know; goes into the provenance.
+    """
+
+    names: tuple[str, ...]
+    calibration: Calibration
+    prevalence: float | None
+    edges: NDArray[np.float64] | None = None
+    density: NDArray[np.float64] | None = None
+    notes: tuple[str, ...] = ()
+    counts: NDArray[np.int64] | None = None
+    n_scored: int = field(default=0)
+
+    def columns(self, raw: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """Return ``logit p_lens logit_std`` and ``logit_<model>`` of raw logits (n, M)."""
+        n_networks = raw.shape[1]
+        wide = np.ascontiguousarray(raw.T, dtype=np.float64)
+        mean = wide[0].copy()
+        for network in wide[1:]:
+            mean += network
+        mean /= n_networks
+        std = np.full(len(raw), np.nan)
+        if n_networks > 1:
+            std[:] = 0.0
+            for network in wide:
+                std += (network - mean) ** 2
+            std = np.sqrt(std / (n_networks - 1))
+        logit = calibrate(mean, self.calibration)
+        columns: dict[str, NDArray[Any]] = {
+            "logit": logit,
+            "p_lens": p_lens(logit, self.prevalence),
+            "logit_std": std,
+        }
+        columns.update({f"logit_{name}": raw[:, k] for k, name in enumerate(self.names)})
+        return columns
+
+    def count(self, logit: NDArray[np.float64]) -> None:
+        """Add the finite calibrated logits of a chunk to the survey's histogram."""
+        logit = logit[~np.isnan(logit)]
+        self.n_scored += len(logit)
+        if self.edges is None:
+            return
+        if self.counts is None:
+            self.counts = np.zeros(len(self.edges) - 1, dtype=np.int64)
+        self.counts += np.bincount(self._bins(logit), minlength=len(self.counts))
+
+    @property
+    def has_survey(self) -> bool:
+        """Whether `p_survey` gives numbers: a prevalence, a histogram of lenses, and enough scored rows."""
+        return self.prevalence is not None and self.edges is not None and self.n_scored >= MIN_SURVEY_ROWS
+
+    def p_survey(self, logit: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Return min(1, pi f_lens(logit) / f_survey(logit)), f_survey from the rows counted; else NaN.
+
+        Logits beyond the histogram of lenses belong to its outermost bins.
+        """
+        result = np.full(len(logit), np.nan, dtype=np.float32)
+        if not self.has_survey or self.edges is None or self.density is None or self.counts is None:
+            return result
+        fine = ~np.isnan(logit)
+        survey = self.counts / (self.n_scored * np.diff(self.edges))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.minimum(1.0, (self.prevalence or 0.0) * self.density / survey)
+        result[fine] = ratio[self._bins(logit[fine])]
+        return result
+
+    def _bins(self, logit: NDArray[np.float64]) -> NDArray[np.intp]:
+        assert self.edges is not None
+        return np.clip(np.searchsorted(self.edges, logit, side="right") - 1, 0, len(self.edges) - 2)
+
+
+def combine_cards(cards: Sequence[Card], prevalence: float | None, ensemble: Ensemble | None = None) -> Combination:
+    """Return the combination of the networks' cards.
+
+    Parameters
+    ----------
+    cards : sequence of Card
+        One per network, in the order of the shards' columns.
+    prevalence : float or None
+    ensemble : Ensemble, optional
+        Several networks without one keep their raw mean: it ranks, but is not calibrated, and a note says so.
+    """
+    names = unique_names([card.name for card in cards])
+    notes: list[str] = []
+    calibration, histogram = Calibration(), LensDensity()
+    if len(cards) == 1:
+        calibration, histogram = cards[0].calibration, cards[0].f_lens
+        if calibration.kind == "none":
+            notes.append(f"model {names[0]} carries no calibration: logit ranks, but p_lens is not calibrated")
+    elif ensemble is not None:
+        calibration, histogram = ensemble.calibration, ensemble.f_lens
+    else:
+        which = f"the mean of {len(cards)} networks"
+        notes.append(f"{which} has no ensemble calibration: logit ranks, but p_lens is not calibrated")
+    if prevalence is None:
+        notes.append("no prevalence is stated (by the cut, or as prevalence): p_lens and p_survey are NaN")
+    calibrate(np.zeros(1), calibration)
+    combination = Combination(names, calibration, prevalence, notes=tuple(notes))
+    if len(histogram.edges) > 1:
+        combination.edges = np.asarray(histogram.edges, dtype=np.float64)
+        combination.density = np.asarray(histogram.density, dtype=np.float64)
+    return combination
