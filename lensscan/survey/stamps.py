@@ -116,6 +116,14 @@ class Batch:
         self.n = 0
         self.reset(0, len(self.status))
 
+    def open(self, start: int, stop: int) -> None:
+        """Begin to fill rows [start, stop): small columns get their defaults, nothing is masked."""
+        if start == 0:
+            self.masked = False
+        elif self.masked:
+            self.mask[start:stop] = False
+        self.reset(start, stop)
+
     def reset(self, start: int, stop: int) -> None:
         """Give the small columns of rows [start, stop) their defaults."""
         rows = slice(start, stop)

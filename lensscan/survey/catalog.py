@@ -1,0 +1,295 @@
+"""Survey catalogs in any table format, one file or a glob of thousands, streamed in chunks."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lensscan.config import Band, Survey
+from lensscan.errors import CatalogError
+from lensscan.survey.tables import open_table
+
+__all__ = ["CHUNK", "Catalog", "Chunk", "open_catalog"]
+
+CHUNK = 1_000_000
+"""Rows of a catalog chunk; part of the plan's definition of a block."""
+Floats = NDArray[np.float64]
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Consecutive rows of a catalog.
+
+    Attributes
+    ----------
+    start : int
+        Catalog row of the first.
+    n : int
+        Number of rows.
+    id : (n,) int64, uint64 or str array
+    ra, dec : (n,) float64
+        Degrees, NaN if absent.
+    px, py : (n,) float64
+        0-based pixel position in the tiles, NaN if the survey names no columns for it.
+    mags : dict of (n,) float64
+        AB magnitudes per band, corrected for extinction where the survey names a column; NaN where missing,
+        a sentinel, or no positive flux.
+    sentinel : dict of (n,) bool
+        Where a band's value was a sentinel.
+    columns : dict of arrays
+        Further columns by their name in the catalog.
+    id_column : str
+        Name of the identifier's column.
+    """
+
+    start: int
+    n: int
+    id: NDArray[Any]
+    ra: Floats
+    dec: Floats
+    px: Floats
+    py: Floats
+    mags: dict[str, Floats] = field(default_factory=dict)
+    sentinel: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    columns: dict[str, NDArray[Any]] = field(default_factory=dict)
+    id_column: str = "id"
+
+    def named(self, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Return columns by name for a path template; ``id`` always means the identifier."""
+        result = {}
+        for name in names:
+            if name in self.columns:
+                result[name] = self.columns[name]
+            elif name in ("id", self.id_column):
+                result[name] = self.id
+            elif name in ("ra", "dec"):
+                result[name] = self.ra if name == "ra" else self.dec
+            else:
+                raise CatalogError(f"the template needs column {name!r}, which was not read; pass it on opening")
+        return result
+
+    def select(self, mask: NDArray[np.bool_]) -> Chunk:
+        """Return the rows where `mask` is True; `start` is kept (see `numpy.flatnonzero` for the rows)."""
+        return Chunk(
+            self.start,
+            int(np.count_nonzero(mask)),
+            self.id[mask],
+            self.ra[mask],
+            self.dec[mask],
+            self.px[mask],
+            self.py[mask],
+            {band: values[mask] for band, values in self.mags.items()},
+            {band: values[mask] for band, values in self.sentinel.items()},
+            {name: values[mask] for name, values in self.columns.items()},
+            self.id_column,
+        )
+
+
+class Catalog:
+    """A survey catalog; made by `open_catalog`."""
+
+    def __init__(self, paths: list[str], survey: Survey, extra_columns: Sequence[str]) -> None:
+        self.paths = paths
+        self._survey = survey
+        columns = survey.catalog
+        self._extra = tuple(dict.fromkeys((*columns.keep, *extra_columns)))
+        self._wanted, self._optional = self._columns()
+        self._kind: str | None = None
+
+    @property
+    def n_rows(self) -> int | None:
+        """Rows of all files, or None if that needs reading them (CSV)."""
+        total = 0
+        for path in self.paths:
+            with open_table(path) as table:
+                if table.n_rows is None:
+                    return None
+                total += table.n_rows
+        return total
+
+    @property
+    def magnitudes(self) -> str:
+        """Which magnitudes these are, for the provenance."""
+        return self._survey.catalog.magnitudes
+
+    def fingerprint(self) -> list[tuple[str, int, int]]:
+        """Return (path, size, mtime_ns) of every file."""
+        return [(path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in self.paths]
+
+    def _columns(self) -> tuple[dict[str, str], tuple[str, ...]]:
+        """Return needed columns -> the survey key that names them, and the optional ones."""
+        columns = self._survey.catalog
+        wanted = {columns.id: "catalog.id"}
+        for key, name in (("x", columns.x), ("y", columns.y)):
+            if name:
+                wanted[name] = f"catalog.{key}"
+        for name in self._extra:
+            if name not in ("id", "ra", "dec"):
+                wanted.setdefault(name, "catalog.keep (or the template)")
+        optional = [columns.ra, columns.dec]
+        for band in self._survey.bands.values():
+            optional += [name for name in (band.mag, band.flux, band.extinction) if name]
+        return wanted, tuple(name for name in dict.fromkeys(optional) if name not in wanted)
+
+    def require(self, bands: Sequence[str]) -> None:
+        """Check that every file has the magnitudes of `bands`; called by a cut before it reads.
+
+        Raises
+        ------
+        CatalogError
+            Naming the column, the file, the nearest match and the key of the survey file.
+        """
+        for name in bands:
+            band = self._survey.bands.get(name)
+            if band is None or not (band.mag or band.flux):
+                raise CatalogError(
+                    f"survey {self._survey.name}: the cut needs band {name!r}, which has no mag or flux column; "
+                    f"set bands.{name}.mag in the survey file"
+                )
+            key = f"bands.{name}.{'mag' if band.mag else 'flux'}"
+            with open_table(self.paths[0]) as table:
+                table.check(str(band.mag or band.flux), key, self._survey.name)
+                if band.extinction:
+                    table.check(band.extinction, f"bands.{name}.extinction", self._survey.name)
+
+    def chunks(self, rows: int = CHUNK) -> Iterator[Chunk]:
+        """Yield chunks of exactly `rows` rows (the last may be shorter), across file borders."""
+        start = 0
+        waiting: list[dict[str, NDArray[Any]]] = []
+        held = 0
+        for path in self.paths:
+            with open_table(path) as table:
+                for name, key in self._wanted.items():
+                    table.check(name, key, self._survey.name)
+                names = [*self._wanted, *(name for name in self._optional if table.has(name))]
+                for piece in table.pieces(names, rows, text=self._survey.catalog.id):
+                    self._settle_id(piece, path)
+                    waiting.append(piece)
+                    held += _length(piece)
+                    while held >= rows:
+                        whole = _join(waiting)
+                        yield self._chunk({name: values[:rows] for name, values in whole.items()}, start)
+                        start += rows
+                        waiting = [{name: values[rows:] for name, values in whole.items()}]
+                        held -= rows
+        if held:
+            yield self._chunk(_join(waiting), start)
+
+    def _settle_id(self, piece: dict[str, NDArray[Any]], path: str) -> None:
+        """Bring ids to int64, uint64 or str, the same kind for the whole catalog."""
+        name = self._survey.catalog.id
+        values = piece[name]
+        kind = values.dtype.kind
+        if kind == "f":
+            whole = np.isfinite(values) & (values == np.floor(values)) & (np.abs(values) < 2**53)
+            if not whole.all():
+                raise CatalogError(f"{path}: id column {name!r} holds fractions or values above 2^53; store integers")
+            values = values.astype(np.int64)
+        elif kind == "u":
+            values = values.astype(np.uint64 if values.dtype.itemsize == 8 else np.int64)
+        elif kind == "i":
+            values = values.astype(np.int64)
+        elif kind != "U":
+            raise CatalogError(f"{path}: id column {name!r} has dtype {values.dtype}; ids are integers or text")
+        if self._kind is None:
+            self._kind = values.dtype.kind
+        if self._kind == "u" and values.dtype.kind == "i" and (values >= 0).all():
+            values = values.astype(np.uint64)
+        if values.dtype.kind != self._kind:
+            raise CatalogError(
+                f"{path}: id column {name!r} is {_KINDS[values.dtype.kind]}, before it was {_KINDS[self._kind]}; "
+                "give one kind of id in all files"
+            )
+        piece[name] = values
+
+    def _chunk(self, table: Mapping[str, NDArray[Any]], start: int) -> Chunk:
+        columns = self._survey.catalog
+        n = _length(table)
+        chunk = Chunk(
+            start=start,
+            n=n,
+            id=table[columns.id],
+            ra=_floats(table, columns.ra, n),
+            dec=_floats(table, columns.dec, n),
+            px=_floats(table, columns.x, n),
+            py=_floats(table, columns.y, n),
+            columns={name: table[name] for name in self._extra if name in table},
+            id_column=columns.id,
+        )
+        for name, band in self._survey.bands.items():
+            column = band.mag or band.flux
+            if column and column in table:
+                chunk.mags[name], chunk.sentinel[name] = self._magnitude(table, band, n)
+        return chunk
+
+    def _magnitude(
+        self, table: Mapping[str, NDArray[Any]], band: Band, n: int
+    ) -> tuple[Floats, NDArray[np.bool_]]:
+        values = _floats(table, band.mag or band.flux, n)
+        sentinel = np.isin(values, self._survey.catalog.sentinels)
+        values = np.where(sentinel, np.nan, values)
+        with np.errstate(all="ignore"):
+            if not band.mag:
+                values = np.where(values > 0, band.flux_zero_point - 2.5 * np.log10(values), np.nan)
+            if band.extinction and band.extinction in table:
+                values = values - _floats(table, band.extinction, n)
+        return values, sentinel
+
+
+_KINDS = {"i": "signed integers", "u": "unsigned integers", "U": "text"}
+
+
+def _length(table: Mapping[str, NDArray[Any]]) -> int:
+    return len(next(iter(table.values())))
+
+
+def _join(pieces: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    if len(pieces) == 1:
+        return pieces[0]
+    names = [name for name in pieces[0] if all(name in piece for piece in pieces)]
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in names}
+
+
+def _floats(table: Mapping[str, NDArray[Any]], name: str | None, n: int) -> Floats:
+    if not name or name not in table:
+        return np.full(n, np.nan)
+    try:
+        return np.asarray(table[name], np.float64)
+    except ValueError:
+        raise CatalogError(f"column {name!r} is text, not numbers; name the right column in the survey file") from None
+
+
+def open_catalog(path: str, survey: Survey, extra_columns: Sequence[str] = ()) -> Catalog:
+    """Open a catalog.
+
+    Parameters
+    ----------
+    path : str
+        A FITS, HDF5, Parquet, CSV (also gzipped) or ECSV file, or a glob; files are read in sorted order.
+    survey : Survey
+        Names the columns.
+    extra_columns : sequence of str
+        Further columns that must be read: those of a stamp template, those to keep.
+
+    Raises
+    ------
+    CatalogError
+        If nothing matches, a file is not a table, or a column is missing (column, file, nearest match and the
+        key of the survey file are named).
+    """
+    paths = [str(path)] if os.path.exists(path) else sorted(glob.glob(str(path), recursive=True))
+    if not paths:
+        raise CatalogError(f"no catalog {path}; check the path (a glob must be quoted)")
+    catalog = Catalog(paths, survey, extra_columns)
+    with open_table(paths[0]) as table:
+        for name, key in catalog._wanted.items():
+            table.check(name, key, survey.name)
+    return catalog
+
+

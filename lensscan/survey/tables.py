@@ -1,0 +1,170 @@
+"""Tables in FITS, HDF5, Parquet, CSV and ECSV, read in pieces of bounded size."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lensscan.errors import CatalogError, StampError
+from lensscan.survey.fits import open_fitsio
+
+__all__ = ["Table", "open_table", "split_element"]
+
+Columns = dict[str, NDArray[Any]]
+ELEMENT = re.compile(r"(.+)\[(\d+)\]")
+
+
+def split_element(name: str) -> tuple[str, int | None]:
+    """Split ``"MODEL_MAG[1]"`` into column and element of a vector column; a plain name has element None."""
+    match = ELEMENT.fullmatch(name)
+    return (match.group(1), int(match.group(2))) if match else (name, None)
+
+
+class Table(ABC):
+    """One table file; a context manager."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __enter__(self) -> Table:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+
+    @property
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Names of the columns."""
+
+    @property
+    def n_rows(self) -> int | None:
+        """Number of rows, None if unknown before reading."""
+        return None
+
+    @abstractmethod
+    def _read(self, names: Sequence[str], rows: int, text: str) -> Iterator[Columns]:
+        """Yield whole columns (vector columns too) in pieces of at most about `rows` rows."""
+
+    def has(self, name: str) -> bool:
+        """Tell whether a column, or the vector column of an element, exists."""
+        return split_element(name)[0] in self.names or name in self.names
+
+    def check(self, name: str, key: str, survey: str) -> None:
+        """Raise `CatalogError` if a column is missing; `key` is the survey file's key that names it."""
+        if not self.has(name):
+            close = difflib.get_close_matches(split_element(name)[0], self.names, 1, 0.4)
+            by_case = [known for known in self.names if known.lower() == name.lower()]
+            hint = f"nearest is {(by_case or close)[0]!r}" if by_case or close else "columns: " + ", ".join(self.names[:12])
+            raise CatalogError(f"{self.path}: no column {name!r} ({hint}); set {key} in the survey file ({survey})")
+
+    def pieces(self, names: Sequence[str], rows: int, text: str = "") -> Iterator[Columns]:
+        """Yield columns in native byte order, strings as str without trailing blanks.
+
+        Parameters
+        ----------
+        names : sequence of str
+            Columns, or elements of vector columns such as ``MODEL_MAG[1]``.
+        rows : int
+            Largest piece.
+        text : str
+            Column whose values may be integers or text (the identifier), for formats without types.
+        """
+        known = set(self.names)
+        plain = list(dict.fromkeys(name if name in known else split_element(name)[0] for name in names))
+        for piece in self._read(plain, rows, text):
+            yield {name: self._column(piece, name, known) for name in names}
+
+    def _column(self, piece: Columns, name: str, known: set[str]) -> NDArray[Any]:
+        if name in known:
+            return _native(piece[name])
+        column, element = split_element(name)
+        values = piece[column]
+        if values.ndim != 2 or element is None or element >= values.shape[1]:
+            raise CatalogError(f"{self.path}: column {column!r} has no element {element}; its shape is {values.shape[1:]}")
+        return _native(values[:, element])
+
+
+def _native(values: NDArray[Any]) -> NDArray[Any]:
+    if values.dtype.kind == "S":
+        return np.char.rstrip(np.char.decode(values, "utf-8", "replace"))
+    if values.dtype.kind == "O":
+        return np.array([v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in values], dtype=np.str_)
+    if values.dtype.kind == "U":
+        return np.char.rstrip(values)
+    return np.ascontiguousarray(values, values.dtype.newbyteorder("="))
+
+
+class FitsTable(Table):
+    """The first binary table of a FITS file."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        try:
+            self._file = open_fitsio(path)
+            self._hdu = next((hdu for hdu in self._file if hdu.get_exttype() in ("BINARY_TBL", "ASCII_TBL")), None)
+        except (StampError, OSError) as error:
+            raise CatalogError(f"{path}: not readable as FITS ({' '.join(str(error).split())[:120]})") from None
+        if self._hdu is None:
+            self._file.close()
+            raise CatalogError(f"{path}: holds no table; give a FITS file with a binary table")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the columns."""
+        return list(self._hdu.get_colnames())
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return int(self._hdu.get_nrows())
+
+    def _read(self, names: Sequence[str], rows: int, text: str) -> Iterator[Columns]:
+        for start in range(0, self.n_rows, rows):
+            stop = min(start + rows, self.n_rows)
+            try:
+                data = self._hdu[list(names)][start:stop]
+            except (OSError, ValueError, RuntimeError) as error:
+                reason = " ".join(str(error).split())[:160]
+                raise CatalogError(f"{self.path}: rows {start} to {stop}: {reason}") from None
+            yield {name: data[name] for name in names}
+
+
+def open_table(path: str) -> Table:
+    """Open a table file by its ending, or by its first bytes.
+
+    Raises
+    ------
+    CatalogError
+        If it is none of FITS, HDF5, Parquet, CSV (also gzipped) and ECSV.
+    """
+    lower = path.lower()
+    if lower.endswith((".csv", ".csv.gz", ".ecsv", ".ecsv.gz", ".txt", ".dat")):
+        from lensscan.survey.texttable import TextTable
+
+        return TextTable(path)
+    if lower.endswith((".parquet", ".parq", ".pq")):
+        from lensscan.survey.columnar import ParquetTable
+
+        return ParquetTable(path)
+    if lower.endswith((".h5", ".hdf5", ".hdf", ".he5")):
+        from lensscan.survey.columnar import HdfTable
+
+        return HdfTable(path)
+    if lower.endswith((".fits", ".fit", ".fits.gz", ".fit.gz", ".fits.fz")):
+        return FitsTable(path)
+    raise CatalogError(f"{path}: unknown ending; catalogs are .fits .h5 .parquet .csv .csv.gz or .ecsv files")

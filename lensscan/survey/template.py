@@ -1,0 +1,52 @@
+"""Path templates over catalog columns: ``cuts/{tile}/{id:08d}.fits``, ``coadd_{band}.fits.fz``."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from typing import Any
+
+from lensscan.config import Band, Survey
+from lensscan.errors import ConfigError
+
+__all__ = ["BAND", "Template", "band_label"]
+
+BAND = "{band}"
+
+
+def band_label(name: str, band: Band) -> str:
+    """Return what stands for a band in file names and extension names."""
+    return band.extension or name
+
+
+class Template:
+    """A path with ``{column}`` and ``{column:format}`` fields; ``{band}`` stays in the path until it is read."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        try:
+            fields = [part[1:3] for part in string.Formatter().parse(text) if part[1] is not None]
+        except ValueError as error:
+            raise ConfigError(f"template {text!r}: {error}; write {{column}} for a catalog column") from None
+        for name, _ in fields:
+            if not name or any(character in name for character in ".[]!"):
+                raise ConfigError(f"template {text!r}: field {{{name}}} is not a column name")
+        self.columns = tuple(dict.fromkeys(name for name, _ in fields if name != "band"))
+        self.per_band = any(name == "band" for name, _ in fields)
+
+    def expand(self, columns: Mapping[str, Any], n: int) -> list[str]:
+        """Return the `n` paths for columns of equal length; raises `ConfigError` for a format that does not fit."""
+        if not self.columns:
+            path = self.text.format(band=BAND) if self.per_band else self.text.format()
+            return [path] * n
+        values = [columns[name].tolist() for name in self.columns]
+        fill, names = self.text.format_map, self.columns
+        try:
+            return [fill(dict(zip(names, row, strict=True), band=BAND)) for row in zip(*values, strict=True)]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"template {self.text!r}: {error}; the format does not fit the column") from None
+
+
+def band_path(path: str, survey: Survey, name: str) -> str:
+    """Return a path for one band."""
+    return path.replace(BAND, band_label(name, survey.bands[name]))
