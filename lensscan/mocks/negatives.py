@@ -21,6 +21,10 @@ __all__ = ["compose"]
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
 MOST = 18
+LOCUS = (  # g-r, r-i, i-z along the stellar locus, from F stars to late M dwarfs (assumed, by eye from SDSS)
+    (0.25, 0.05, 0.02), (0.45, 0.15, 0.05), (0.70, 0.26, 0.11), (1.00, 0.40, 0.19), (1.30, 0.60, 0.31),
+    (1.42, 0.95, 0.48), (1.47, 1.40, 0.72), (1.55, 1.90, 0.98),
+)
 
 
 def compose(recipe: Recipe, seed: int, systems: Systems, margin: int) -> tuple[Scene, Array]:
@@ -163,9 +167,9 @@ def _edge_on(scene: Scene, recipe: Recipe, systems: Systems, rows: Rows, draws: 
 def _star_flux(recipe: Recipe, draws: Draws, name: str, low: float, high: float, k: int | None = None) -> Array:
     """Return fluxes of stars along the stellar locus (two thirds M dwarfs)."""
     mag = draws.power_law(f"{name}.mag", low, high, 0.12, k=k)
-    t = draws.uniform(f"{name}.t", k=k) ** 0.5
-    g_r, r_i = np.minimum(0.2 + 1.9 * t, 1.45), 0.08 + 0.2 * t + 1.5 * np.clip(t - 0.6, 0, 1) * 2.2 * t
-    return flux(band_magnitudes(recipe.bands, mag, np.stack([g_r, r_i, 0.05 + 0.5 * r_i], axis=-1)))
+    place = draws.uniform(f"{name}.locus", 0.0, 1.0, k=k) ** 0.8 * (len(LOCUS) - 1)
+    colours = np.stack([np.interp(place, np.arange(len(LOCUS)), np.asarray(LOCUS)[:, c]) for c in range(3)], axis=-1)
+    return flux(band_magnitudes(recipe.bands, mag, colours + 0.03 * draws.normal(f"{name}.c", k=k)[..., None]))
 
 
 def _star(scene: Scene, recipe: Recipe, systems: Systems, rows: Rows, draws: Draws, total: Array) -> None:
@@ -204,7 +208,7 @@ def _neighbours(scene: Scene, recipe: Recipe, systems: Systems, draws: Draws, ma
     everyone = np.arange(draws.n)
     count = draws.poisson("near.count", prior.density * area, MOST)
     mag = draws.power_law("near.mag", prior.mag[0], prior.mag[1], prior.slope, k=MOST)
-    colours = random_colours(draws, "near", 0.3, k=MOST)
+    colours = random_colours(draws, "near", prior.red_fraction, k=MOST)
     x, y = (draws.uniform(f"near.{a}", -half, half, k=MOST) for a in "xy")
     _add_field(scene, recipe, draws, "near", everyone, np.arange(MOST) < count[:, None], mag, colours, x, y)
     few = 4

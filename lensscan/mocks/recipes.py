@@ -184,6 +184,8 @@ class ScenePrior:
         Their magnitude limits.
     slope : float
         Counts grow as 10^(slope m).
+    red_fraction : float
+        Share of red ones among them.
     members : float
         Mean number of companions of the massive galaxy's own colour within `members_radius` arcsec.
     stars : float
@@ -193,6 +195,7 @@ class ScenePrior:
     density: float = 0.0
     mag: tuple[float, float] = (18.0, 25.3)
     slope: float = 0.33
+    red_fraction: float = 0.4
     members: float = 0.0
     members_radius: float = 12.0
     stars: float = 0.0
