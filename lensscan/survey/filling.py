@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lensscan.errors import StampError
 from lensscan.schema import Flag, Status
 from lensscan.survey.placement import Placement
-from lensscan.survey.quality import settle
+from lensscan.survey.quality import PIECE, check_piece, settle
 from lensscan.survey.sky import Sky
 from lensscan.survey.stamps import Batch, Frame, Rows
 
@@ -26,8 +26,9 @@ class Filling:
 
     def __init__(self, batch: Batch, at: int, n: int, frame: Frame, mask_value: float | None) -> None:
         self.batch, self.at, self.n, self.frame = batch, at, n, frame
-        self.padding = np.zeros(n, np.int64)
         self.doubtful = np.zeros(n, np.bool_)
+        self.fine = np.zeros((n, len(frame.bands)), np.bool_)
+        self.checked = np.zeros(n, np.bool_)
         self.sky = Sky(n)
         self._mask_value = mask_value
         batch.open(at, at + n)
@@ -107,16 +108,26 @@ class Filling:
         if place.padding and outside:
             self.batch.flags[slot] |= Flag.EDGE
         elif place.padding:
-            self.padding[row] = place.padding
+            self.batch.padding[slot] = place.padding
 
     def finish(self, rows: Rows, start: int) -> None:
         """Settle every row and write the sky positions."""
         batch, stop = self.batch, self.at + self.n
-        settle(batch, self.at, stop, self.frame, self.padding, self.doubtful)
+        self._check()
+        settle(batch, self.at, stop, self.frame, self.doubtful, self.fine)
         self.sky.store(
             batch, self.at, self.frame, rows.ra[start : start + self.n], rows.dec[start : start + self.n]
         )
         batch.close(stop)
+
+
+    def _check(self) -> None:
+        """Check the pixels of the rows that the reader has not checked while they were in the cache."""
+        step = max(1, PIECE // max(1, self.batch.images[0].nbytes))
+        for low in range(0, self.n, step):
+            piece = slice(low, min(low + step, self.n))
+            if not self.checked[piece].all():
+                self.fine[piece] = check_piece(self.batch.images[self.at + piece.start : self.at + piece.stop])
 
 
 def _join(one: NDArray[np.bool_] | None, other: NDArray[np.bool_]) -> NDArray[np.bool_]:

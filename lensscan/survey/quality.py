@@ -34,34 +34,25 @@ def settle(
     start: int,
     stop: int,
     frame: Frame,
-    padding: NDArray[np.int64],
     doubtful: NDArray[np.bool_],
-    fine: NDArray[np.bool_] | None = None,
+    fine: NDArray[np.bool_],
 ) -> None:
     """Decide on rows [start, stop) of a filled batch.
 
     Parameters
     ----------
-    padding : (stop - start,) array
-        Frame pixels per band that lie beyond the supplied stamp; they do not count as masked.
     doubtful : (stop - start,) bool array
         Rows whose mask was written: never the fast path.
-    fine : (stop - start, C) bool array, optional
-        Result of `check_piece`, where the reader has it already.
+    fine : (stop - start, C) bool array
+        Result of `check_piece`.
     """
-    if fine is None:
-        fine = np.empty((stop - start, len(frame.bands)), np.bool_)
-        step = max(1, PIECE // max(1, batch.images[0].nbytes))
-        for low in range(start, stop, step):
-            high = min(low + step, stop)
-            fine[low - start : high - start] = check_piece(batch.images[low:high])
     pending = batch.status[start:stop] == Status.PENDING
     slow = pending & (doubtful | ~fine.all(axis=1) | ~batch.present[start:stop].all(axis=1))
     for row in np.flatnonzero(slow):
-        _settle_row(batch, start + int(row), frame, int(padding[row]), bool(doubtful[row]))
+        _settle_row(batch, start + int(row), frame, bool(doubtful[row]))
 
 
-def _settle_row(batch: Batch, row: int, frame: Frame, padding: int, masked: bool) -> None:
+def _settle_row(batch: Batch, row: int, frame: Frame, masked: bool) -> None:
     images = batch.images[row]
     bad = ~np.isfinite(images)
     present = batch.present[row].copy()
@@ -70,6 +61,7 @@ def _settle_row(batch: Batch, row: int, frame: Frame, padding: int, masked: bool
     bare = not (~bad[present]).any()
     if masked:
         bad |= batch.mask[row]
+    padding = int(batch.padding[row])
     supplied = images[0].size - padding
     lost, blank = 0, 0
     for band in np.flatnonzero(present):

@@ -91,6 +91,8 @@ class Batch:
     wcs : (B, 6) float64
         ra0, dec0 (deg) of the origin, then dxi/dx, dxi/dy, deta/dx, deta/dy: tangent plane towards East and
         North, arcsec per arcsec; NaN without WCS.
+    padding : (B,) int32
+        Frame pixels per band beyond the supplied stamp; masked, but not counted as missing data.
     masked : bool
         Any True in `mask`.
     n : int
@@ -106,6 +108,7 @@ class Batch:
     sigma: NDArray[np.float32]
     origin: NDArray[np.float32]
     wcs: NDArray[np.float64]
+    padding: NDArray[np.int32]
     masked: bool = False
     n: int = 0
     _written: int = field(default=0, repr=False)
@@ -134,6 +137,7 @@ class Batch:
         self.sigma[rows] = np.nan
         self.origin[rows] = 0.0
         self.wcs[rows] = np.nan
+        self.padding[rows] = 0
 
     def fail(self, row: int, status: int) -> None:
         """Record a failure of one row and zero its pixels."""
@@ -184,6 +188,7 @@ def allocate(n: int, frame: Frame, pinned: bool = False) -> Batch:
         sigma=np.empty(bands, np.float32),
         origin=np.empty((n, 2), np.float32),
         wcs=np.empty((n, 6), np.float64),
+        padding=np.empty(n, np.int32),
     )
     batch.clear()
     return batch
