@@ -48,17 +48,19 @@ def score_stamps(
     if prevalence is not None and not 0 < prevalence < 1:
         raise ModelError(f"prevalence must lie between 0 and 1, not {prevalence}")
     n = len(images)
-    missing = ~np.isfinite(images) if mask is None else np.asarray(mask, bool) | ~np.isfinite(images)
-    seen = ~missing.all(axis=(2, 3)) if present is None else np.asarray(present, bool)
+    missing = ~np.isfinite(images)
+    if mask is not None:
+        missing |= np.asarray(mask, bool)
+    seen = np.asarray(~missing.all(axis=(2, 3)) if present is None else present, bool)
     sides = [_per_band(values, n, n_bands) for values in (fwhm, sigma)]
     scorer = Scorer([model], device, batch, views=views)
     slot = allocate(batch, model.frame(), pinned=scorer.device.type == "cuda")
     parts: list[dict[str, NDArray[Any]]] = []
     for start in range(0, max(n, 1), batch):
         rows = slice(start, min(start + batch, n))
-        _fill(slot, images[rows], missing[rows], seen[rows], sides[0][rows], sides[1][rows])
+        _fill(slot, model.card.pixel_scale, images[rows], missing[rows], seen[rows], sides[0][rows], sides[1][rows])
         columns = scorer.submit(slot).result()
-        columns["origin"] = slot.origin * np.float32(model.card.pixel_scale)
+        columns["origin"] = slot.origin
         parts.append({name: column[: slot.n].copy() for name, column in columns.items()})
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return _table(model, columns, prevalence)
@@ -70,6 +72,7 @@ def _per_band(values: Sequence[float] | Floats | None, n: int, n_bands: int) -> 
 
 def _fill(
     slot: Batch,
+    pixel_scale: float,
     images: Floats,
     missing: NDArray[np.bool_],
     present: NDArray[np.bool_],
@@ -88,7 +91,7 @@ def _fill(
                 place.put_mask(bad, slot.mask_of(row)[band])
         slot.images[row, ~present[row]] = 0.0
     slot.present[:n], slot.fwhm[:n], slot.sigma[:n] = present, fwhm, sigma
-    slot.origin[:n] = place.offset
+    slot.origin[:n] = np.array(place.offset) * pixel_scale
     slot.close(n)
 
 
