@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["PackReader", "PackSource", "list_packs"]
 
 OPEN_PACKS = 8
+PENDING = int(Status.PENDING)
 KEPT_FLAGS = int(Flag.EDGE | Flag.STALE_WCS | Flag.RESAMPLED)
 ID_CACHE = 32
 
@@ -183,17 +186,12 @@ class PackReader(StampReader):
     def read(self, rows: Rows, start: int, stop: int, batch: Batch, at: int = 0) -> None:
         """Fill the batch, see `StampReader.read`."""
         filling = Filling(batch, at, stop - start, self._frame, self._survey.mask_value)
-        status = np.asarray(rows.status[start:stop])
+        status = rows.status[start:stop]
+        for row in np.flatnonzero(status != PENDING).tolist():
+            filling.fail(row, int(status[row]))
         with np.errstate(all="ignore"):
-            row = 0
-            while row < stop - start:
-                if status[row] != Status.PENDING:
-                    filling.fail(row, status[row])
-                    row += 1
-                    continue
-                end = self._run(rows, start, row, stop - start, status)
-                self._read_run(rows, start, row, end, filling)
-                row = end
+            for low, high in _runs(rows, start, stop):
+                self._read_run(rows, start, low, high, filling)
             filling.finish(rows, start)
 
     def close(self) -> None:
@@ -202,15 +200,6 @@ class PackReader(StampReader):
             opened.pack.close()
         self._open.clear()
 
-    @staticmethod
-    def _run(rows: Rows, start: int, row: int, count: int, status: NDArray[np.uint8]) -> int:
-        """Return the end of the run of rows that follow each other in one file."""
-        file, end = rows.file[start + row], row + 1
-        while end < count and rows.file[start + end] == file and status[end] == Status.PENDING:
-            end += 1
-        steps = np.flatnonzero(np.diff(rows.offset[start + row : start + end]) != 1)
-        return row + 1 + int(steps[0]) if len(steps) else end
-
     def _pack(self, path: str) -> _Opened:
         opened = self._open.pop(path, None)
         if opened is None:
@@ -218,7 +207,6 @@ class PackReader(StampReader):
         self._open[path] = opened
         while len(self._open) > OPEN_PACKS:
             self._open.popitem(last=False)[1].pack.close()
-        opened.pack.check()
         return opened
 
     def _read_run(self, rows: Rows, start: int, row: int, end: int, filling: Filling) -> None:
@@ -228,6 +216,7 @@ class PackReader(StampReader):
             opened = self._pack(rows.file[start + row])
             if high > len(opened.pack.rows) or low < 0:
                 raise StampError(Status.WRONG_ID, "the pack has fewer rows than the plan")
+            opened.pack.check()
         except (StampError, ConfigError, OSError, ValueError) as error:
             for index in range(row, end):
                 filling.fail(index, getattr(error, "status", Status.UNREADABLE))
@@ -301,6 +290,22 @@ class PackReader(StampReader):
         batch.sigma[slots, have] = np.where(np.isfinite(noise), noise * factor, batch.sigma[slots, have])
         if opened.place.resampling is None and opened.place.source[0] == opened.place.target[0]:
             batch.padding[slots] = part["PADDING"]
+
+
+def _runs(rows: Rows, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Yield the runs of readable rows, counted from `start`, that follow each other in one file."""
+    readable = rows.status[start:stop] == PENDING
+    joined = (np.diff(rows.offset[start:stop]) == 1) & readable[1:] & readable[:-1]
+    borders = [0, *(np.flatnonzero(~joined) + 1).tolist(), stop - start]
+    for low, high in pairwise(borders):
+        if not readable[low]:
+            continue
+        files = list(rows.file[start + low : start + high])
+        while files and files.count(files[0]) != len(files):
+            other = next(index for index, file in enumerate(files) if file != files[0])
+            yield low, low + other
+            low, files = low + other, files[other:]
+        yield low, high
 
 
 def _planes(

@@ -9,6 +9,7 @@ is read if present.  Missing pixels are NaN.
 from __future__ import annotations
 
 import math
+import mmap
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -105,8 +106,8 @@ class PackFile:
     rows: NDArray[Any]
     index: NDArray[Any] | None
     planes: NDArray[Any] | None
+    _memory: mmap.mmap
     _descriptor: int
-    _bytes: int
 
     @classmethod
     def open(cls, path: str) -> PackFile:
@@ -124,7 +125,8 @@ class PackFile:
             if stamps is None or stamps.kind != "table":
                 raise StampError(Status.UNREADABLE, f"{path}: no table STAMPS")
             total = os.fstat(descriptor).st_size
-            file = np.memmap(path, np.uint8, "r", shape=(total,))
+            memory = mmap.mmap(descriptor, total, access=mmap.ACCESS_READ)
+            file = np.frombuffer(memory, np.uint8)
             rows = _view(file, stamps)
             names = rows.dtype.names or ()
             if names[:4] != ("ID", "RA", "DEC", "IMAGE") or rows.dtype["IMAGE"].base != np.dtype(">f4"):
@@ -140,16 +142,16 @@ class PackFile:
                 rows,
                 _beside(file, hdus.get("INDEX"), len(rows)),
                 _beside(file, hdus.get("PLANES"), len(rows)),
+                memory,
                 descriptor,
-                total,
             )
         except BaseException:
             os.close(descriptor)
             raise
 
     def check(self) -> None:
-        """Raise `StampError` if the file has shrunk since it was opened: reading the map would kill the process."""
-        if os.fstat(self._descriptor).st_size < self._bytes:
+        """Raise `StampError` if the file has shrunk since it was opened: touching the map would end the process."""
+        if os.fstat(self._descriptor).st_size < len(self._memory):
             raise StampError(Status.UNREADABLE, f"{self.path}: was truncated while in use")
 
     def ids(self) -> NDArray[Any]:

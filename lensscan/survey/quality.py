@@ -7,6 +7,8 @@ zero-filled rim of a coadd), is absent; and a row with too little left fails wit
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,14 +21,25 @@ MAX_MASKED = 0.5
 """A row fails as ``masked`` if more than this of its supplied pixels (padding apart) is missing."""
 PIECE = 1 << 19
 """Bytes checked at a time: half of a typical second-level cache."""
+FIRST = 16
 
 
 def check_piece(images: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Return for (k, C, S, S) images which bands (k, C) are finite everywhere and not constant."""
+    """Return for (k, C, S, S) images which bands (k, C) are finite everywhere and clearly not constant.
+
+    The inner product with zeros is 0 if and only if all pixels are finite, and is the fastest such test
+    numpy has (1.1 us for 65 kB against 1.6 for isfinite and 2.1 for maximum and minimum).  A band whose
+    first pixels are equal counts as doubtful; `settle` looks at it closely.
+    """
     pixels = images.reshape(images.shape[0], images.shape[1], -1)
-    high, low = pixels.max(axis=2), pixels.min(axis=2)
-    good: NDArray[np.bool_] = np.isfinite(high) & np.isfinite(low) & (high > low)
-    return good
+    finite = np.vecdot(pixels, _zeros(pixels.shape[2])) == 0.0
+    varied: NDArray[np.bool_] = (pixels[:, :, 1:FIRST] != pixels[:, :, :1]).any(axis=2)
+    return finite & varied
+
+
+@lru_cache(maxsize=8)
+def _zeros(n: int) -> NDArray[np.float32]:
+    return np.zeros(n, np.float32)
 
 
 def settle(
