@@ -82,7 +82,9 @@ class VerificationError(LensscanError):
 
 
 class ShardInvalid(LensscanError):
-    """A shard that does not belong to this plan or is damaged; its block is scored again."""
+    """A shard that does not belong to this plan or is damaged; its block is scored again by the next run."""
+
+    exit_code = ExitCode.INCOMPLETE
 
 
 class DiskError(LensscanError):

@@ -13,7 +13,7 @@ worker -> root        BEAT       block, rows                                 ali
 root -> worker        BEAT       -                                           root is alive
 worker -> root        STOP       code                                        the rank got a stop signal
 root -> worker        DRAIN      code                                        finish the batch, abandon the rest
-worker -> root        BYE        code                                        nothing of this rank is in flight
+worker -> root        BYE        code, rows                                    nothing of this rank is in flight
 root -> worker        EXIT       code                                        leave with this exit code
 ====================  =========  ==========================================  ==================================
 
@@ -59,7 +59,7 @@ class Message:
     block : int
         Block number, -1 where it means nothing.
     rows, failed : int
-        Rows finished; rows among them that failed.
+        Rows finished; rows among them that failed.  In BYE, `rows` is the peak memory of the rank, bytes.
     code : int
         Exit code, attempt number or capacity, by kind.
     seconds : float

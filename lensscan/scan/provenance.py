@@ -79,8 +79,6 @@ def collect(
         "survey": json.loads(canonical(planner.survey)),
         "cut": _cut(planner.cut),
         "magnitudes": planner.survey.catalog.magnitudes or "not stated in the survey file",
-        "fingerprint": plan.fingerprint,
-        "plan": plan.settings,
         "models": [{"name": c.name, "version": c.version, "sha256": c.hash, "label": c.label} for c in planner.cards],
         "plan_hash": plan.plan_hash,
         "mpi": {"vendor": world.vendor, "ranks": world.size, "fault_tolerant": world.fault_tolerant},

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from lensscan.errors import ExitCode, LensscanError, OutputError, disk_error
 from lensscan.mpi import World, orphan_watch
+from lensscan.process import peak_memory
 from lensscan.scan import shards
 from lensscan.scan.lock import RunLock
 from lensscan.scan.plan import Plan
@@ -85,7 +86,7 @@ class Root:
 
         The run folder is removed if asked for (after a verified merge), or if no plan was made.
         """
-        self.runlog.write("exit", code=int(code))
+        self.note("exit", code=int(code), peak_memory=peak_memory())
         self.runlog.close()
         held = self.lock.held
         if held and (remove or not (self.settings.run_dir / "plan.h5").exists()):
@@ -143,6 +144,7 @@ class Root:
         )
         if scheduler.complete:
             return scheduler
+        self.note("scoring_begins", rows=self._progress.done, peak_memory=peak_memory())
         self._start_workers(local)
         drained_at: float | None = None
         while not scheduler.finished:
@@ -162,6 +164,7 @@ class Root:
             if not busy:
                 time.sleep(NAP)
         self._progress.show(last=True)
+        self.note("scoring_ends", rows=self._progress.done, peak_memory=peak_memory())
         return scheduler
 
     def _start_workers(self, local: bool) -> None:
@@ -218,8 +221,10 @@ class Root:
             return
         if message.kind == Kind.STOP and message.code not in (ExitCode.INCOMPLETE, ExitCode.INTERRUPTED):
             self.fatal_code = self.fatal_code or message.code
-        if message.kind == Kind.BYE and message.code == ExitCode.ERROR:
-            self.runlog.write("worker_failed", rank=message.rank)
+        if message.kind == Kind.BYE:
+            self.note("left", rank=message.rank, code=message.code, peak_memory=message.rows)
+        if message.kind == Kind.READY:
+            self.note("ready", rank=message.rank)
         new = message.kind == Kind.DONE and message.block not in self._scheduler.done
         self.act(self._scheduler.on_message(message, time.monotonic()))
         if new:

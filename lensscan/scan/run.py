@@ -117,7 +117,7 @@ def _scan(root: Root, settings: ScanSettings, argv: Sequence[str]) -> int:
     report = root.during(lambda: _merge(planner, plan, root, settings, argv))
     if report is None:
         return _stopped(root, "during the merge")
-    code = _verdict(report.n_failed, report.n_selected, settings)
+    code = _verdict(report.n_failed, report.n_rows, settings)
     for line in report.lines():
         root.say(line)
     root.leave(code, remove=not settings.keep_shards)
@@ -160,7 +160,7 @@ def _finished_output(planner: Planner, out: Path, settings: ScanSettings) -> int
         return None
     header = read_header(out)
     stored = read_provenance(out)
-    planner.require_same(stored["plan"], str(out))
+    planner.require_same(stored["plan_settings"], str(out))
     run_dir_stands = (settings.run_dir / "plan.h5").exists()
     if canonical(stored["fingerprint"]) != canonical(planner.fingerprint) and not run_dir_stands:
         fresh = planner.make(out.with_name(out.name + ".plan-again.h5"))

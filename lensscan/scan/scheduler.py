@@ -1,6 +1,6 @@
 """Who scores which block next: a pure state machine, without MPI, clock or files.
 
-Blocks are handed out on demand, the dearest first, with one prefetched per worker.  `on_message`,
+Blocks are handed out on demand, the dearest first, with one prefetched per worker until few are left.  `on_message`,
 `on_dead`, `on_tick` and `drain` return the actions to take; the caller owns transport and clock, so the
 whole protocol can be tested with a randomly interleaved transport.
 """
@@ -76,6 +76,7 @@ class Scheduler:
     rows_failed: int = 0
     _queue: list[tuple[float, int]] = field(default_factory=list)
     _attempts: dict[int, int] = field(default_factory=dict)
+    _held: dict[int, int] = field(default_factory=dict)  # block -> live workers that hold it
 
     def __post_init__(self) -> None:
         self.done = set(self.done)
@@ -97,11 +98,6 @@ class Scheduler:
         """Nothing more will come: every worker has come and gone."""
         return len(self.workers) >= self.expected and not self.alive
 
-    @property
-    def in_flight(self) -> set[int]:
-        """Blocks that live workers hold."""
-        return {block for worker in self.workers.values() if not worker.gone for block in worker.blocks}
-
     def on_message(self, message: Message, now: float) -> list[Action]:
         """React to one message of a worker."""
         worker = self.workers.get(message.rank)
@@ -111,7 +107,7 @@ class Scheduler:
             worker.progress_at = now
             if self.draining is not None or self.complete:
                 return [self._drain_one(message.rank)]
-            return self._feed(now)
+            return self._feed(message.rank, worker, now)
         if message.kind == Kind.STOP:
             return self.drain(message.code)
         if worker is None:
@@ -124,7 +120,6 @@ class Scheduler:
             if message.rows != worker.rows_now:
                 worker.rows_now, worker.progress_at = message.rows, now
         elif message.kind == Kind.BYE:
-            worker.gone = True
             return self._requeue(worker, now)
         return []
 
@@ -137,7 +132,6 @@ class Scheduler:
         worker = self.workers.setdefault(rank, WorkerState())
         if worker.gone:
             return []
-        worker.gone = True
         held = sorted(worker.blocks)
         text = f"rank {rank} died" + (f" holding blocks {held}; handed out again" if held else "")
         return [Warn(text), *self._requeue(worker, now)]
@@ -160,7 +154,7 @@ class Scheduler:
             actions.append(
                 Warn(f"rank {rank} finished no row for {self.stall_seconds:.0f} s; blocks {again} handed out again")
             )
-        return actions + (self._feed(now) if actions else [])
+        return actions + (self._feed_all(now) if actions else [])
 
     def drain(self, code: int) -> list[Action]:
         """Stop handing out; every worker finishes its batch, abandons the rest and says BYE."""
@@ -170,7 +164,7 @@ class Scheduler:
         return [self._drain_one(rank) for rank in self.alive]
 
     def _on_done(self, message: Message, worker: WorkerState, now: float) -> list[Action]:
-        worker.blocks.pop(message.block, None)
+        self._release(worker, message.block)
         worker.rows_now, worker.progress_at = 0, now
         if message.block not in self.done:
             self.done.add(message.block)
@@ -179,53 +173,64 @@ class Scheduler:
             self.rows_failed += message.failed
         if self.complete and self.draining is None:
             return self.drain(ExitCode.OK)
-        return self._feed(now)
+        return self._feed(message.rank, worker, now)
 
     def _on_fail(self, message: Message, worker: WorkerState, now: float) -> list[Action]:
-        worker.blocks.pop(message.block, None)
+        self._release(worker, message.block)
         worker.progress_at = now
         if message.code == ExitCode.DISK:
-            return [
-                Warn(f"rank {message.rank}: disk full at block {message.block}"),
-                *self.drain(ExitCode.DISK),
-            ]
+            return [Warn(f"rank {message.rank}: disk full at block {message.block}"), *self.drain(ExitCode.DISK)]
         attempts = self._attempts[message.block] = self._attempts.get(message.block, 0) + 1
         text = f"rank {message.rank}: block {message.block} failed, attempt {attempts} of {MAX_ATTEMPTS}"
         if message.block not in self.done:
             self._offer(message.block)
-        return [Warn(text), *self._feed(now)]
+        return [Warn(text), *self._feed_all(now)]
 
     def _requeue(self, worker: WorkerState, now: float) -> list[Action]:
-        blocks, worker.blocks = list(worker.blocks), {}
-        for block in blocks:
+        """Note that a worker is gone and offer its blocks to the others."""
+        worker.gone = True
+        for block in list(worker.blocks):
+            self._release(worker, block)
             if block not in self.done:
                 self._offer(block)
-        return self._feed(now)
+        return self._feed_all(now)
+
+    def _release(self, worker: WorkerState, block: int) -> None:
+        if worker.blocks.pop(block, None) is not None:
+            self._held[block] -= 1
+            if not self._held[block]:
+                del self._held[block]
 
     def _offer(self, block: int) -> None:
         if self._attempts.get(block, 0) >= MAX_ATTEMPTS:
             self.abandoned.add(block)
-        elif block not in self.in_flight:
+        elif block not in self._held:
             heapq.heappush(self._queue, (-self.cost[block], block))
 
-    def _feed(self, now: float) -> list[Action]:
-        """Give blocks to the workers with room, round by round, so that prefetching starves nobody."""
+    def _feed_all(self, now: float) -> list[Action]:
+        """Feed every worker, those without a block first."""
+        actions: list[Action] = []
+        for rank, worker in sorted(self.workers.items(), key=lambda item: len(item[1].blocks)):
+            actions += self._feed(rank, worker, now)
+        return actions
+
+    def _feed(self, rank: int, worker: WorkerState, now: float) -> list[Action]:
+        """Fill one worker's hands; near the end nothing is prefetched, so that nobody waits behind another."""
         actions: list[Action] = []
         if self.draining is not None:
             return actions
-        for depth in range(1, max((w.capacity for w in self.workers.values()), default=0) + 1):
-            for rank, worker in self.workers.items():
-                if worker.gone or len(worker.blocks) >= min(depth, worker.capacity):
-                    continue
-                block = self._next(worker)
-                if block is None:
-                    break
-                if not worker.blocks:
-                    worker.progress_at = now
-                worker.blocks[block] = now
-                attempt = self._attempts.get(block, 0)
-                actions.append(Send(rank, Message(Kind.BLOCK, rank, block, code=attempt)))
-        if not self._queue and not self.in_flight and not self.complete:
+        while not worker.gone and len(worker.blocks) < worker.capacity:
+            if worker.blocks and len(self._queue) < self.expected:
+                break
+            block = self._next(worker)
+            if block is None:
+                break
+            if not worker.blocks:
+                worker.progress_at = now
+            worker.blocks[block] = now
+            self._held[block] = self._held.get(block, 0) + 1
+            actions.append(Send(rank, Message(Kind.BLOCK, rank, block, code=self._attempts.get(block, 0))))
+        if not self._queue and not self._held and not self.complete:
             actions += self.drain(ExitCode.INCOMPLETE)
         return actions
 

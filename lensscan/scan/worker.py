@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from lensscan import faults
 from lensscan.errors import ExitCode, LensscanError
+from lensscan.process import peak_memory
 from lensscan.scan.pipeline import ReaderRing, Reading, ReadTask
 from lensscan.scan.plan import Plan
 from lensscan.scan.protocol import REASONS, Kind, Message
@@ -147,7 +148,7 @@ class Worker(threading.Thread):
         finally:
             writer.shutdown(wait=True)
             engine.ring.close()
-        self._say(Kind.BYE)
+        self._say(Kind.BYE, rows=peak_memory())
 
     def _give_up(self, error: Exception) -> None:
         """Tell root that this worker cannot go on: a user's error ends the run, any other only this worker."""

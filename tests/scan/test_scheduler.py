@@ -137,10 +137,8 @@ def test_dearest_first_and_one_prefetched():
         (0, Kind.BLOCK, 1),
         (0, Kind.BLOCK, 3),
     ]
-    assert sends(scheduler.on_message(Message(Kind.READY, 1, code=2), 0.0)) == [
-        (1, Kind.BLOCK, 2),
-        (1, Kind.BLOCK, 0),
-    ]
+    assert sends(scheduler.on_message(Message(Kind.READY, 1, code=2), 0.0)) == [(1, Kind.BLOCK, 2)]
+    assert sends(scheduler.on_message(Message(Kind.DONE, 1, 2, rows=1), 0.0)) == [(1, Kind.BLOCK, 0)], "the last one"
 
 
 def test_more_workers_than_blocks():

@@ -1,0 +1,46 @@
+"""Benchmarks, as ratios within one run on one machine.
+
+NAME is one of: scan (end to end against its ceilings and against what one would write instead),
+scheduler (block messages a second), memory (peak memory against the number of rows).
+"""
+
+from __future__ import annotations
+
+import argparse
+
+EXAMPLE = "lensscan bench scan --rounds 5 -o bench.json"
+NAMES = ("scan", "scheduler", "memory")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("name", choices=NAMES, metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("--rounds", type=int, default=3, help="measured rounds (default 3)")
+    parser.add_argument("--rows", type=int, nargs="+", help="rows of the memory benchmark (default 100000 1000000 10000000)")
+    parser.add_argument("--model", default="des-griz", help="network of the scan benchmark (default des-griz)")
+    parser.add_argument("--folder", help="where to put the test data (default: a temporary folder)")
+    parser.add_argument("-o", "--output", metavar="FILE.json", help="also write the figures as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run one benchmark and print its figures."""
+    from lensscan.errors import ConfigError
+
+    if args.rounds < 1:
+        raise ConfigError(f"--rounds {args.rounds}: must be at least 1")
+    if args.name == "scheduler":
+        from lensscan.site.bench.scheduler import bench_scheduler
+
+        report = bench_scheduler(args.rounds)
+    elif args.name == "memory":
+        from lensscan.site.bench.memory import ROWS, bench_memory
+
+        report = bench_memory(args.rows or ROWS, args.folder)
+    else:
+        from lensscan.site.bench.endtoend import bench_scan
+
+        report = bench_scan(args.model, args.rounds, args.folder)
+    print(report.text())
+    if args.output:
+        report.save(args.output)
+    return 0

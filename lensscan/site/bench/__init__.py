@@ -1,0 +1,1 @@
+"""Benchmarks: every figure is a ratio of rates measured in one run on one machine."""
