@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 __all__ = ["TopK", "rank_order"]
 
+KEYS = ("logit", "id", "plan_row")
+
 
 def rank_order(logit: NDArray[np.float64], ids: NDArray[Any], plan_row: NDArray[np.int64]) -> NDArray[np.intp]:
     """Return the permutation into rank order: logit descending, id ascending, plan row ascending.
@@ -62,11 +64,14 @@ class TopK:
         return self._parts[0]
 
     def _compact(self) -> None:
-        records = np.concatenate([np.empty(0, self.dtype), *self._parts])
-        order = rank_order(records["logit"], records["id"], records["plan_row"])
+        keys = [np.concatenate([np.empty(0, self.dtype[name]), *(part[name] for part in self._parts)]) for name in KEYS]
+        order = rank_order(*keys)
         if self.top:
             order = order[: self.top]
-        records = records[order]
+        records = np.concatenate([np.empty(0, self.dtype), *self._parts])
+        self._parts = []
+        opaque = np.dtype(f"V{self.dtype.itemsize}")  # copies whole records instead of field by field
+        records = records.view(opaque)[order].view(self.dtype)
         if self.top and len(records) == self.top:
             self.worst = float(records["logit"][-1])
         self._parts, self._held = [records], len(records)

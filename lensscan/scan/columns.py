@@ -65,6 +65,7 @@ class Layout:
         kinds = {"int": "<i8", "uint": "<u8", "str": f"S{plan.id_width}"}
         id_dtype = np.dtype(kinds[plan.id_kind])
         carried = {name: _carried_dtype(rows[name]) for name in rows if name.startswith("cat_")}
+        pixels = ("px", "py") if any(_any_finite(rows[name]) for name in ("px", "py")) else ()
         names = [
             *("id", "ra", "dec", "logit", "p_lens", "p_survey", "logit_std"),
             *(f"logit_{name}" for name in networks),
@@ -72,7 +73,7 @@ class Layout:
             *("ra_lens", "dec_lens", "pa", "snr", "ood", "n_bands"),
             *(f"fwhm_{band}" for band in plan.bands),
             *(f"sigma_{band}" for band in plan.bands),
-            *("status", "flags", "file", "row"),
+            *("status", "flags", "file", "offset", *pixels, "row"),
         ]
         dtypes = {name: id_dtype if name == "id" else np.dtype(find_column(name).dtype) for name in names}
         fields: list[Any] = []
@@ -86,7 +87,8 @@ class Layout:
 
     def plan_columns(self, rows: h5py.Group, start: int, stop: int) -> dict[str, NDArray[Any]]:
         """Read the plan's rows [start, stop), text as bytes of fixed width."""
-        columns = {name: rows[name][start:stop] for name in ("ra", "dec", "file", "row")}
+        wanted = [name for name in ("ra", "dec", "file", "offset", "px", "py", "row") if name in self.scores]
+        columns = {name: rows[name][start:stop] for name in wanted}
         columns["id"] = rows["id"][start:stop].astype(self.id_dtype)
         columns.update({name: rows[name][start:stop].astype(dtype) for name, dtype in self.carried.items()})
         return columns
@@ -151,6 +153,11 @@ def _posterior(
         for name, column in columns.items():
             column[regressed] = values[name]
     return columns, packed
+
+
+def _any_finite(dataset: h5py.Dataset) -> bool:
+    starts = range(0, dataset.shape[0], TEXT_CHUNK)
+    return any(np.isfinite(dataset[start : start + TEXT_CHUNK]).any() for start in starts)
 
 
 def _carried_dtype(dataset: h5py.Dataset) -> np.dtype[Any]:

@@ -1,0 +1,174 @@
+"""What ``lensscan show`` says about an output, as lines of text."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lensscan.candidates.file import Header, open_output, read_candidates, read_cutflow, read_header, read_provenance
+from lensscan.candidates.flags import UNCLEAN
+from lensscan.schema import flag_names
+
+if TYPE_CHECKING:
+    from astropy.table import QTable
+
+__all__ = ["clean_leaders", "format_table", "summary"]
+
+FAILURE_CHUNK = 1_000_000
+
+
+def clean_leaders(table: QTable, clean: bool = False) -> QTable:
+    """Return the leaders of the groups, in rank order; with `clean` only those without a warning flag."""
+    keep = np.asarray(table["group_rank"]) == 1
+    if clean:
+        keep &= (np.asarray(table["flags"]) & int(UNCLEAN)) == 0
+    return table[keep]
+
+
+def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table; the columns are as wide as their longest cell, numbers flush right."""
+    cells = [list(head), *(list(row) for row in rows)]
+    widths = [max(len(row[k]) for row in cells) for k in range(len(head))]
+    right = [all(_is_number(row[k]) for row in rows) for k in range(len(head))]
+    lines = []
+    for row in cells:
+        parts = [cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(row, widths, right, strict=True)]
+        lines.append("  ".join(parts).rstrip())
+    return lines
+
+
+def summary(path: str | Path, n: int = 20, clean: bool = False) -> list[str]:
+    """Return the summary of an output.
+
+    Parameters
+    ----------
+    path : str or Path
+    n : int
+        Candidates to list; groups count once.
+    clean : bool
+        Leave out candidates with a warning flag.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be read.
+    """
+    header, provenance = read_header(path), read_provenance(path)
+    table = read_candidates(path)
+    lines = [f"{path}  (format {header.format_version}, lensscan {header.version})", *_counts(path, header)]
+    lines += _cutflow(path)
+    lines += _failures(path, header)
+    lines += _top(table, n, clean)
+    lines += _provenance(header, provenance)
+    return lines
+
+
+def _counts(path: str | Path, h: Header) -> list[str]:
+    return [
+        f"n_catalog = {h.n_catalog:,} = {h.n_cut:,} cut + {h.n_scored:,} scored + {h.n_failed:,} failed",
+        f"content hash {h.content_hash}",
+    ]
+
+
+def _cutflow(path: str | Path) -> list[str]:
+    steps = read_cutflow(path)
+    if not steps:
+        return ["", "no colour cut: every catalog row was scored"]
+    rows = []
+    for step in steps:
+        share = f"{100 * step['n_kept'] / max(step['n_in'], 1):.2f} %"
+        counts = [f"{step[name]:,}" for name in ("n_in", "n_kept", "n_nan", "n_sentinel")]
+        rows.append([step["name"], *counts, share])
+    return ["", "cut flow", *format_table(["step", "in", "kept", "NaN", "not measured", "share kept"], rows)]
+
+
+def _failures(path: str | Path, header: Header) -> list[str]:
+    if not header.n_failed:
+        return ["", "no failed rows"]
+    reasons: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    with open_output(path) as h5:
+        dataset = h5["failures"]
+        for start in range(0, dataset.shape[0], FAILURE_CHUNK):
+            records = dataset[start : start + FAILURE_CHUNK]
+            names, first, counts = np.unique(records["reason"], return_index=True, return_counts=True)
+            for name, at, count in zip(names, first, counts, strict=True):
+                reasons[name.decode()] += int(count)
+                examples.setdefault(name.decode(), _text(records["id"][at]))
+    rows = [[name, f"{count:,}", examples[name]] for name, count in reasons.most_common()]
+    return ["", "failed rows", *format_table(["reason", "rows", "first id"], rows)]
+
+
+def _top(table: QTable, n: int, clean: bool) -> list[str]:
+    leaders = clean_leaders(table, clean)
+    which = "clean candidates" if clean else "candidates"
+    hidden = len(table) - len(leaders)
+    title = f"top {min(n, len(leaders))} of {len(leaders):,} {which}"
+    if hidden:
+        title += f" ({hidden:,} rows are left out: further members of a group{', or flagged' if clean else ''})"
+    rows = []
+    for row in leaders[:n]:
+        theta, error = _value(row["theta_E"]), _value(row["theta_E_err"])
+        size = f"{theta:.2f} +- {error:.2f}" if np.isfinite(theta) else "-"
+        rows.append([
+            str(row["rank"]), str(row["id"]), _number(row["ra"], ".5f"), _number(row["dec"], "+.5f"),
+            _number(row["logit"], "+.3f"), _number(row["p_lens"], ".4f"), size, _number(row["snr"], ".1f"),
+            str(row["tile"]), " ".join(flag_names(int(row["flags"]))),
+        ])  # fmt: skip
+    head = ["rank", "id", "ra", "dec", "logit", "p_lens", 'theta_E ["]', "S/N", "tile", "flags"]
+    return ["", title, *format_table(head, rows)]
+
+
+def _provenance(header: Header, p: dict[str, Any]) -> list[str]:
+    merge, blocks, config = p.get("merge", {}), p.get("blocks", {}), p.get("config", {})
+    models = [f"{m['name']} {m.get('version', '')} {m.get('sha256', '')[:12]}" for m in p.get("models", [])]
+    pairs = [
+        ("created", p.get("created")),
+        ("command", p.get("command")),
+        ("lensscan", f"{p.get('lensscan', header.version)} {p.get('git', '')}".strip()),
+        ("survey", (p.get("survey") or {}).get("name")),
+        ("stamps", config.get("stamps")),
+        ("cut", (p.get("cut") or {}).get("name")),
+        ("magnitudes", p.get("magnitudes")),
+        ("models", "; ".join(models) or ", ".join(header.models)),
+        ("prevalence", merge.get("prevalence")),
+        ("calibration", json.dumps(merge.get("calibration"))),
+        ("MPI", " ".join(f"{k}={v}" for k, v in p.get("mpi", {}).items())),
+        ("devices", "; ".join(f"{key} ({n} blocks)" for key, n in blocks.get("device_keys", {}).items())),
+        ("attempts", len(p.get("attempts", [])) or None),
+        ("scoring", _scoring_time(blocks, header)),
+        ("merge", f"{merge['seconds']} s" if "seconds" in merge else None),
+        ("plan hash", header.plan_hash),
+        *(("note", note) for note in merge.get("notes", [])),
+    ]
+    return ["", "provenance", *(f"  {name:<11} {value}" for name, value in pairs if value not in (None, ""))]
+
+
+def _scoring_time(blocks: dict[str, Any], header: Header) -> str | None:
+    if not blocks.get("seconds"):
+        return None
+    read, network = blocks.get("seconds_read", 0.0), blocks.get("seconds_network", 0.0)
+    rate = header.n_rows / blocks["seconds"]
+    return f"{blocks['seconds']:.1f} worker seconds ({rate:,.0f} rows/s; reading {read:.1f} s, network {network:.1f} s)"
+
+
+def _value(cell: Any) -> float:
+    return float(getattr(cell, "value", cell))
+
+
+def _number(cell: Any, form: str) -> str:
+    value = _value(cell)
+    return format(value, form) if np.isfinite(value) else "-"
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _is_number(text: str) -> bool:
+    return text == "-" or text.replace(",", "").lstrip("+-").replace(".", "", 1).isdigit()
