@@ -1,0 +1,118 @@
+"""Train a network on mocks made on the fly, plain or under mpiexec.
+
+Writes the model file, and beside it a folder with checkpoint and curves. The same command again resumes; so
+does one with another number of ranks. SIGUSR1 or --max-seconds write a checkpoint and leave with exit code
+75.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from types import FrameType
+
+from lensscan.errors import ExitCode, LensscanError
+
+EXAMPLE = "lensscan train des-griz -o my-des-griz.safetensors"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("train", metavar="TRAIN.toml", help="training: shipped name or TOML file")
+    parser.add_argument("-o", "--output", metavar="FILE", help="model file (default: <name>.safetensors)")
+    parser.add_argument("--backend", default="auto", help="auto, none, torch or horovod: what joins the ranks")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the network (default 1)")
+    parser.add_argument("--max-seconds", type=float, help="checkpoint and exit 75 after so long")
+    parser.add_argument(
+        "--set",
+        dest="assignments",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a setting, such as optimiser.lr=1e-3",
+    )
+
+
+class _Stop:
+    """Remembers the first signal, and the time limit."""
+
+    def __init__(self, max_seconds: float | None) -> None:
+        self.deadline = None if max_seconds is None else time.monotonic() + max_seconds
+        self.code: ExitCode | None = None
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        self.code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.INCOMPLETE
+
+    def __call__(self) -> ExitCode | None:
+        if self.code is None and self.deadline is not None and time.monotonic() > self.deadline:
+            self.code = ExitCode.INCOMPLETE
+        return self.code
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the training; under several ranks an error on one ends the job instead of hanging it."""
+    from lensscan import mpi
+
+    size = mpi.launched_size() or 1
+    stop = _Stop(args.max_seconds)
+    mpi.pin_device()
+    try:
+        return int(train(args, stop))
+    except Exception as error:
+        if size == 1:
+            raise
+        traceback.print_exc()
+        sys.stderr.write(f"lensscan train: error: {error}\n")
+        sys.stderr.flush()
+        code = error.exit_code if isinstance(error, LensscanError) else ExitCode.ERROR
+        mpi.abort(mpi.World(), int(code))
+        raise
+
+
+def train(args: argparse.Namespace, stop: _Stop) -> ExitCode:
+    """Read the settings and train."""
+    from lensscan.config import find, override, read_toml
+    from lensscan.process import tune_allocator
+
+    tune_allocator()
+    import torch
+
+    from lensscan.train.run import TrainRun
+    from lensscan.train.settings import TrainSettings
+
+    path = find("training", args.train)
+    settings = TrainSettings.from_mapping(override(read_toml(path), args.assignments), str(path))
+    torch.set_num_threads(max(1, args.threads))
+    name = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = settings.precision != "fp32"
+        torch.backends.cudnn.allow_tf32 = settings.precision != "fp32"
+    output = Path(args.output or f"{settings.name}.safetensors")
+    report = Reporter(sys.stderr.isatty())
+    return TrainRun(settings, output, device, args.backend, stop, report).run()
+
+
+class Reporter:
+    """Prints progress lines: all on a terminal, else one in ten seconds, and whatever is no mere step."""
+
+    def __init__(self, terminal: bool) -> None:
+        self.terminal = terminal
+        self.last = 0.0
+
+    def __call__(self, line: str) -> None:
+        """Print the line, or keep quiet."""
+        now = time.monotonic()
+        if line.startswith("step ") and not self.terminal and now - self.last < 10:
+            return
+        self.last = now
+        print(line, file=sys.stderr, flush=True)

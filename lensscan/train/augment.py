@@ -1,0 +1,147 @@
+"""Augmentation: dihedral views that also transform the truth, noise, gains, masks, and stated scalars.
+
+Every draw is a function of (seed, step, row of the global batch), so the same step gives the same stamps
+after a resume and for any number of ranks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lensscan.nets.dihedral import N_VIEWS, transform_images, transform_latent
+from lensscan.nets.normalise import estimate_sigma, normalise, scalar_inputs
+from lensscan.train.settings import Augmentation
+
+__all__ = ["Sample", "augment", "network_inputs", "step_generator"]
+
+NOISE_ROWS = 16
+
+
+@dataclass(slots=True)
+class Sample:
+    """Stamps with truth, ready for augmentation.
+
+    Attributes
+    ----------
+    images : Tensor, (n, C, S, S)
+        nJy per pixel.
+    present : bool Tensor, (n, C)
+    fwhm : Tensor, (n, C)
+        Arcsec.
+    is_lens : bool Tensor, (n,)
+    latent : Tensor, (n, 7)
+        NaN for non-lenses.
+    mask : bool Tensor, (n, C, S, S), or None
+    sigma_factor, scale_factor : Tensor (n, C) and (n, 1), or None
+        Factors on the estimated noise and on the stated pixel scale.
+    """
+
+    images: Tensor
+    present: Tensor
+    fwhm: Tensor
+    is_lens: Tensor
+    latent: Tensor
+    mask: Tensor | None = None
+    sigma_factor: Tensor | None = None
+    scale_factor: Tensor | None = None
+
+
+def step_generator(seed: int, step: int, purpose: int) -> torch.Generator:
+    """Return the CPU generator of one step and purpose (a small number)."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 17 + purpose)
+
+
+def augment(sample: Sample, settings: Augmentation, seed: int, step: int, first: int, total: int) -> Sample:
+    """Return an augmented copy of the rows [first, first + n) of a global batch of `total` rows."""
+    n, n_bands, size, _ = sample.images.shape
+    device = sample.images.device
+    generator = step_generator(seed, step, 1)
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(total, *shape, generator=generator)[first : first + n].to(device)
+
+    def log_normal(scatter: float, *shape: int) -> Tensor:
+        draw = torch.randn(total, *shape, generator=generator)[first : first + n].to(device)
+        return torch.exp(scatter * draw)
+
+    views = (uniform() * N_VIEWS).long()
+    gain = log_normal(settings.gain, n_bands)
+    amplitude = settings.noise * uniform(1)
+    sigma_factor, fwhm_factor = log_normal(settings.sigma, n_bands), log_normal(settings.fwhm, n_bands)
+    scale_factor = log_normal(settings.pixel_scale, 1)
+    unstated = uniform(1) < settings.fwhm_missing
+    absent = _absent_band(uniform(2), n_bands, settings.band_missing)
+    mask = _rectangles(uniform(6), n_bands, size, settings)
+    images, latent = _turn(sample.images * gain[:, :, None, None], sample.latent, views)
+    if settings.noise > 0:
+        noise = _row_noise(seed, step, first, images)
+        images += noise * (amplitude * estimate_sigma(images))[:, :, None, None]
+    present = sample.present & ~absent
+    images *= present[:, :, None, None]
+    fwhm = torch.where(unstated, torch.nan, sample.fwhm * fwhm_factor)
+    return Sample(images, present, fwhm, sample.is_lens, latent, mask, sigma_factor, scale_factor)
+
+
+def _row_noise(seed: int, step: int, first: int, images: Tensor) -> Tensor:
+    """White noise like `images`, a function of the rows' places in the global batch (`first` is the first's).
+
+    Drawn in blocks of rows that lie the same for any number of ranks.
+    """
+    last = first + len(images)
+    blocks = []
+    for block in range(first // NOISE_ROWS, -(-last // NOISE_ROWS)):
+        key = (seed * 1_000_003 + step) * 65_537 + block
+        generator = torch.Generator(images.device).manual_seed(key)
+        shape = (NOISE_ROWS, *images.shape[1:])
+        blocks.append(torch.randn(shape, generator=generator, device=images.device))
+    skip = first % NOISE_ROWS
+    return torch.cat(blocks)[skip : skip + len(images)]
+
+
+def _turn(images: Tensor, latent: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn each row into its view, truth included."""
+    images, latent = images.clone(), latent.clone()
+    for view in range(1, N_VIEWS):
+        rows = torch.nonzero(views == view)[:, 0]
+        if len(rows):
+            images[rows] = transform_images(images[rows], view)
+            latent[rows] = transform_latent(latent[rows], view)
+    return images, latent
+
+
+def _absent_band(draw: Tensor, n_bands: int, probability: float) -> Tensor:
+    """Return which bands (n, C) go missing: at most one, and never the only one."""
+    if n_bands == 1:
+        return torch.zeros(len(draw), 1, dtype=torch.bool, device=draw.device)
+    band = (draw[:, 1:] * n_bands).long()
+    return (torch.arange(n_bands, device=draw.device) == band) & (draw[:, :1] < probability)
+
+
+def _rectangles(draw: Tensor, n_bands: int, size: int, settings: Augmentation) -> Tensor | None:
+    """Return masks (n, C, S, S): for some rows one rectangle, in all bands or in one; None if settings ask none."""
+    if settings.mask <= 0:
+        return None
+    axis = torch.arange(size, device=draw.device)
+    low = (draw[:, 1:3] * size).long()
+    high = low + 1 + (draw[:, 3:5] * settings.mask_size).long()
+    inside = (axis >= low[:, :, None]) & (axis < high[:, :, None])
+    rectangle = inside[:, 0, :, None] & inside[:, 1, None, :] & (draw[:, :1, None] < settings.mask)
+    band = (draw[:, 5:] * 2 * n_bands).long()
+    chosen = (torch.arange(n_bands, device=draw.device) == band) | (band >= n_bands)
+    return rectangle[:, None] & chosen[:, :, None, None]
+
+
+def network_inputs(sample: Sample, softening: float, pixel_scale: float) -> tuple[Tensor, Tensor]:
+    """Return what the network sees: normalised images (n, C, S, S) and scalars (n, 4C + 1)."""
+    sigma = estimate_sigma(sample.images, sample.mask)
+    if sample.sigma_factor is not None:
+        sigma = sigma * sample.sigma_factor
+    sigma = torch.where(sample.present, sigma, torch.nan)
+    scale = torch.full_like(sigma[:, :1], pixel_scale)
+    if sample.scale_factor is not None:
+        scale = scale * sample.scale_factor
+    images = normalise(sample.images, sample.mask, sigma, softening)
+    return images, scalar_inputs(sigma, sample.fwhm, sample.present, scale)

@@ -1,0 +1,232 @@
+"""Finishing a training: calibration, posterior scale, ranges and a short evaluation, all into the card.
+
+Each part uses mocks of a seed of its own, scored by the scan's own scorer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lensscan.metrics import calibration
+from lensscan.metrics.detection import auroc, tpr_at_fpr, wilson
+from lensscan.metrics.posterior import joint_coverage, marginal_coverage, residuals
+from lensscan.mocks.recipes import CLASSES, Recipe
+from lensscan.mocks.simulate import simulate
+from lensscan.nets.card import Calibration, Card, LensDensity
+from lensscan.nets.latent import N_LATENT, PARAMETERS, TRIANGLE, unpack_triangle
+from lensscan.nets.model import Model
+from lensscan.nets.posterior import posterior_columns
+from lensscan.nets.scorer import Scorer
+from lensscan.survey.stamps import allocate
+from lensscan.train.settings import Augmentation, Finish
+
+__all__ = ["Scored", "calibrate", "evaluate", "score_mocks"]
+
+BATCH = 64
+CHUNK = 2048
+GROUPS = ((0,), (1, 2), (3, 4), (5, 6))
+LOGIT_EDGES = np.arange(-20.0, 20.5, 0.5)
+RANGE_QUANTILES = (0.001, 0.999)
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Mocks with their scores.
+
+    Attributes
+    ----------
+    logit : (n,) raw
+    mean, cov : (n, 7) and (n, 28) latent
+    sigma, fwhm : (n, C) nJy and arcsec
+    truth : dict of (n,) arrays
+    """
+
+    logit: Floats
+    mean: Floats
+    cov: Floats
+    sigma: Floats
+    fwhm: Floats
+    truth: dict[str, NDArray[Any]]
+
+    @property
+    def is_lens(self) -> NDArray[np.bool_]:
+        """Labels (n,)."""
+        return np.asarray(self.truth["is_lens"], bool)
+
+
+def score_mocks(
+    model: Model, recipe: Recipe, seed: int, n: int, report: Callable[[str], None] = lambda line: None
+) -> Scored:
+    """Simulate n mocks and score them as a scan would."""
+    scorer = Scorer([model], "cpu", BATCH)
+    slot = allocate(BATCH, model.frame())
+    scores: dict[str, list[NDArray[Any]]] = {}
+    truths: dict[str, list[NDArray[Any]]] = {}
+    for start in range(0, n, CHUNK):
+        count = min(CHUNK, n - start)
+        mocks = simulate(recipe, seed=seed, start=start, n=count)
+        for key, value in mocks.truth.items():
+            truths.setdefault(key, []).append(value.numpy())
+        for low in range(0, count, BATCH):
+            rows = slice(low, min(low + BATCH, count))
+            used = rows.stop - low
+            slot.clear()
+            slot.images[:used] = mocks.images[rows].numpy()
+            slot.present[:used] = mocks.present[rows].numpy()
+            slot.fwhm[:used] = mocks.fwhm[rows].numpy()
+            slot.close(used)
+            result = scorer.submit(slot).result()
+            result["fwhm"] = slot.fwhm.copy()
+            for key in ("logit", "post_mean", "post_cov", "sigma", "fwhm"):
+                scores.setdefault(key, []).append(result[key][:used])
+        report(f"seed {seed}: {start + count} of {n} mocks scored")
+    columns = {key: np.concatenate(parts) for key, parts in scores.items()}
+    truth = {key: np.concatenate(parts) for key, parts in truths.items()}
+    mean, cov = columns["post_mean"][:, 0], columns["post_cov"][:, 0]
+    return Scored(columns["logit"][:, 0], mean, cov, columns["sigma"], columns["fwhm"], truth)
+
+
+def latent_truth(scored: Scored) -> NDArray[np.float64]:
+    """Return the latent truth (n_lens, 7) of the lenses."""
+    lens = scored.is_lens
+    columns = [np.asarray(scored.truth[name], np.float64)[lens] for name in PARAMETERS]
+    size = np.hypot(columns[1], columns[2])
+    stretch = np.where(size > 1e-9, np.arctanh(np.minimum(size, 1 - 1e-6)) / np.maximum(size, 1e-9), 1.0)
+    return np.stack([np.log(columns[0]), columns[1] * stretch, columns[2] * stretch, *columns[3:]], axis=1)
+
+
+def _sigmas(scored: Scored) -> NDArray[np.float64]:
+    diagonal = [TRIANGLE.index((i, i)) for i in range(N_LATENT)]
+    return np.sqrt(scored.cov[scored.is_lens][:, diagonal].astype(np.float64))
+
+
+def calibrate(model: Model, scored: Scored, finish: Finish, augmentation: Augmentation) -> Model:
+    """Return the model with calibration, posterior scale, f_lens, ranges and prior in its card.
+
+    The posterior's standard deviations are rescaled by one factor for theta_E, one for the ellipticity, one
+    for the position and one for the source position (the same for both components, so that the dihedral rules
+    hold), such that 68.27 % of the truths lie within one sigma.
+    """
+    a, b = calibration.fit(finish.kind, scored.logit, scored.is_lens)
+    pull = np.abs(latent_truth(scored) - scored.mean[scored.is_lens]) / _sigmas(scored)
+    scale = np.ones(N_LATENT)
+    for group in GROUPS:
+        scale[list(group)] = np.quantile(pull[:, list(group)], 0.6827)
+    logit = calibration.apply(finish.kind, a, b, scored.logit.astype(np.float64))[scored.is_lens]
+    clipped = np.clip(logit, LOGIT_EDGES[0], LOGIT_EDGES[-1])
+    density, _ = np.histogram(clipped, LOGIT_EDGES, density=True)
+    bands = model.card.bands
+    card = dataclasses.replace(
+        model.card,
+        calibration=Calibration(finish.kind, round(a, 6), round(b, 6)),
+        posterior_scale=tuple(float(s) for s in np.round(scale, 4)),
+        f_lens=LensDensity(tuple(float(e) for e in LOGIT_EDGES), tuple(float(d) for d in np.round(density, 6))),
+        sigma_range=_ranges(bands, scored.sigma, augmentation.gain + augmentation.sigma),
+        fwhm_range=_ranges(bands, scored.fwhm, augmentation.fwhm),
+        prior=_prior(scored),
+    )
+    return Model(card, model.module)
+
+
+def _ranges(bands: Sequence[str], values: Floats, scatter: float) -> dict[str, tuple[float, float]]:
+    """Return, per band, the central 99.8 % of the training values, widened by the augmentation's scatter."""
+    low, high = np.nanquantile(values, RANGE_QUANTILES, axis=0)
+    widen = np.exp(2 * scatter)
+    return {
+        band: (float(f"{lo / widen:.4g}"), float(f"{hi * widen:.4g}"))
+        for band, lo, hi in zip(bands, low, high, strict=True)
+    }
+
+
+def _prior(scored: Scored) -> dict[str, str]:
+    """Describe the training prior of each parameter by its quantiles."""
+    words = {}
+    for name in PARAMETERS:
+        values = np.asarray(scored.truth[name], np.float64)[scored.is_lens]
+        low, middle, high = np.quantile(values, [0.05, 0.5, 0.95])
+        words[name] = f"5, 50, 95 % of the training lenses: {low:.3f}, {middle:.3f}, {high:.3f}"
+    return words
+
+
+def evaluate(card: Card, scored: Scored) -> dict[str, Any]:
+    """Return the card's short evaluation on mocks of the training recipe.
+
+    Parameters
+    ----------
+    card : Card
+        Calibrated; its posterior scale must already be in `scored` (scores of a model with this card).
+    scored : Scored
+
+    Returns
+    -------
+    dict
+        JSON values; detection, calibration, parameters, coverage, false positives by class.
+    """
+    lens = scored.is_lens
+    n_other = int((~lens).sum())
+    logit = calibration.apply(card.calibration.kind, card.calibration.a, card.calibration.b, scored.logit)
+    prior = np.log(lens.mean() / (1 - lens.mean()))
+    probability = 1 / (1 + np.exp(-(logit.astype(np.float64) + prior)))
+    result: dict[str, Any] = {
+        "n_lens": int(lens.sum()),
+        "n_other": n_other,
+        "auroc": auroc(logit, lens),
+        "ece": calibration.expected_calibration_error(probability, lens),
+        "log_loss": calibration.log_loss(logit + prior, lens),
+    }
+    for fpr in (1e-2, 1e-3):
+        if fpr * n_other >= 10:
+            rate, threshold = tpr_at_fpr(logit, lens, fpr)
+            interval = wilson(round(rate * lens.sum()), int(lens.sum()))
+            result[f"tpr_at_fpr_{fpr:g}"] = {"tpr": rate, "threshold": threshold, "interval_95": interval}
+    result["false_positives"] = _by_class(scored, logit, result["tpr_at_fpr_0.01"]["threshold"])
+    result |= _regression(scored)
+    return _rounded(result)
+
+
+def _by_class(scored: Scored, logit: Floats, threshold: float) -> dict[str, Any]:
+    klass = np.asarray(scored.truth["klass"])
+    rates = {}
+    for number, name in enumerate(CLASSES):
+        chosen = (klass == number) & ~scored.is_lens
+        if chosen.sum() >= 20:
+            rates[name] = {"n": int(chosen.sum()), "above": float((logit[chosen] >= threshold).mean())}
+    return rates
+
+
+def _regression(scored: Scored) -> dict[str, Any]:
+    """Bias and widths in physical units, and coverage in latent space, of the lenses."""
+    lens, truth, sigma = scored.is_lens, latent_truth(scored), _sigmas(scored)
+    columns = posterior_columns(scored.mean[lens][:, None], scored.cov[lens][:, None])
+    parameters = {}
+    for name in PARAMETERS:
+        found = residuals(columns[name], np.asarray(scored.truth[name])[lens])
+        parameters[name] = dataclasses.asdict(found)
+    theta_E = np.asarray(scored.truth["theta_E"])[lens]
+    outlier = np.abs(columns["theta_E"] - theta_E) > 0.15 * theta_E
+    parameters["theta_E"]["outliers_15_percent"] = float(outlier.mean())
+    mean, cov = scored.mean[lens], unpack_triangle(scored.cov[lens])
+    coverage = {
+        str(level): {
+            "marginal": dict(zip(PARAMETERS, marginal_coverage(truth, mean, sigma, level).tolist(), strict=True)),
+            "joint": joint_coverage(truth, mean, cov, level),
+        }
+        for level in (0.68, 0.95)
+    }
+    return {"parameters": parameters, "coverage": coverage}
+
+
+def _rounded(value: Any) -> Any:
+    """Round all numbers to five significant digits."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value

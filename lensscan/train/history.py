@@ -1,0 +1,82 @@
+"""The history of a training: JSON lines that grow, the curves as PNG, and the progress line."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lensscan.render.curves import Curve, Panel, plot_panels
+
+__all__ = ["History", "Progress"]
+
+
+@dataclass(slots=True)
+class History:
+    """Records of a training in a file of JSON lines, each with its ``step`` and ``kind``."""
+
+    path: Path
+    records: list[dict[str, float | str]] = field(default_factory=list)
+
+    def resume(self, step: int) -> None:
+        """Read the file and drop what lies beyond `step`, which will be done again."""
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        self.records = []
+        for line in lines:
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                break
+            if record["step"] <= step:
+                self.records.append(record)
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in self.records))
+        os.replace(temporary, self.path)
+
+    def add(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+        """Append a record."""
+        record: dict[str, float | str] = {"kind": kind, "step": step, **values}
+        self.records.append(record)
+        with open(self.path, "a") as stream:
+            stream.write(json.dumps(record) + "\n")
+
+    def column(self, kind: str, key: str) -> tuple[list[float], list[float]]:
+        """Return steps and values of one quantity."""
+        chosen = [record for record in self.records if record["kind"] == kind and key in record]
+        return [float(record["step"]) for record in chosen], [float(record[key]) for record in chosen]
+
+    def plot(self, path: Path, title: str) -> None:
+        """Draw the curves."""
+        panels = [
+            self._panel("cross entropy (nats)", {"training": ("train", "bce"), "validation": ("valid", "bce")}),
+            self._panel("posterior loss (nats)", {"training": ("train", "nll"), "validation": ("valid", "nll")}),
+            self._panel("validation", {"AUROC": ("valid", "auroc"), "TPR at FPR 1e-2": ("valid", "tpr_2")}),
+            self._panel("theta_E, 68 % half-width (arcsec)", {"validation": ("valid", "theta_E_68")}),
+        ]
+        plot_panels(panels, path, title=title)
+
+    def _panel(self, label: str, curves: Mapping[str, tuple[str, str]]) -> Panel:
+        drawn = tuple(Curve(name, *self.column(kind, key)) for name, (kind, key) in curves.items())
+        return Panel(drawn, xlabel="step", ylabel=label)
+
+
+@dataclass(slots=True)
+class Progress:
+    """Speed and time to go, for the progress line."""
+
+    total: int
+    batch: int
+    begun: int = 0
+    start: float = field(default_factory=time.monotonic)
+
+    def line(self, step: int, loss: float) -> str:
+        """Return the progress line at a step."""
+        seconds = time.monotonic() - self.start
+        rate = (step - self.begun) / seconds if seconds > 0 else math.nan
+        left = (self.total - step) / rate if rate > 0 else math.inf
+        clock = f"{int(left // 3600)}:{int(left % 3600 // 60):02d}:{int(left % 60):02d}" if left < 1e7 else "?"
+        return f"step {step}/{self.total}  loss {loss:.4f}  {rate * self.batch:.0f} images/s  ETA {clock}"

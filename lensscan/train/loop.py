@@ -1,0 +1,255 @@
+"""The training loop: steps, moving average, validation, checkpoints, orderly stop."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lensscan.errors import ExitCode
+from lensscan.metrics.detection import auroc, tpr_at_fpr
+from lensscan.nets.blocks import Network
+from lensscan.nets.model import build_network
+from lensscan.train.augment import Sample, augment, network_inputs
+from lensscan.train.checkpoint import load_checkpoint, save_checkpoint
+from lensscan.train.distributed import Engine
+from lensscan.train.history import History, Progress
+from lensscan.train.losses import classification_loss, regression_loss
+from lensscan.train.settings import TrainSettings
+from lensscan.train.stream import MockStream, Source
+
+__all__ = ["Trainer", "architecture", "learning_rate"]
+
+log = logging.getLogger(__name__)
+
+REPORT_EVERY = 50
+VALIDATION_BATCH = 256
+UNDECAYED = ("gain", "shift", "bias")
+
+
+def architecture(settings: TrainSettings) -> dict[str, Any]:
+    """Return the card's description of the network."""
+    return {"kind": "resnet", **dataclasses.asdict(settings.network)}
+
+
+def learning_rate(settings: TrainSettings, step: int) -> float:
+    """Return the learning rate of a step: linear warm-up, then half a cosine down to ``final * lr``."""
+    optimiser = settings.optimiser
+    if step < optimiser.warmup:
+        return optimiser.lr * (step + 1) / optimiser.warmup
+    done = (step - optimiser.warmup) / max(1, settings.steps - optimiser.warmup)
+    return optimiser.lr * (optimiser.final + (1 - optimiser.final) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+class Trainer:
+    """Trains one network.
+
+    Parameters
+    ----------
+    settings : TrainSettings
+    n_bands, size, pixel_scale
+        Of the recipe.
+    source : Source
+        Makes the training mocks.
+    validation : callable
+        Returns the validation mocks; called once, on rank 0.
+    engine : Engine
+    folder : Path
+        Holds the checkpoint and the history.
+    device : torch.device
+    """
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        n_bands: int,
+        size: int,
+        pixel_scale: float,
+        source: Source,
+        validation: Callable[[], Sample],
+        engine: Engine,
+        folder: Path,
+        device: torch.device,
+    ) -> None:
+        self.settings, self.engine, self.folder, self.device = settings, engine, folder, device
+        self.pixel_scale = pixel_scale
+        torch.manual_seed(settings.seed)
+        self.network = build_network(architecture(settings), n_bands, size).to(device)
+        self.average = build_network(architecture(settings), n_bands, size).to(device)
+        self.average.load_state_dict(self.network.state_dict())
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.parameters = list(self.network.parameters())
+        engine.broadcast([p.data for p in self.parameters])
+        engine.broadcast([p.data for p in self.average.parameters()])
+        self.optimiser = torch.optim.AdamW(self._groups(), lr=settings.optimiser.lr, betas=(0.9, 0.99))
+        self.stream = MockStream(source, settings.stream, settings.batch, settings.seed, engine.rank, engine.size)
+        self.step = 0
+        self.sums = torch.zeros(3, device=device)
+        self.history = History(folder / "curves.jsonl")
+        self._make_validation = validation
+        self._validation: Sample | None = None
+
+    def _groups(self) -> list[dict[str, Any]]:
+        named = list(self.network.named_parameters())
+        plain = [p for name, p in named if name.endswith(UNDECAYED)]
+        decayed = [p for name, p in named if not name.endswith(UNDECAYED)]
+        decay = self.settings.optimiser.weight_decay
+        return [{"params": decayed, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
+
+    def fit(self, stop: Callable[[], ExitCode | None], report: Callable[[str], None]) -> ExitCode:
+        """Train to the last step, or until any rank wants to stop.
+
+        Parameters
+        ----------
+        stop : callable
+            Returns the exit code of a stop that was asked for, else None.
+        report : callable
+            Takes progress lines; called on rank 0.
+
+        Returns
+        -------
+        ExitCode
+            ``OK`` when the last step is done, else the stop's code; a checkpoint stands in both cases.
+        """
+        progress = Progress(self.settings.steps, self.settings.batch, self.step)
+        saved = time.monotonic()
+        while self.step < self.settings.steps:
+            self.sums += self.train_step()
+            if self.step % REPORT_EVERY == 0:
+                loss, bce, nll = (self.sums / REPORT_EVERY).tolist()
+                self.sums.zero_()
+                if self.engine.rank == 0:
+                    self.history.add("train", self.step, {"loss": loss, "bce": bce, "nll": nll})
+                    report(progress.line(self.step, loss))
+            if self.step % self.settings.validate_every == 0 or self.step == self.settings.steps:
+                self.validate(report)
+            due = time.monotonic() - saved > self.settings.checkpoint_seconds
+            code = self._agree(stop())
+            if code is not None or due or self.step == self.settings.steps:
+                self.save()
+                saved = time.monotonic()
+            if code is not None:
+                return code
+        return ExitCode.OK
+
+    def _agree(self, code: ExitCode | None) -> ExitCode | None:
+        """Return the stop that any rank asked for, the same on every rank."""
+        if self.engine.size == 1:
+            return code
+        flag = self.engine.any(int(code) if code is not None else 0)
+        return ExitCode(flag) if flag else None
+
+    def train_step(self) -> Tensor:
+        """Do one step; returns (loss, cross entropy, posterior loss) of this rank, (3,), detached."""
+        settings = self.settings
+        sample = self.stream(self.step)
+        sample = augment(sample, settings.augmentation, settings.seed, self.step, self.stream.first, settings.batch)
+        with torch.no_grad():
+            images, scalars = network_inputs(sample, settings.softening, self.pixel_scale)
+        images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+            logit, mean, factor = self.network(images, scalars)
+        bce = classification_loss(logit, sample.is_lens)
+        nll = regression_loss(sample.latent, mean, factor, sample.is_lens)
+        loss = bce + settings.optimiser.regression * nll
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self._average_gradients()
+        torch.nn.utils.clip_grad_norm_(self.parameters, settings.optimiser.clip)
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(settings, self.step)
+        self.optimiser.step()
+        self.step += 1
+        self._move_average()
+        return torch.stack([loss, bce, nll]).detach()
+
+    def _average_gradients(self) -> None:
+        """Average the gradients over the ranks as one flat tensor."""
+        if self.engine.size == 1:
+            return
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        flat = torch.cat([g.reshape(-1) for g in gradients])
+        self.engine.average(flat)
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    @torch.no_grad()
+    def _move_average(self) -> None:
+        decay = min(self.settings.optimiser.ema, (1 + self.step) / (10 + self.step))
+        for slow, fast in zip(self.average.parameters(), self.parameters, strict=True):
+            slow.lerp_(fast, 1 - decay)
+
+    @torch.no_grad()
+    def validate(self, report: Callable[[str], None]) -> None:
+        """Measure the averaged network on the validation mocks; rank 0 only."""
+        if self.engine.rank != 0:
+            return
+        if self._validation is None:
+            self._validation = self._make_validation()
+        values = evaluate(self.average, self._validation, self.settings, self.pixel_scale)
+        self.history.add("valid", self.step, values)
+        report("validation  " + "  ".join(f"{key} {value:.4f}" for key, value in values.items()))
+
+    def save(self) -> None:
+        """Write a checkpoint; rank 0 only."""
+        if self.engine.rank != 0:
+            return
+        state = {
+            "step": self.step,
+            "sums": self.sums,
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+        save_checkpoint(self.folder / "checkpoint.pt", self.settings.digest, state)
+
+    def resume(self) -> None:
+        """Go on from the checkpoint, if there is one; every rank reads it."""
+        state = load_checkpoint(self.folder / "checkpoint.pt", self.settings.digest)
+        if state is not None:
+            self.network.load_state_dict(state["network"])
+            self.average.load_state_dict(state["average"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.step = int(state["step"])
+            self.sums.copy_(state["sums"])
+            log.info("resumed at step %d", self.step)
+        if self.engine.rank == 0:
+            self.history.resume(self.step)
+
+
+def evaluate(network: Network, sample: Sample, settings: TrainSettings, pixel_scale: float) -> dict[str, float]:
+    """Return loss and headline metrics of a network on mocks, without augmentation."""
+    logits, means, terms = [], [], []
+    for start in range(0, len(sample.images), VALIDATION_BATCH):
+        rows = slice(start, start + VALIDATION_BATCH)
+        part = Sample(
+            sample.images[rows],
+            sample.present[rows],
+            sample.fwhm[rows],
+            sample.is_lens[rows],
+            sample.latent[rows],
+        )
+        logit, mean, factor = network(*network_inputs(part, settings.softening, pixel_scale))
+        terms.append(regression_loss(part.latent, mean, factor, part.is_lens) * len(logit))
+        logits.append(logit)
+        means.append(mean)
+    logit, mean = torch.cat(logits), torch.cat(means)
+    lens = sample.is_lens
+    error = torch.exp(mean[lens, 0]) - torch.exp(sample.latent[lens, 0])
+    quantile = torch.quantile(error, torch.tensor([0.16, 0.84], device=error.device))
+    score, label = logit.cpu().numpy(), lens.cpu().numpy()
+    return {
+        "bce": float(classification_loss(logit, lens)),
+        "nll": float(sum(terms) / len(logit)),
+        "auroc": auroc(score, label),
+        "tpr_2": tpr_at_fpr(score, label, 1e-2)[0],
+        "tpr_3": tpr_at_fpr(score, label, 1e-3)[0],
+        "theta_E_68": float(quantile[1] - quantile[0]) / 2,
+    }

@@ -1,0 +1,198 @@
+"""One training from settings to model file: resume, train, finish, save."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lensscan import __version__
+from lensscan.errors import ExitCode, OutputError
+from lensscan.mocks.recipes import Recipe, load_recipe
+from lensscan.nets.heads import to_latent
+from lensscan.nets.model import Card, Model
+from lensscan.train.distributed import Engine, start_engine
+from lensscan.train.finish import calibrate, evaluate, score_mocks
+from lensscan.train.loop import Trainer, architecture
+from lensscan.train.settings import TrainSettings
+from lensscan.train.stream import simulate_sample
+
+__all__ = ["SEEDS", "TrainRun"]
+
+log = logging.getLogger(__name__)
+
+SEEDS = {"training": 0, "validation": 1, "calibration": 2, "evaluation": 3}
+"""Offsets of the seeds: purpose p of a training with seed s uses mocks of seed ``10 s + SEEDS[p]``."""
+UNITS_SAMPLE = 2048
+
+
+@dataclasses.dataclass(slots=True)
+class TrainRun:
+    """A training and where its results go.
+
+    Attributes
+    ----------
+    settings : TrainSettings
+    output : Path
+        Model file; ``<output>.run`` holds checkpoint and curves.
+    device : torch.device
+    backend : str
+        See `lensscan.train.distributed.BACKENDS`.
+    stop : callable
+        Returns the exit code of a stop that was asked for.
+    report : callable
+        Takes progress lines.
+    """
+
+    settings: TrainSettings
+    output: Path
+    device: torch.device
+    backend: str
+    stop: Callable[[], ExitCode | None]
+    report: Callable[[str], None]
+
+    @property
+    def folder(self) -> Path:
+        """Folder of checkpoint and curves."""
+        return self.output.with_name(self.output.name + ".run")
+
+    def run(self) -> ExitCode:
+        """Train, or go on training, and write the model file; the same call again resumes.
+
+        Raises
+        ------
+        OutputError
+            If the output is the model of other settings.
+        """
+        recipe = load_recipe(self.settings.recipe)
+        if self._finished(recipe):
+            return ExitCode.OK
+        self.folder.mkdir(parents=True, exist_ok=True)
+        engine = start_engine(self.backend, self.device)
+        settings = _with_units(self.settings, recipe)
+        trainer = Trainer(
+            settings,
+            len(recipe.bands),
+            recipe.size,
+            recipe.pixel_scale,
+            lambda start, n: simulate_sample(recipe, self._seed("training"), start, n, self.device),
+            lambda: simulate_sample(recipe, self._seed("validation"), 0, settings.validation, self.device),
+            engine,
+            self.folder,
+            self.device,
+        )
+        begun = time.monotonic()
+        try:
+            trainer.resume()
+            code = trainer.fit(self.stop, self.report)
+        finally:
+            trainer.stream.close()
+        if code == ExitCode.OK and engine.rank == 0:
+            self._finish(trainer, recipe, engine, time.monotonic() - begun)
+        if engine.rank == 0:
+            trainer.history.plot(self.folder / "curves.png", f"{settings.name}, step {trainer.step}")
+        engine.close()
+        return code
+
+    def _seed(self, purpose: str) -> int:
+        return 10 * self.settings.seed + SEEDS[purpose]
+
+    def _identity(self, recipe: Recipe) -> dict[str, str]:
+        return {"settings_digest": self.settings.digest, "recipe_digest": recipe.digest}
+
+    def _finished(self, recipe: Recipe) -> bool:
+        """Return True if the output is already this training's model."""
+        if not self.output.exists():
+            return False
+        training = Model.load(str(self.output)).card.training
+        if any(training.get(key) != value for key, value in self._identity(recipe).items()):
+            raise OutputError(f"{self.output} is the model of other settings; remove it or give another -o")
+        self.report(f"{self.output} is complete, nothing to do")
+        return True
+
+    def _finish(self, trainer: Trainer, recipe: Recipe, engine: Engine, seconds: float) -> None:
+        """Calibrate, evaluate and save the averaged network."""
+        settings, finish = trainer.settings, self.settings.finish
+        card = Card(
+            name=settings.name,
+            version=settings.version,
+            architecture=architecture(settings),
+            bands=recipe.bands,
+            size=recipe.size,
+            pixel_scale=recipe.pixel_scale,
+            min_bands=settings.min_bands or len(recipe.bands),
+            softening=settings.softening,
+            views=settings.views,
+            label=label_of(recipe),
+            notes=settings.notes,
+            training={
+                **self._identity(recipe),
+                "recipe": recipe.name,
+                "seed": settings.seed,
+                "steps": settings.steps,
+                "batch": settings.batch,
+                "mocks": self._mocks_made(trainer),
+                "ranks": engine.size,
+                "backend": engine.name,
+                "device": _device_name(self.device),
+                "hours": round(seconds / 3600, 2),
+                "versions": {
+                    "lensscan": __version__,
+                    "torch": torch.__version__,
+                    "numpy": np.__version__,
+                    "python": platform.python_version(),
+                },
+            },
+        )
+        model = Model(card, trainer.average.cpu().eval())
+        scored = score_mocks(model, recipe, self._seed("calibration"), finish.calibration, self.report)
+        model = calibrate(model, scored, finish, settings.augmentation)
+        scored = score_mocks(model, recipe, self._seed("evaluation"), finish.evaluation, self.report)
+        evaluation = {"mocks_of_seed": self._seed("evaluation"), **evaluate(model.card, scored)}
+        model = Model(dataclasses.replace(model.card, evaluation=evaluation), model.module)
+        digest = model.save(self.output)
+        self.report(f"wrote {self.output}, sha256 {digest[:12]}, AUROC {evaluation['auroc']:.4f}")
+
+    def _mocks_made(self, trainer: Trainer) -> int:
+        stream, steps = trainer.settings.stream, trainer.settings.steps
+        chunks = trainer.stream.newest(steps - 1) + 1
+        return (min(chunks, stream.chunks) if stream.chunks else chunks) * stream.chunk
+
+
+def label_of(recipe: Recipe) -> str:
+    """Say in words what "lens" means in a recipe."""
+    rule = recipe.label
+    return (
+        f"recipe {recipe.name}: lensed source with at least two images, magnification above {rule.magnification:g}, "
+        f"arc S/N above {rule.snr:g} in the best band, resolved"
+    )
+
+
+def _with_units(settings: TrainSettings, recipe: Recipe) -> TrainSettings:
+    """Give the posterior head its units: mean and spread of the first training mocks' latent parameters."""
+    from lensscan.mocks.simulate import simulate
+
+    truth = simulate(recipe, seed=10 * settings.seed, start=0, n=UNITS_SAMPLE).truth
+    latent = to_latent(truth)[truth["is_lens"].bool()].double().numpy()
+    centre, scale = latent.mean(axis=0), latent.std(axis=0)
+    for low, high in ((1, 2), (3, 4), (5, 6)):
+        scale[[low, high]] = np.sqrt((scale[low] ** 2 + scale[high] ** 2) / 2)
+    centre[1:] = 0.0
+    network = dataclasses.replace(
+        settings.network,
+        latent_centre=tuple(float(f"{value:.3g}") for value in centre),
+        latent_scale=tuple(float(f"{value:.3g}") for value in scale),
+    )
+    return dataclasses.replace(settings, network=network)
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return f"cpu, {torch.get_num_threads()} thread"

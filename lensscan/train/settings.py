@@ -1,0 +1,213 @@
+"""The settings of one training: TRAIN.toml, checked and frozen."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lensscan.config import build
+from lensscan.errors import ConfigError
+from lensscan.nets.resnet import ResNetConfig
+
+__all__ = ["Augmentation", "Finish", "Optimiser", "Stream", "TrainSettings"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """How mocks reach the network.
+
+    Mocks are simulated in chunks on the fly; each step draws its batch from the newest `window` chunks.  With
+    ``window = 1`` and ``reuse = 1`` every mock is used once.
+
+    Attributes
+    ----------
+    chunk : int
+        Mocks simulated at a time.
+    window : int
+        Chunks kept in memory, as float16.
+    reuse : float
+        How often a mock is drawn on average before it leaves the window.
+    chunks : int
+        Number of different chunks, after which they come again; 0 = ever new mocks.
+    """
+
+    chunk: int = 4096
+    window: int = 8
+    reuse: float = 2.0
+    chunks: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Optimiser:
+    """AdamW with linear warm-up, cosine decay, clipping and an exponential moving average of the weights.
+
+    Attributes
+    ----------
+    lr : float
+        Peak learning rate.
+    warmup : int
+        Steps of the linear warm-up.
+    final : float
+        Learning rate at the end, as a fraction of the peak.
+    weight_decay : float
+    clip : float
+        Largest norm of the gradient.
+    ema : float
+        Decay of the moving average per step (shorter at the start).
+    regression : float
+        Weight of the posterior's loss beside the classification's.
+    """
+
+    lr: float = 2e-3
+    warmup: int = 500
+    final: float = 0.01
+    weight_decay: float = 0.02
+    clip: float = 1.0
+    ema: float = 0.999
+    regression: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """Random changes of each stamp at each use, beside one of the eight dihedral views.
+
+    Attributes
+    ----------
+    noise : float
+        White noise added, uniform between 0 and this many sigma.
+    gain : float
+        Scatter (log-normal) of each band's flux scale.
+    sigma : float
+        Scatter (log-normal) of the noise estimate.
+    fwhm : float
+        Scatter (log-normal) of the stated seeing.
+    fwhm_missing : float
+        Probability that no seeing is stated.
+    pixel_scale : float
+        Scatter (log-normal) of the stated pixel scale.
+    band_missing : float
+        Probability that one band is absent.
+    mask : float
+        Probability of a masked rectangle, at most `mask_size` pixels wide.
+    """
+
+    noise: float = 0.3
+    gain: float = 0.03
+    sigma: float = 0.05
+    fwhm: float = 0.04
+    fwhm_missing: float = 0.15
+    pixel_scale: float = 0.01
+    band_missing: float = 0.03
+    mask: float = 0.1
+    mask_size: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """What follows the training: calibration and evaluation, each on mocks of a seed of its own.
+
+    Attributes
+    ----------
+    calibration : int
+        Mocks to calibrate logit and posterior and to fill the card's histogram and ranges.
+    evaluation : int
+        Mocks of the short evaluation in the card.
+    kind : str
+        Calibration of the logit: ``none``, ``temperature`` or ``platt``.
+    """
+
+    calibration: int = 20_000
+    evaluation: int = 20_000
+    kind: Literal["none", "temperature", "platt"] = "platt"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """Everything that defines a training.
+
+    Attributes
+    ----------
+    name : str
+        Name of the model.
+    recipe : str
+        Recipe of the mocks: shipped name or path.
+    seed : int
+        Of weights, mocks and augmentation.
+    steps : int
+        Optimiser steps.
+    batch : int
+        Stamps per step, over all ranks.
+    version, notes : str
+        Go into the card.
+    softening : float
+        k in asinh(f / (k sigma)).
+    min_bands : int
+        Fewest bands a stamp may have; 0 = all.
+    views : int
+        Dihedral views that a scan averages by default.
+    validate_every, validation : int
+        Steps between validations, and their number of mocks.
+    checkpoint_seconds : float
+        Time between checkpoints.
+    precision : str
+        ``fp32``, or ``tf32`` / ``bf16`` on a GPU.
+    """
+
+    name: str
+    recipe: str
+    steps: int
+    seed: int = 1
+    batch: int = 128
+    version: str = "1"
+    notes: str = ""
+    softening: float = 2.0
+    min_bands: int = 0
+    views: int = 1
+    validate_every: int = 500
+    validation: int = 4096
+    checkpoint_seconds: float = 120.0
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    network: ResNetConfig = field(default_factory=ResNetConfig)
+    stream: Stream = field(default_factory=Stream)
+    optimiser: Optimiser = field(default_factory=Optimiser)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    finish: Finish = field(default_factory=Finish)
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any], where: str) -> TrainSettings:
+        """Build from a TOML mapping.
+
+        Raises
+        ------
+        ConfigError
+            For unknown keys and impossible values.
+        """
+        settings = build(cls, mapping, where)
+        positive: dict[str, float] = {
+            "steps": settings.steps,
+            "batch": settings.batch,
+            "stream.chunk": settings.stream.chunk,
+        }
+        positive |= {"stream.window": settings.stream.window, "stream.reuse": settings.stream.reuse}
+        positive |= {"softening": settings.softening, "optimiser.lr": settings.optimiser.lr}
+        positive |= {"validate_every": settings.validate_every, "validation": settings.validation}
+        for key, value in positive.items():
+            if not value > 0:
+                raise ConfigError(f"{where}: {key} must be positive, not {value}")
+        if settings.views not in (1, 8):
+            raise ConfigError(f"{where}: views must be 1 or 8, not {settings.views}")
+        if not 0 <= settings.optimiser.ema < 1:
+            raise ConfigError(f"{where}: optimiser.ema must lie in [0, 1), not {settings.optimiser.ema}")
+        return settings
+
+    @property
+    def digest(self) -> str:
+        """Hash of everything that can change a weight."""
+        content = dataclasses.asdict(self)
+        for key in ("name", "version", "notes", "checkpoint_seconds", "views", "finish"):
+            del content[key]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

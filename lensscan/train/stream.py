@@ -1,0 +1,145 @@
+"""Mocks for training: simulated chunk by chunk in a thread beside the training, drawn from a sliding window."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+import torch
+
+from lensscan.mocks.recipes import Recipe
+from lensscan.mocks.simulate import simulate
+from lensscan.nets.heads import to_latent
+from lensscan.train.augment import Sample, step_generator
+from lensscan.train.settings import Stream
+
+__all__ = ["MockStream", "Source", "simulate_sample"]
+
+STORED_UNIT = 16.0
+"""nJy per unit of the float16 pixels kept in memory: 1e6 nJy fits, and a sky of 8 nJy keeps 11 bits."""
+
+
+class Source(Protocol):
+    """Anything that makes the mocks [start, start + n) of a training."""
+
+    def __call__(self, start: int, n: int) -> Sample:
+        """Return the mocks; a pure function."""
+
+
+def simulate_sample(recipe: Recipe, seed: int, start: int, n: int, device: torch.device | str = "cpu") -> Sample:
+    """Simulate mocks and express their truth in latent space."""
+    mocks = simulate(recipe, seed=seed, start=start, n=n, device=device)
+    images = mocks.images
+    return Sample(
+        images=images,
+        present=mocks.present.to(images.device),
+        fwhm=mocks.fwhm.float().to(images.device),
+        is_lens=mocks.truth["is_lens"].bool().to(images.device),
+        latent=to_latent(mocks.truth).to(images.device),
+    )
+
+
+def _take(sample: Sample, rows: torch.Tensor) -> Sample:
+    return Sample(
+        sample.images[rows].float(),
+        sample.present[rows],
+        sample.fwhm[rows],
+        sample.is_lens[rows],
+        sample.latent[rows],
+    )
+
+
+def _join(parts: list[Sample]) -> Sample:
+    if len(parts) == 1:
+        return parts[0]
+    names = ("images", "present", "fwhm", "is_lens", "latent")
+    return Sample(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+
+
+class MockStream:
+    """Batches of mocks as a pure function of the step.
+
+    At step s the newest chunk is number ``floor(s batch / (reuse chunk))``; the batch is drawn, with
+    replacement, from the newest `window` chunks.  With ``window = 1`` and ``reuse = 1`` the batch is instead
+    the rows ``[s batch, (s + 1) batch)`` themselves, and every rank makes only its own.
+
+    Parameters
+    ----------
+    source : Source
+    settings : Stream
+    batch : int
+        Rows of the global batch.
+    seed : int
+        Of the draws.
+    rank, size : int
+        This rank's share of the batch is the rows ``[rank * batch / size, ...)``.
+    """
+
+    def __init__(self, source: Source, settings: Stream, batch: int, seed: int, rank: int = 0, size: int = 1) -> None:
+        self.source = source
+        self.settings = settings
+        self.batch = batch
+        self.seed = seed
+        self.first = rank * batch // size
+        self.last = (rank + 1) * batch // size
+        self.fresh = settings.window == 1 and settings.reuse == 1.0
+        self.chunks: dict[int, Sample] = {}
+        self.ahead: dict[int, Future[Sample]] = {}
+        self.pool = ThreadPoolExecutor(1, "mocks", initializer=torch.set_num_threads, initargs=(1,))
+
+    def close(self) -> None:
+        """Stop the simulating thread after the chunk in hand."""
+        self.pool.shutdown(wait=True, cancel_futures=True)
+
+    def __call__(self, step: int) -> Sample:
+        """Return this rank's rows of the batch of one step."""
+        if self.fresh:
+            sample = self._wait(step)
+            self._prefetch([step + 1], keep=step)
+            return sample
+        newest = self.newest(step)
+        wanted = list(range(max(0, newest - self.settings.window + 1), newest + 1))
+        for number in wanted:
+            if number not in self.chunks:
+                self.chunks[number] = self._wait(number)
+        for number in [n for n in self.chunks if n < wanted[0]]:
+            del self.chunks[number]
+        self._prefetch([newest + 1], keep=wanted[0])
+        generator = step_generator(self.seed, step, 2)
+        draw = torch.randint(len(wanted) * self.settings.chunk, (self.batch,), generator=generator)
+        return self._draw(draw[self.first : self.last], wanted)
+
+    def newest(self, step: int) -> int:
+        """Return the number of the newest chunk at a step."""
+        return int(step * self.batch / (self.settings.reuse * self.settings.chunk))
+
+    def _draw(self, draw: torch.Tensor, wanted: list[int]) -> Sample:
+        order = torch.argsort(draw // self.settings.chunk, stable=True)
+        parts = []
+        for place, number in enumerate(wanted):
+            rows = draw[draw // self.settings.chunk == place] % self.settings.chunk
+            if len(rows):
+                parts.append(_take(self.chunks[number], rows.to(self.chunks[number].is_lens.device)))
+        sample = _take(_join(parts), torch.argsort(order).to(parts[0].is_lens.device))
+        sample.images *= STORED_UNIT
+        return sample
+
+    def _make(self, number: int) -> Sample:
+        """Simulate a chunk (or, if `fresh`, this rank's rows of a step)."""
+        if self.settings.chunks:
+            number %= self.settings.chunks
+        if self.fresh:
+            return self.source(number * self.batch + self.first, self.last - self.first)
+        sample = self.source(number * self.settings.chunk, self.settings.chunk)
+        sample.images = (sample.images / STORED_UNIT).half()
+        return sample
+
+    def _wait(self, number: int) -> Sample:
+        if number not in self.ahead:
+            self.ahead[number] = self.pool.submit(self._make, number)
+        return self.ahead.pop(number).result()
+
+    def _prefetch(self, numbers: list[int], keep: int) -> None:
+        for number in numbers:
+            if number not in self.ahead and number not in self.chunks:
+                self.ahead[number] = self.pool.submit(self._make, number)
