@@ -6,6 +6,7 @@ import glob
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,13 +95,20 @@ class Chunk:
 class Catalog:
     """A survey catalog; made by `open_catalog`."""
 
-    def __init__(self, paths: list[str], survey: Survey, extra_columns: Sequence[str]) -> None:
+    def __init__(self, paths: list[str], survey: Survey, extra_columns: Sequence[str], everything: bool) -> None:
         self.paths = paths
         self._survey = survey
         columns = survey.catalog
-        self._extra = tuple(dict.fromkeys((*columns.keep, *extra_columns)))
-        self._wanted, self._optional = self._columns()
+        with open_table(paths[0]) as table:
+            names = table.names if everything else ()
+        self._extra = tuple(dict.fromkeys((*columns.keep, *extra_columns, *names)))
+        self._wanted, self._optional = self._columns(everything)
         self._kind: str | None = None
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Names of the columns that `Chunk.columns` will hold."""
+        return self._extra
 
     @property
     def n_rows(self) -> int | None:
@@ -122,7 +130,7 @@ class Catalog:
         """Return (path, size, mtime_ns) of every file."""
         return [(path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in self.paths]
 
-    def _columns(self) -> tuple[dict[str, str], tuple[str, ...]]:
+    def _columns(self, everything: bool) -> tuple[dict[str, str], tuple[str, ...]]:
         """Return needed columns -> the survey key that names them, and the optional ones."""
         columns = self._survey.catalog
         wanted = {columns.id: "catalog.id"}
@@ -130,7 +138,7 @@ class Catalog:
             if name:
                 wanted[name] = f"catalog.{key}"
         for name in self._extra:
-            if name not in ("id", "ra", "dec"):
+            if name not in ("id", "ra", "dec") or everything:
                 wanted.setdefault(name, "catalog.keep (or the template)")
         optional = [columns.ra, columns.dec]
         for band in self._survey.bands.values():
@@ -265,7 +273,9 @@ def _floats(table: Mapping[str, NDArray[Any]], name: str | None, n: int) -> Floa
         raise CatalogError(f"column {name!r} is text, not numbers; name the right column in the survey file") from None
 
 
-def open_catalog(path: str, survey: Survey, extra_columns: Sequence[str] = ()) -> Catalog:
+def open_catalog(
+    path: str | Path, survey: Survey, extra_columns: Sequence[str] = (), *, everything: bool = False
+) -> Catalog:
     """Open a catalog.
 
     Parameters
@@ -276,6 +286,8 @@ def open_catalog(path: str, survey: Survey, extra_columns: Sequence[str] = ()) -
         Names the columns.
     extra_columns : sequence of str
         Further columns that must be read: those of a stamp template, those to keep.
+    everything : bool
+        Read all columns of the first file into ``Chunk.columns``.
 
     Raises
     ------
@@ -286,7 +298,7 @@ def open_catalog(path: str, survey: Survey, extra_columns: Sequence[str] = ()) -
     paths = [str(path)] if os.path.exists(path) else sorted(glob.glob(str(path), recursive=True))
     if not paths:
         raise CatalogError(f"no catalog {path}; check the path (a glob must be quoted)")
-    catalog = Catalog(paths, survey, extra_columns)
+    catalog = Catalog(paths, survey, extra_columns, everything)
     with open_table(paths[0]) as table:
         for name, key in catalog._wanted.items():
             table.check(name, key, survey.name)

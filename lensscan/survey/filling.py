@@ -13,7 +13,7 @@ from lensscan.schema import Flag, Status
 from lensscan.survey.placement import Placement
 from lensscan.survey.quality import PIECE, check_piece, settle
 from lensscan.survey.sky import Sky
-from lensscan.survey.stamps import Batch, Frame, Rows
+from lensscan.survey.stamps import SCALE_TOLERANCE, Batch, Frame, Rows
 
 __all__ = ["Filling"]
 
@@ -41,6 +41,10 @@ class Filling:
     def absent(self, row: int, band: int) -> None:
         """Record that a row has no image in a band."""
         self.batch.images[self.at + row, band] = 0.0
+
+    def unit(self, scale: float) -> float:
+        """Return what the network takes for the size (arcsec) of an image pixel of the given true size."""
+        return self.frame.pixel_scale if abs(scale / self.frame.pixel_scale - 1) <= SCALE_TOLERANCE else scale
 
     def first_band(self, row: int) -> bool:
         """Tell whether no band of the row has been filled yet."""
@@ -115,9 +119,7 @@ class Filling:
         batch, stop = self.batch, self.at + self.n
         self._check()
         settle(batch, self.at, stop, self.frame, self.doubtful, self.fine)
-        self.sky.store(
-            batch, self.at, self.frame, rows.ra[start : start + self.n], rows.dec[start : start + self.n]
-        )
+        self.sky.store(batch, self.at, rows.ra[start : start + self.n], rows.dec[start : start + self.n])
         batch.close(stop)
 
 

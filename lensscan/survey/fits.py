@@ -27,9 +27,11 @@ __all__ = [
     "BLOCK",
     "MAX_STAMP_BYTES",
     "Hdu",
+    "create_fitsio",
     "decode",
     "open_fitsio",
     "open_regular",
+    "physical",
     "read_all",
     "read_compressed",
     "reentrant",
@@ -253,16 +255,27 @@ def decode(data: bytes, hdu: Hdu) -> NDArray[Any]:
     """
     if hdu.size == 0:
         raise StampError(Status.WRONG_SHAPE, f"HDU {hdu.index} holds no pixels")
-    header = hdu.header
-    pixels = np.frombuffer(data, DTYPES[header.get("BITPIX")], math.prod(hdu.shape), hdu.start).reshape(hdu.shape)
+    dtype = DTYPES[hdu.header.get("BITPIX")]
+    pixels = np.frombuffer(data, dtype, math.prod(hdu.shape), hdu.start).reshape(hdu.shape)
+    return physical(pixels, hdu.header)
+
+
+def physical(pixels: NDArray[Any], header: Header) -> NDArray[Any]:
+    """Apply BSCALE, BZERO and BLANK; floats without scaling come back as they are.
+
+    Raises
+    ------
+    StampError
+        UNREADABLE if a keyword is not a number.
+    """
     scale, zero, blank = header.get("BSCALE", 1), header.get("BZERO", 0), header.get("BLANK")
-    integer = pixels.dtype.kind in "iu"
-    if scale == 1 and zero == 0 and not (integer and isinstance(blank, int)):
+    blanked = pixels.dtype.kind in "iu" and isinstance(blank, int)
+    if scale == 1 and zero == 0 and not blanked:
         return pixels
     if not isinstance(scale, (int, float)) or not isinstance(zero, (int, float)):
-        raise StampError(Status.UNREADABLE, f"HDU {hdu.index}: BSCALE or BZERO is not a number")
+        raise StampError(Status.UNREADABLE, "BSCALE or BZERO is not a number")
     values = pixels * float(scale) + float(zero)
-    if integer and isinstance(blank, int):
+    if blanked:
         values[pixels == blank] = np.nan
     return values
 
@@ -289,6 +302,13 @@ def open_fitsio(path: str) -> Any:
         return fitsio.FITS(path, "r")
     except (OSError, ValueError, RuntimeError) as error:
         raise StampError(Status.UNREADABLE, f"{path}: {' '.join(str(error).split())}") from None
+
+
+def create_fitsio(path: str) -> Any:
+    """Create a FITS file with fitsio, replacing an old one; raises OSError."""
+    import fitsio
+
+    return fitsio.FITS(path, "rw", clobber=True)
 
 
 def read_compressed(handle: Any, hdu: Hdu, section: tuple[slice, slice] | None = None) -> NDArray[Any]:

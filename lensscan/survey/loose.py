@@ -17,7 +17,7 @@ from lensscan.survey.filling import Filling
 from lensscan.survey.fits import Hdu, decode, open_fitsio, read_all, read_compressed, scan
 from lensscan.survey.layout import Layout, find_layout, single_image
 from lensscan.survey.placement import MIN_FILL, Placement, place_centred
-from lensscan.survey.planes import bad_pixels, psf_fwhm, typical_noise
+from lensscan.survey.planes import bad_pixels, mask_bits, psf_fwhm, typical_noise
 from lensscan.survey.stamps import (
     SCALE_TOLERANCE,
     Batch,
@@ -196,7 +196,7 @@ class LooseReader(StampReader):
 
     def _place(self, shape: tuple[int, ...], scale: float) -> Placement:
         step = self._frame.pixel_scale / scale
-        resample = abs(step - 1) > SCALE_TOLERANCE
+        resample = abs(1 / step - 1) > SCALE_TOLERANCE
         if resample and not self._resample:
             raise StampError(Status.WRONG_SCALE, f"pixels of {scale:g} arcsec")
         reach = self._frame.size * (step if resample else 1.0) * MIN_FILL
@@ -217,7 +217,7 @@ class LooseReader(StampReader):
                 continue
             if plane.shape != shape:
                 raise StampError(Status.WRONG_SHAPE, f"{kind} plane {plane.shape} beside image {shape}")
-            worse = bad_pixels(kind, plane)
+            worse = bad_pixels(kind, plane, mask_bits(file.hdus[index].header) if kind == "mask" else None)
             bad = worse if bad is None else bad | worse
             if kind != "mask":
                 noise = typical_noise(kind, plane)
@@ -228,6 +228,7 @@ def _note_sky(filling: Filling, row: int, facts: Facts, shape: tuple[int, ...]) 
     height, width = shape
     if facts.wcs is not None:
         reach = 0.5 * float(np.hypot(height, width)) * facts.scale
-        filling.sky.add(row, facts.wcs, (width - 1) / 2, (height - 1) / 2, reach)
+        unit = filling.unit(facts.scale)
+        filling.sky.add(row, facts.wcs, (width - 1) / 2, (height - 1) / 2, unit, reach)
     elif facts.stale:
         filling.sky.stale(row)

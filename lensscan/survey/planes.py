@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["IMAGE_NAMES", "PLANE_NAMES", "bad_pixels", "plane_kind", "psf_fwhm", "typical_noise"]
+from lensscan.survey.header import Header
+
+__all__ = ["IMAGE_NAMES", "PLANE_NAMES", "bad_pixels", "mask_bits", "plane_kind", "psf_fwhm", "typical_noise"]
 
 IMAGE_NAMES = ("SCI", "IMAGE", "IMG", "BGSUB", "COADD", "FLUX", "DATA")
 PLANE_NAMES = {
@@ -28,6 +30,8 @@ PLANE_NAMES = {
     "PSF": "psf",
 }
 """What an extension's name says about it; WEIGHT is taken as inverse variance in 1/counts^2."""
+BAD_PLANES = ("BAD", "SAT", "CR", "EDGE", "NO_DATA", "SUSPECT")
+"""Of an LSST mask: DETECTED and the like mark sky positions, not damage."""
 ABSURD = 1e6
 """An rms larger than the median by this factor marks a bad pixel (Euclid writes 1e16)."""
 FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2))
@@ -53,10 +57,18 @@ def _rms(kind: str, plane: NDArray[Any]) -> NDArray[np.float64]:
     return values
 
 
-def bad_pixels(kind: str, plane: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return which pixels a plane declares bad: mask bits set, or no positive finite weight."""
+def mask_bits(header: Header) -> int | None:
+    """Return the bits of an LSST-style mask plane (keywords ``MP_<name>``) that mean a bad pixel, else None."""
+    keywords = header.keys()
+    if not any(key.startswith("MP_") for key in keywords):
+        return None
+    return sum(1 << int(header.number(f"MP_{name}") or 0) for name in BAD_PLANES if f"MP_{name}" in header)
+
+
+def bad_pixels(kind: str, plane: NDArray[Any], bits: int | None = None) -> NDArray[np.bool_]:
+    """Return which pixels a plane declares bad: mask bits set (any, or `bits`), or no positive finite weight."""
     if kind == "mask":
-        return np.asarray(plane != 0)
+        return np.asarray(plane != 0) if bits is None else np.asarray((plane.astype(np.int64) & bits) != 0)
     rms = _rms(kind, plane)
     typical = _median(rms)
     return np.asarray(~(rms <= ABSURD * typical))
