@@ -21,6 +21,7 @@ __all__ = ["Arcs", "is_detectable", "measure", "signal_to_noise"]
 Array = NDArray[np.float64]
 ANGLES = 128
 NODES = 15
+BLOCK = 16  # rows at a time: temporaries stay in the cache
 REACH = 2.3  # asinh of the farthest node, in effective radii
 GAUSSIAN_AREA = math.pi / (2 * math.log(2))  # noise-equivalent area 4 pi s^2 of a Gaussian, in FWHM^2
 
@@ -58,8 +59,17 @@ def _unit_deflection(cos: Array, sin: Array, e1: Array, e2: Array) -> tuple[Arra
 
 
 def measure(
-    theta_E: Array, e1: Array, e2: Array, gamma1: Array, gamma2: Array, bx: Array, by: Array,
-    radius: Array, n: Array, s1: Array, s2: Array,
+    theta_E: Array,
+    e1: Array,
+    e2: Array,
+    gamma1: Array,
+    gamma2: Array,
+    bx: Array,
+    by: Array,
+    radius: Array,
+    n: Array,
+    s1: Array,
+    s2: Array,
 ) -> Arcs:
     """Measure the images of Sersic sources.
 
@@ -72,31 +82,41 @@ def measure(
     radius, n, s1, s2 : ndarray, shape (n,)
         Half-light radius (arcsec), Sersic index and ellipticity of the sources.
     """
+    table = np.stack([theta_E, e1, e2, gamma1, gamma2, bx, by, radius, n, s1, s2])
+    parts = [_measure(table[:, i : i + BLOCK, None]) for i in range(0, table.shape[1], BLOCK)]
+    images, flux, area = (np.concatenate([p[k] for p in parts]) if parts else np.zeros(0) for k in range(3))
+    return Arcs(images.astype(np.int64), flux, area)
+
+
+def _measure(table: Array) -> tuple[NDArray[np.int64], Array, Array]:
+    """Return images, magnification and area of a block that fits the cache; `table` is (11, n, 1)."""
+    theta_E, e1, e2, g1, g2, bx, by, radius, n, s1, s2 = table
     phi = 2 * math.pi * (np.arange(ANGLES) + 0.5) / ANGLES
     cos, sin = np.cos(phi)[None], np.sin(phi)[None]
-    col = [v[:, None] for v in (theta_E, e1, e2, gamma1, gamma2, bx, by, radius, n, s1, s2)]
-    t, e1c, e2c, g1, g2, bxc, byc, rad, index, s1c, s2c = col
-    ux, uy = _unit_deflection(cos, sin, e1c, e2c)
-    wx, wy = bxc + t * ux, byc + t * uy
+    ux, uy = _unit_deflection(cos, sin, e1, e2)
+    wx, wy = bx + theta_E * ux, by + theta_E * uy
     images = _count_images(cos, sin, wx, wy, g1, g2)
     dx, dy = (1 - g1) * cos - g2 * sin, (1 + g1) * sin - g2 * cos
-    ee = s1c * s1c + s2c * s2c
+    ee = s1 * s1 + s2 * s2
     u = 1 / (1 - ee)
-    qxx, qxy, qyy = u * (1 + ee - 2 * s1c), -2 * u * s2c, u * (1 + ee + 2 * s1c)
+    qxx, qxy, qyy = u * (1 + ee - 2 * s1), -2 * u * s2, u * (1 + ee + 2 * s1)
     a = dx * (qxx * dx + qxy * dy) + dy * (qxy * dx + qyy * dy)
     b = dx * (qxx * wx + qxy * wy) + dy * (qxy * wx + qyy * wy)
     c = wx * (qxx * wx + qxy * wy) + wy * (qxy * wx + qyy * wy)
     closest = np.maximum(c - b * b / a, 0.0)
     step = 2 * REACH / (NODES - 1)
     nodes = -REACH + step * np.arange(NODES)
-    scale = np.sqrt(rad * rad + 0.3 * closest)
+    scale = np.sqrt(radius * radius + 0.3 * closest)
+    stretch = 1 / np.sqrt(a)
     along = scale[..., None] * np.sinh(nodes)
-    r = (b / a)[..., None] + along / np.sqrt(a)[..., None]
-    weight = np.maximum(r, 0.0) * (scale / np.sqrt(a))[..., None] * np.cosh(nodes) * (step * 2 * math.pi / ANGLES)
-    light = _sersic(closest[..., None] + along * along, rad[..., None], index[..., None])
-    flux = (light * weight).reshape(len(theta_E), -1).sum(axis=1)
-    square = (light * light * weight).reshape(len(theta_E), -1).sum(axis=1)
-    return Arcs(images, flux, flux * flux / np.maximum(square, 1e-300))
+    r = (b / a)[..., None] + along * stretch[..., None]
+    weight = np.maximum(r, 0.0) * (scale * stretch)[..., None] * (np.cosh(nodes) * (step * 2 * math.pi / ANGLES))
+    light = _sersic(closest[..., None] + along * along, radius[..., None], n[..., None])
+    weight *= light
+    flux = weight.reshape(len(weight), -1).sum(axis=1)
+    weight *= light
+    square = weight.reshape(len(weight), -1).sum(axis=1)
+    return images, flux, flux * flux / np.maximum(square, 1e-300)
 
 
 def _sersic(radius2: Array, half: Array, n: Array) -> Array:
@@ -105,8 +125,12 @@ def _sersic(radius2: Array, half: Array, n: Array) -> Array:
 
     b = 1.9992 * n - 0.3271
     log_flux = np.log(2 * math.pi * n * half * half) - 2 * n * np.log(b) + gammaln(2 * n)
-    power = np.exp(np.log(np.maximum(radius2 / (half * half), 1e-8)) * (0.5 / n))
-    return np.exp(-b * power - log_flux)
+    value = np.log(np.maximum(radius2 * (1 / (half * half)), 1e-8))
+    value *= 0.5 / n
+    np.exp(value, out=value)
+    value *= -b
+    value -= log_flux
+    return np.exp(value, out=value)
 
 
 def _count_images(cos: Array, sin: Array, wx: Array, wy: Array, g1: Array, g2: Array) -> NDArray[np.int64]:
@@ -142,7 +166,9 @@ def signal_to_noise(
     return flux / np.sqrt(np.maximum(variance, 1e-300))
 
 
-def is_detectable(rule: LabelRule, arcs: Arcs, snr: Array, theta_E: Array, radius: Array, fwhm: Array) -> NDArray[np.bool_]:
+def is_detectable(
+    rule: LabelRule, arcs: Arcs, snr: Array, theta_E: Array, radius: Array, fwhm: Array
+) -> NDArray[np.bool_]:
     """Apply the label rule; `snr` and `fwhm` are those of the best band.  Resolved as in Collett 2015, section 4."""
     resolved = (arcs.magnification * radius > fwhm) & (theta_E**2 > radius**2 + 0.25 * fwhm**2)
     bright = (snr >= rule.snr) & (snr <= rule.snr_max) & (arcs.magnification >= rule.magnification)

@@ -22,8 +22,14 @@ Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
 MOST = 18
 LOCUS = (  # g-r, r-i, i-z along the stellar locus, from F stars to late M dwarfs (assumed, by eye from SDSS)
-    (0.25, 0.05, 0.02), (0.45, 0.15, 0.05), (0.70, 0.26, 0.11), (1.00, 0.40, 0.19), (1.30, 0.60, 0.31),
-    (1.42, 0.95, 0.48), (1.47, 1.40, 0.72), (1.55, 1.90, 0.98),
+    (0.25, 0.05, 0.02),
+    (0.45, 0.15, 0.05),
+    (0.70, 0.26, 0.11),
+    (1.00, 0.40, 0.19),
+    (1.30, 0.60, 0.31),
+    (1.42, 0.95, 0.48),
+    (1.47, 1.40, 0.72),
+    (1.55, 1.90, 0.98),
 )
 
 
@@ -41,8 +47,13 @@ def compose(recipe: Recipe, seed: int, systems: Systems, margin: int) -> tuple[S
     rows = np.flatnonzero(systems.massive)
     _massive(scene, systems, rows, total)
     for name, add in (
-        ("companions", _companions), ("merger", _merger), ("ring", _ring), ("spiral", _spiral),
-        ("edge_on", _edge_on), ("star", _star), ("field", _field),
+        ("companions", _companions),
+        ("merger", _merger),
+        ("ring", _ring),
+        ("spiral", _spiral),
+        ("edge_on", _edge_on),
+        ("star", _star),
+        ("field", _field),
     ):
         rows = np.flatnonzero(systems.klass == CLASSES.index(name))
         if len(rows):
@@ -53,6 +64,8 @@ def compose(recipe: Recipe, seed: int, systems: Systems, margin: int) -> tuple[S
 
 def _massive(scene: Scene, systems: Systems, rows: Rows, total: Array) -> None:
     """Add the massive galaxies: a Sersic body, and for some a bluer exponential envelope."""
+    if not len(rows):
+        return
     light = {k: v[rows] for k, v in systems.light.items()}
     f = flux(light["mags"])
     total[rows] = f
@@ -85,8 +98,15 @@ def _companions(scene: Scene, recipe: Recipe, systems: Systems, rows: Rows, draw
     keep = np.arange(k) < count[:, None]
     where = np.broadcast_to(rows[:, None], keep.shape)[keep]
     scene.add_galaxies(
-        LARGE, where, flux(band_magnitudes(recipe.bands, mag, colours))[keep], radius=radius[keep], n=n[keep],
-        e1=e1[keep], e2=e2[keep], x=x[keep], y=y[keep],
+        LARGE,
+        where,
+        flux(band_magnitudes(recipe.bands, mag, colours))[keep],
+        radius=radius[keep],
+        n=n[keep],
+        e1=e1[keep],
+        e2=e2[keep],
+        x=x[keep],
+        y=y[keep],
     )
 
 
@@ -116,9 +136,19 @@ def _ring(scene: Scene, recipe: Recipe, systems: Systems, rows: Rows, draws: Dra
     e1, e2 = _shape(draws, "ring", 0.55)
     radius = draws.uniform("ring.radius", 0.9, 3.5)
     scene.add_discs(
-        rows, f, radius=radius, e1=e1, e2=e2, x=systems.light["x"][rows], y=systems.light["y"][rows], ring=1.0,
-        width=radius * draws.uniform("ring.width", 0.08, 0.25), arms=np.floor(draws.uniform("ring.m", 1.0, 4.0)),
-        strength=draws.uniform("ring.strength", 0.0, 0.5), pitch=0.3, phase=draws.uniform("ring.phase", 0, 2 * math.pi),
+        rows,
+        f,
+        radius=radius,
+        e1=e1,
+        e2=e2,
+        x=systems.light["x"][rows],
+        y=systems.light["y"][rows],
+        ring=1.0,
+        width=radius * draws.uniform("ring.width", 0.08, 0.25),
+        arms=np.floor(draws.uniform("ring.m", 1.0, 4.0)),
+        strength=draws.uniform("ring.strength", 0.0, 0.5),
+        pitch=0.3,
+        phase=draws.uniform("ring.phase", 0, 2 * math.pi),
     )
     total[rows] += f
 
@@ -142,13 +172,32 @@ def _spiral(scene: Scene, recipe: Recipe, systems: Systems, rows: Rows, draws: D
     bulge, disc, radius = _disc_light(recipe, draws, "spiral")
     e1, e2 = _shape(draws, "spiral", 0.35)
     x, y = systems.sky.x[rows], systems.sky.y[rows]
-    scene.add_galaxies(FULL, rows, bulge, radius=radius * draws.uniform("spiral.rb", 0.12, 0.35),
-                       n=draws.uniform("spiral.n", 1.5, 4.0), e1=0.4 * e1, e2=0.4 * e2, x=x, y=y)
+    scene.add_galaxies(
+        FULL,
+        rows,
+        bulge,
+        radius=radius * draws.uniform("spiral.rb", 0.12, 0.35),
+        n=draws.uniform("spiral.n", 1.5, 4.0),
+        e1=0.4 * e1,
+        e2=0.4 * e2,
+        x=x,
+        y=y,
+    )
     pitch = np.radians(draws.uniform("spiral.pitch", 10.0, 40.0)) * np.where(draws.uniform("spiral.hand") < 0.5, 1, -1)
     scene.add_discs(
-        rows, disc, radius=radius, e1=e1, e2=e2, x=x, y=y, ring=0.0, width=1.0,
-        arms=2.0 + draws.choice("spiral.m", np.array([0.65, 0.2, 0.15])), strength=draws.uniform("spiral.strength", 0.2, 0.95),
-        pitch=pitch, phase=draws.uniform("spiral.phase", 0, 2 * math.pi),
+        rows,
+        disc,
+        radius=radius,
+        e1=e1,
+        e2=e2,
+        x=x,
+        y=y,
+        ring=0.0,
+        width=1.0,
+        arms=2.0 + draws.choice("spiral.m", np.array([0.65, 0.2, 0.15])),
+        strength=draws.uniform("spiral.strength", 0.2, 0.95),
+        pitch=pitch,
+        phase=draws.uniform("spiral.phase", 0, 2 * math.pi),
     )
     total[rows] += bulge + disc
 
@@ -185,8 +234,15 @@ def _star(scene: Scene, recipe: Recipe, systems: Systems, rows: Rows, draws: Dra
     e1, e2 = _shape(draws, "central.galaxy")
     radius = draws.uniform("central.size", 0.3, 1.0)
     scene.add_galaxies(
-        LARGE, rows[beside], g[beside], radius=radius[beside], n=1.5, e1=e1[beside], e2=e2[beside],
-        x=(x + r * np.cos(phi))[beside], y=(y + r * np.sin(phi))[beside],
+        LARGE,
+        rows[beside],
+        g[beside],
+        radius=radius[beside],
+        n=1.5,
+        e1=e1[beside],
+        e2=e2[beside],
+        x=(x + r * np.cos(phi))[beside],
+        y=(y + r * np.sin(phi))[beside],
     )
 
 
@@ -196,7 +252,9 @@ def _field(scene: Scene, recipe: Recipe, systems: Systems, rows: Rows, draws: Dr
     e1, e2 = _shape(draws, "field", 0.25)
     x, y = systems.sky.x[rows], systems.sky.y[rows]
     scene.add_galaxies(FULL, rows, bulge, radius=0.35 * radius, n=2.5, e1=0.5 * e1, e2=0.5 * e2, x=x, y=y)
-    scene.add_galaxies(FULL, rows, disc, radius=0.9 * radius, n=draws.uniform("field.n", 0.8, 1.5), e1=e1, e2=e2, x=x, y=y)
+    scene.add_galaxies(
+        FULL, rows, disc, radius=0.9 * radius, n=draws.uniform("field.n", 0.8, 1.5), e1=e1, e2=e2, x=x, y=y
+    )
     total[rows] += bulge + disc
 
 
@@ -214,12 +272,25 @@ def _neighbours(scene: Scene, recipe: Recipe, systems: Systems, draws: Draws, ma
     few = 4
     count = np.where(systems.massive, draws.poisson("member.count", prior.members, few), 0)
     base = systems.light.get("mag_i", np.full(draws.n, np.nan))
-    mag = np.clip(np.nan_to_num(base, nan=19.0)[:, None] + draws.power_law("member.dm", 0.3, 5.0, 0.2, k=few), 17.5, 24.5)
+    mag = np.clip(
+        np.nan_to_num(base, nan=19.0)[:, None] + draws.power_law("member.dm", 0.3, 5.0, 0.2, k=few), 17.5, 24.5
+    )
     own = np.nan_to_num(systems.light.get("colours", np.zeros((draws.n, 3))))
     colours = own[:, None, :] + 0.05 * draws.normal("member.c", k=3 * few).reshape(-1, few, 3)
     r = np.sqrt(draws.uniform("member.r", (2.5 / prior.members_radius) ** 2, 1.0, k=few)) * prior.members_radius
     phi = draws.uniform("member.phi", 0, 2 * math.pi, k=few)
-    _add_field(scene, recipe, draws, "member", everyone, np.arange(few) < count[:, None], mag, colours, r * np.cos(phi), r * np.sin(phi))
+    _add_field(
+        scene,
+        recipe,
+        draws,
+        "member",
+        everyone,
+        np.arange(few) < count[:, None],
+        mag,
+        colours,
+        r * np.cos(phi),
+        r * np.sin(phi),
+    )
     count = draws.poisson("stars.count", prior.stars * area, few)
     keep = np.arange(few) < count[:, None]
     where = np.broadcast_to(everyone[:, None], keep.shape)[keep]
@@ -228,8 +299,16 @@ def _neighbours(scene: Scene, recipe: Recipe, systems: Systems, draws: Draws, ma
 
 
 def _add_field(
-    scene: Scene, recipe: Recipe, draws: Draws, name: str, rows: Rows, keep: NDArray[np.bool_], mag: Array, colours: Array,
-    x: Array, y: Array,
+    scene: Scene,
+    recipe: Recipe,
+    draws: Draws,
+    name: str,
+    rows: Rows,
+    keep: NDArray[np.bool_],
+    mag: Array,
+    colours: Array,
+    x: Array,
+    y: Array,
 ) -> None:
     """Add field galaxies with sizes that follow magnitude; faint ones in small patches."""
     k = keep.shape[1]
@@ -239,4 +318,14 @@ def _add_field(
     f = flux(band_magnitudes(recipe.bands, mag, colours))
     where = np.broadcast_to(rows[:, None], keep.shape)
     for kind, chosen in ((LARGE, keep & (mag < 22.8)), (SMALL, keep & (mag >= 22.8))):
-        scene.add_galaxies(kind, where[chosen], f[chosen], radius=radius[chosen], n=n[chosen], e1=e1[chosen], e2=e2[chosen], x=x[chosen], y=y[chosen])
+        scene.add_galaxies(
+            kind,
+            where[chosen],
+            f[chosen],
+            radius=radius[chosen],
+            n=n[chosen],
+            e1=e1[chosen],
+            e2=e2[chosen],
+            x=x[chosen],
+            y=y[chosen],
+        )

@@ -66,7 +66,9 @@ def _star_transform(rows: Tensor, flux: Tensor, place: Tensor, n: int, size: int
     return out.index_add_(0, rows, waves[:, None] * flux[..., None, None])
 
 
-def convolve(canvas: Tensor, transform: Tensor, stars: tuple[Tensor, Tensor, Tensor], size: int, pixel: float) -> Tensor:
+def convolve(
+    canvas: Tensor, transform: Tensor, stars: tuple[Tensor, Tensor, Tensor], size: int, pixel: float
+) -> Tensor:
     """Return the observed, noise-free frames (n, C, size, size) of `canvas` (n, P, P, C)."""
     n, wide = canvas.shape[0], canvas.shape[1]
     spectrum = torch.fft.rfft2(canvas.permute(0, 3, 1, 2).contiguous())
@@ -95,10 +97,16 @@ def _filter(noise: Tensor, kernel: tuple[float, float, float]) -> Tensor:
     """Apply the filter along both axes; the result is smaller by two pixels on every side."""
     c0, c1, c2 = kernel
     noise = c0 * noise[..., 2:-2] + c1 * (noise[..., 1:-3] + noise[..., 3:-1]) + c2 * (noise[..., :-4] + noise[..., 4:])
-    return c0 * noise[..., 2:-2, :] + c1 * (noise[..., 1:-3, :] + noise[..., 3:-1, :]) + c2 * (noise[..., :-4, :] + noise[..., 4:, :])
+    return (
+        c0 * noise[..., 2:-2, :]
+        + c1 * (noise[..., 1:-3, :] + noise[..., 3:-1, :])
+        + c2 * (noise[..., :-4, :] + noise[..., 4:, :])
+    )
 
 
-def add_noise(images: Tensor, recipe: Recipe, seed: int, index: NDArray[np.int64], sky: Observation, rows: slice) -> Tensor:
+def add_noise(
+    images: Tensor, recipe: Recipe, seed: int, index: NDArray[np.int64], sky: Observation, rows: slice
+) -> Tensor:
     """Return observed frames: sky residual and slope, Poisson and correlated noise; absent bands are zero."""
     n, width, size, _ = images.shape
     device = images.device

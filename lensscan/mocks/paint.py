@@ -27,16 +27,18 @@ def grids(recipe: Recipe, canvas: int) -> list[tuple[float, int, int]]:
     fine = recipe.supersampling
     result = []
     for theta_E, rays in ((0.9, fine + 1), (1.6, fine), (np.inf, max(fine - 1, 1))):
-        pixels = canvas if np.isinf(theta_E) else 2 * int(np.ceil((REACH * theta_E + MORE) / recipe.pixel_scale)) + canvas % 2
+        pixels = (
+            canvas
+            if np.isinf(theta_E)
+            else 2 * int(np.ceil((REACH * theta_E + MORE) / recipe.pixel_scale)) + canvas % 2
+        )
         result.append((theta_E, min(pixels, canvas), rays))
     largest = 2 * int(np.ceil((REACH * recipe.lens.theta_E[1] + MORE) / recipe.pixel_scale)) + canvas % 2
     result[-1] = (np.inf, min(largest, canvas), result[-1][2])
     return result
 
 
-def render_source(
-    mass: Tensor, source: Tensor, pixels: int, rays: int, pixel_scale: float
-) -> Tensor:
+def render_source(mass: Tensor, source: Tensor, pixels: int, rays: int, pixel_scale: float) -> Tensor:
     """Return the lensed light per pixel, shape (m, pixels, pixels), for unit unlensed flux.
 
     Parameters

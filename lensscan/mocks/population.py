@@ -54,7 +54,9 @@ def random_colours(draws: Draws, name: str, red_fraction: float, k: int | None =
     tilt = draws.normal(f"{name}.tilt", k=k)
     sets = []
     for band, blue, blue_sd, old, old_sd in (
-        ("g-r", 0.12, 0.20, 1.05, 0.35), ("r-i", 0.12, 0.16, 0.55, 0.25), ("i-z", 0.08, 0.12, 0.32, 0.12),
+        ("g-r", 0.12, 0.20, 1.05, 0.35),
+        ("r-i", 0.12, 0.16, 0.55, 0.25),
+        ("i-z", 0.08, 0.12, 0.32, 0.12),
     ):
         own = draws.normal(f"{name}.{band}", k=k)
         mixed = 0.7 * tilt + 0.714 * own
@@ -62,7 +64,9 @@ def random_colours(draws: Draws, name: str, red_fraction: float, k: int | None =
     return np.stack(sets, axis=-1)
 
 
-def lens_mass(draws: Draws, prior: LensPrior, z_source_max: float, z_source_median: float, cosmology: str) -> dict[str, Array]:
+def lens_mass(
+    draws: Draws, prior: LensPrior, z_source_max: float, z_source_median: float, cosmology: str
+) -> dict[str, Array]:
     """Draw redshifts, velocity dispersion and Einstein radius: keys z_lens, z_source, sigma_v, theta_E.
 
     A share of systems takes sigma_v from its prior; the others take theta_E uniform between the limits, and
@@ -82,7 +86,7 @@ def lens_mass(draws: Draws, prior: LensPrior, z_source_max: float, z_source_medi
 
 
 def light_of(draws: Draws, recipe: Recipe, sigma_v: Array, z: Array) -> dict[str, Array]:
-    """Draw the light of a massive galaxy: mags (n, C), colours, mag_i, radius, sersic n, q, e1, e2 and the outer component.
+    """Draw the light of massive galaxies: mags (n, C), colours, mag_i, radius, n, q, e1, e2, the outer component.
 
     Beyond the fundamental plane's range the dispersion is held at the prior's limits: a group lens is not
     brighter than its brightest galaxy.
@@ -97,14 +101,24 @@ def light_of(draws: Draws, recipe: Recipe, sigma_v: Array, z: Array) -> dict[str
     radius = np.clip(kpc / (1000 * table.angular(z) * ARCSEC), prior.radius[0], prior.radius[1])
     n = draws.normal("light.n", *prior.sersic_n)
     spread = np.clip(0.378 - 0.000572 * np.clip(sigma_v, 100.0, 400.0), 0.1, 0.4)
-    one_minus_q = spread * np.sqrt(-2 * np.log(1 - draws.uniform("light.q") * (1 - np.exp(-0.5 * (0.75 / spread) ** 2))))
+    one_minus_q = spread * np.sqrt(
+        -2 * np.log(1 - draws.uniform("light.q") * (1 - np.exp(-0.5 * (0.75 / spread) ** 2)))
+    )
     q = 1 - one_minus_q
     e1, e2 = draws.spin2("light.angle", (1 - q) / (1 + q))
     colours = track_colours(prior, z) + prior.colour_scatter * draws.normal("light.colour", k=3)
     outer = np.where(draws.uniform("light.double") < prior.double, draws.uniform("light.outer", 0.1, 0.5), 0.0)
     return {
-        "mag_i": mag_i, "colours": colours, "mags": band_magnitudes(recipe.bands, mag_i, colours), "radius": radius,
-        "n": n, "q": q, "e1": e1, "e2": e2, "outer": outer, "outer_radius": radius * draws.uniform("light.outer_r", 1.5, 3.0),
+        "mag_i": mag_i,
+        "colours": colours,
+        "mags": band_magnitudes(recipe.bands, mag_i, colours),
+        "radius": radius,
+        "n": n,
+        "q": q,
+        "e1": e1,
+        "e2": e2,
+        "outer": outer,
+        "outer_radius": radius * draws.uniform("light.outer_r", 1.5, 3.0),
         "outer_bluer": draws.uniform("light.outer_blue", 0.0, 0.12),
     }
 
@@ -121,9 +135,15 @@ def source_galaxy(draws: Draws, recipe: Recipe, theta_E: Array) -> dict[str, Arr
     e1, e2 = draws.spin2("source.angle", (1 - q) / (1 + q))
     clumpy = (draws.uniform("source.clumpy") < prior.clumps).astype(np.float64)
     return {
-        "bx": distance * np.cos(angle), "by": distance * np.sin(angle), "mag_i": mag_i, "colours": colours,
-        "mags": band_magnitudes(recipe.bands, mag_i, colours), "radius": radius,
-        "n": draws.uniform("source.n", 0.7, 1.8), "e1": e1, "e2": e2,
+        "bx": distance * np.cos(angle),
+        "by": distance * np.sin(angle),
+        "mag_i": mag_i,
+        "colours": colours,
+        "mags": band_magnitudes(recipe.bands, mag_i, colours),
+        "radius": radius,
+        "n": draws.uniform("source.n", 0.7, 1.8),
+        "e1": e1,
+        "e2": e2,
         "clump_share": clumpy[:, None] * draws.uniform("source.clump_share", 0.03, 0.2, k=2),
         "clump_r": radius[:, None] * np.sqrt(draws.uniform("source.clump_r", 0.02, 1.5, k=2)),
         "clump_phi": draws.uniform("source.clump_phi", 0, 2 * math.pi, k=2),

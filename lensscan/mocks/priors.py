@@ -56,7 +56,9 @@ class Draws:
         Number of the re-draw; rows that are drawn again get new, equally reproducible numbers.
     """
 
-    def __init__(self, digest: str, seed: int, index: NDArray[np.int64], attempt: NDArray[np.int64] | None = None) -> None:
+    def __init__(
+        self, digest: str, seed: int, index: NDArray[np.int64], attempt: NDArray[np.int64] | None = None
+    ) -> None:
         self.digest, self.seed = digest, seed
         self.index = np.asarray(index, dtype=np.int64)
         self.attempt = np.zeros_like(self.index) if attempt is None else np.asarray(attempt, dtype=np.int64)

@@ -203,12 +203,16 @@ class ScenePrior:
 
 @dataclass(frozen=True, slots=True)
 class LabelRule:
-    """What "lens" means: at least two images, total magnification, arc S/N in the best band, resolved."""
+    """What "lens" means: at least two images, total magnification, arc S/N in the best band, resolved.
+
+    A row whose class asks for a lens is drawn again up to `attempts` times; should all fail (one in thousands),
+    it keeps the class of what was drawn last.
+    """
 
     magnification: float = 3.0
     snr: float = 20.0
     snr_max: float = 1e9
-    attempts: int = 12
+    attempts: int = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +221,7 @@ class Recipe:
 
     `size` is in pixels, `pixel_scale` in arcsec; `classes` gives relative weights by name (see `CLASSES`);
     `reference` is the band of magnitude limits; `supersampling` scales the ray grid of lensed sources.
+    `digest` is a hash of every number (not of name and title), 64 hexadecimal digits.
     """
 
     name: str
@@ -237,13 +242,13 @@ class Recipe:
     source: SourcePrior = field(default_factory=SourcePrior)
     scene: ScenePrior = field(default_factory=ScenePrior)
     label: LabelRule = field(default_factory=LabelRule)
+    digest: str = field(init=False, default="")
 
-    @property
-    def digest(self) -> str:
-        """Hash of every number (not of name and title), as 64 hexadecimal digits."""
+    def __post_init__(self) -> None:
         content = dataclasses.asdict(self)
-        del content["name"], content["title"]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        for name in ("name", "title", "digest"):
+            del content[name]
+        object.__setattr__(self, "digest", hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest())
 
     @property
     def weights(self) -> list[float]:

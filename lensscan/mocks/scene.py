@@ -18,7 +18,8 @@ from lensscan.lens.light import elliptical_radius2, sersic, sersic_flux
 
 __all__ = ["FULL", "LARGE", "SMALL", "Scene", "paint_discs", "paint_galaxies"]
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating]
+Listed = tuple[NDArray[np.int64], Array, Array]
 FULL, LARGE, SMALL = 0, 1, 2
 PATCH = {LARGE: 32, SMALL: 16}
 CORE = {FULL: 11, LARGE: 3, SMALL: 3}
@@ -32,7 +33,9 @@ class Scene:
     """Lists of components: each entry is (rows, flux (m, C) in nJy, values (m, k))."""
 
     bands: int
-    galaxies: dict[int, list[tuple[NDArray[np.int64], Array, Array]]] = field(default_factory=lambda: {FULL: [], LARGE: [], SMALL: []})
+    galaxies: dict[int, list[tuple[NDArray[np.int64], Array, Array]]] = field(
+        default_factory=lambda: {FULL: [], LARGE: [], SMALL: []}
+    )
     discs: list[tuple[NDArray[np.int64], Array, Array]] = field(default_factory=list)
     stars: list[tuple[NDArray[np.int64], Array, Array]] = field(default_factory=list)
 
@@ -49,17 +52,29 @@ class Scene:
         self._add(self.stars, rows, flux, ("x", "y"), {"x": x, "y": y})
 
     @staticmethod
-    def _add(into: list, rows: NDArray[np.int64], flux: Array, names: tuple[str, ...], values: dict[str, Array | float]) -> None:
+    def _add(
+        into: list[Listed],
+        rows: NDArray[np.int64],
+        flux: Array,
+        names: tuple[str, ...],
+        values: dict[str, Array | float],
+    ) -> None:
         if len(rows):
-            into.append((rows, flux, np.stack([np.broadcast_to(np.asarray(values[k], float), rows.shape) for k in names], axis=1)))
+            into.append(
+                (
+                    rows,
+                    flux,
+                    np.stack([np.broadcast_to(np.asarray(values[k], float), rows.shape) for k in names], axis=1),
+                )
+            )
 
     def freeze(self) -> Frozen:
         """Return the scene with every list sorted by row, ready for slicing."""
-        return Frozen({k: _sorted(v, len(GALAXY), self.bands) for k, v in self.galaxies.items()},
-                      _sorted(self.discs, len(DISC), self.bands), _sorted(self.stars, 2, self.bands))
-
-
-Listed = tuple[NDArray[np.int64], Array, Array]
+        return Frozen(
+            {k: _sorted(v, len(GALAXY), self.bands) for k, v in self.galaxies.items()},
+            _sorted(self.discs, len(DISC), self.bands),
+            _sorted(self.stars, 2, self.bands),
+        )
 
 
 def _sorted(parts: list[Listed], width: int, bands: int) -> Listed:
@@ -127,13 +142,23 @@ def paint_galaxies(canvas: Tensor, rows: Tensor, flux: Tensor, values: Tensor, k
     left, low = (torch.round(v / pixel + size / 2).to(torch.int64) - patch // 2 for v in (x, y))
     middle_x, middle_y = ((v + patch / 2 - size / 2).to(torch.float32) * pixel for v in (left, low))
     image = _profile(values, x - middle_x, y - middle_y, patch, CORE[kind] + 1, pixel)
-    taper = 1 - (torch.hypot(*torch.meshgrid(_steps(patch, 2 / patch, x.device), _steps(patch, 2 / patch, x.device), indexing="ij"))).clamp_max(1) ** 4
+    taper = (
+        1
+        - (
+            torch.hypot(
+                *torch.meshgrid(_steps(patch, 2 / patch, x.device), _steps(patch, 2 / patch, x.device), indexing="ij")
+            )
+        ).clamp_max(1)
+        ** 4
+    )
     image = image * taper
     image = image / image.sum(dim=(1, 2), keepdim=True)
     steps = torch.arange(patch, device=x.device)
     columns, lines = left[:, None] + steps, low[:, None] + steps
     inside = ((columns >= 0) & (columns < size))[:, None, :] & ((lines >= 0) & (lines < size))[:, :, None]
-    target = (rows[:, None, None] * size + lines.clamp(0, size - 1)[:, :, None]) * size + columns.clamp(0, size - 1)[:, None, :]
+    target = (rows[:, None, None] * size + lines.clamp(0, size - 1)[:, :, None]) * size + columns.clamp(0, size - 1)[
+        :, None, :
+    ]
     light = (image * inside)[..., None] * flux[:, None, None, :]
     canvas.view(-1, canvas.shape[-1]).index_add_(0, target.reshape(-1), light.reshape(-1, light.shape[-1]))
 
@@ -142,7 +167,9 @@ def paint_discs(canvas: Tensor, rows: Tensor, flux: Tensor, values: Tensor, pixe
     """Add discs with logarithmic arms, and rings, to `canvas` (n, P, P, C); normalised to the light in the frame."""
     if not len(rows):
         return
-    radius, e1, e2, x, y, ring, width, arms, strength, pitch, phase = (values[:, k, None, None] for k in range(len(DISC)))
+    radius, e1, e2, x, y, ring, width, arms, strength, pitch, phase = (
+        values[:, k, None, None] for k in range(len(DISC))
+    )
     grid = _steps(canvas.shape[1], pixel, canvas.device)
     px, py = grid[None, None, :], grid[None, :, None]
     r = torch.sqrt(elliptical_radius2(px, py, e1, e2, x, y) + 1e-6)

@@ -56,7 +56,13 @@ class Mocks:
 
 
 def simulate(
-    recipe: Recipe | str | Path, *, seed: int, start: int = 0, n: int, device: str | torch.device = "cpu", noise: bool = True
+    recipe: Recipe | str | Path,
+    *,
+    seed: int,
+    start: int = 0,
+    n: int,
+    device: str | torch.device = "cpu",
+    noise: bool = True,
 ) -> Mocks:
     """Simulate the rows [start, start + n) of a recipe.
 
@@ -86,14 +92,12 @@ def simulate(
     width, size = len(recipe.bands), recipe.size
     images = torch.empty(n, width, size, size, dtype=torch.float32, device=device)
     drawn: list[dict[str, np.ndarray]] = []
-    for low in range(0, n, DRAW):
+    for low in range(0, max(n, 1), DRAW):
         high = min(low + DRAW, n)
         systems = draw_systems(recipe, seed, np.arange(start + low, start + high, dtype=np.int64))
         scene, central = compose(recipe, seed, systems, MARGIN)
         _render(images[low:high], recipe, seed, systems, scene.freeze(), noise)
         drawn.append(_truth(recipe, systems, central))
-    if not drawn:
-        return simulate(recipe, seed=seed, start=start, n=1, device=device)._take(0)
     columns = {key: torch.from_numpy(np.concatenate([d[key] for d in drawn])) for key in drawn[0]}
     extra = {key: columns.pop(key).to(device) for key in ("_present", "_fwhm", "_sigma")}
     return Mocks(images, extra["_present"], extra["_fwhm"].float(), extra["_sigma"].float(), columns)
@@ -111,9 +115,11 @@ def _render(images: Tensor, recipe: Recipe, seed: int, systems: Systems, scene: 
         paint_discs(canvas, *scene.part(scene.discs, start, stop, device), pixel)
         paint_arcs(canvas, recipe, systems, start, stop)
         sky, rows = systems.sky, slice(start, stop)
-        shape = [torch.from_numpy(v[rows].astype(np.float32)).to(device) for v in (sky.fwhm, sky.wings, sky.psf1, sky.psf2)]
+        fwhm, wings, e1, e2 = (
+            torch.from_numpy(v[rows].astype(np.float32)).to(device) for v in (sky.fwhm, sky.wings, sky.psf1, sky.psf2)
+        )
         stars = scene.part(scene.stars, start, stop, device)
-        frames = convolve(canvas, psf_transform(recipe, *shape, wide), stars, recipe.size, pixel)
+        frames = convolve(canvas, psf_transform(recipe, fwhm, wings, e1, e2, wide), stars, recipe.size, pixel)
         images[rows] = add_noise(frames, recipe, seed, systems.index, sky, rows) if noise else frames
 
 
@@ -123,7 +129,7 @@ def _truth(recipe: Recipe, systems: Systems, central: np.ndarray) -> dict[str, n
     columns |= systems.truth
     total = central
     if systems.lensed.any():
-        arcs = flux(systems.source["mags"]) * np.nan_to_num(systems.truth["magnification"])[:, None]
+        arcs = flux(systems.source["mags"]) * systems.measured["magnification"][:, None]
         total = central + np.where(systems.lensed[:, None], np.nan_to_num(arcs), 0.0)
     for k, band in enumerate(recipe.bands):
         columns[f"mag_{band}"] = AB_NJY - 2.5 * np.log10(total[:, k])

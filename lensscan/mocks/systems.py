@@ -8,7 +8,7 @@ the same selection as the lenses (the unpainted twins): their light does not tel
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +23,16 @@ __all__ = ["Observation", "Systems", "draw_systems", "observe"]
 
 Array = NDArray[np.float64]
 LENS, UNDETECTABLE, UNLENSED = (CLASSES.index(name) for name in ("lens", "undetectable", "unlensed_arc"))
-MASSIVE = [CLASSES.index(name) for name in ("lens", "undetectable", "elliptical", "unlensed_arc", "companions", "merger", "ring")]
+MASSIVE = [
+    CLASSES.index(name)
+    for name in ("lens", "undetectable", "elliptical", "unlensed_arc", "companions", "merger", "ring")
+]
 TWINS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """Observing conditions: (n, C) arrays fwhm (arcsec), sigma and sky (nJy per pixel), wings; PSF shape and centre (n,).
+    """Observing conditions: fwhm (arcsec), sigma and sky (nJy per pixel), wings and PSF shape, (n, C); centre (n,).
 
     `slope` is the sky's gradient, (n, C, 2), in nJy per half frame; `present` (n, C) tells which bands exist.
     """
@@ -56,7 +59,8 @@ class Systems:
     light: dict[str, Array]
     mass: dict[str, Array]
     source: dict[str, Array]
-    truth: dict[str, Array]
+    measured: dict[str, Array]
+    truth: dict[str, Array] = field(default_factory=dict)
 
     @property
     def lensed(self) -> NDArray[np.bool_]:
@@ -85,16 +89,23 @@ def observe(draws: Draws, recipe: Recipe) -> Observation:
     wide = np.where(draws.uniform("frame.wide") < frame.wide_fraction, frame.wide, 0.0)
     centre = [
         draws.uniform(f"frame.phase.{a}", -frame.phase, frame.phase) * pixel
-        + draws.normal(f"frame.scatter.{a}", 0.0, frame.scatter) + wide * draws.uniform(f"frame.wide.{a}", -1.0, 1.0)
+        + draws.normal(f"frame.scatter.{a}", 0.0, frame.scatter)
+        + wide * draws.uniform(f"frame.wide.{a}", -1.0, 1.0)
         for a in "xy"
     ]
     present = draws.uniform("noise.present", k=width) >= noise.missing_band
     present |= ~present.any(axis=1, keepdims=True)
     return Observation(
-        fwhm=fwhm, sigma=sigma, sky=sky * sigma * draws.normal("noise.sky", k=width),
+        fwhm=fwhm,
+        sigma=sigma,
+        sky=sky * sigma * draws.normal("noise.sky", k=width),
         slope=noise.gradient * sigma[..., None] * draws.normal("noise.slope", k=2 * width).reshape(-1, width, 2),
         wings=draws.uniform("psf.wings", recipe.psf.wings[0], recipe.psf.wings[1], k=width),
-        psf1=psf1, psf2=psf2, x=centre[0], y=centre[1], present=present,
+        psf1=psf1,
+        psf2=psf2,
+        x=centre[0],
+        y=centre[1],
+        present=present,
     )
 
 
@@ -118,17 +129,18 @@ def draw_systems(recipe: Recipe, seed: int, index: NDArray[np.int64]) -> Systems
         wants = np.where(klass == own, own, wants)
     store: dict[str, Array] = {}
     reached = np.full(len(index), -1)
-    pending = np.flatnonzero(np.isin(klass, MASSIVE))
-    for attempt in range(recipe.label.attempts + 1):
-        if not len(pending):
-            break
-        drawn = _attempt(recipe, draws.redraw(pending, attempt), sky, pending)
-        label = drawn.pop("label").astype(np.int64)
-        within = (drawn["light.mag_i"] >= recipe.galaxy.mag[0]) & (drawn["light.mag_i"] <= recipe.galaxy.mag[1])
-        done = within & ((wants[pending] == label) | (wants[pending] < 0))
-        _store(store, drawn, pending, len(index))
-        reached[pending] = label
-        pending = pending[~done]
+    pending, attempt, width = np.flatnonzero(np.isin(klass, MASSIVE)), 0, 1
+    while len(pending) and attempt <= recipe.label.attempts:
+        # Later rounds try several attempts of a row at once and keep the first that fits: few rows, few calls.
+        width = min(width, recipe.label.attempts + 1 - attempt)
+        rows = np.repeat(pending, width)
+        numbers = np.tile(np.arange(attempt, attempt + width), len(pending))
+        drawn = _attempt(recipe, Draws(recipe.digest, seed, index[rows], numbers), sky, rows, wants[rows])
+        fits = drawn.pop("fits").reshape(-1, width) > 0
+        chosen = np.arange(len(pending)) * width + np.where(fits.any(axis=1), fits.argmax(axis=1), width - 1)
+        reached[pending] = drawn.pop("label")[chosen].astype(np.int64)
+        _store(store, {name: value[chosen] for name, value in drawn.items()}, pending, len(index))
+        pending, attempt, width = pending[~fits.any(axis=1)], attempt + width, 2 * width
     sourced = np.isin(klass, (LENS, UNDETECTABLE, UNLENSED))
     klass = np.where(sourced, reached, klass)
     parts: dict[str, dict[str, Array]] = {"light": {}, "mass": {}, "source": {}, "truth": {}}
@@ -147,14 +159,18 @@ def _store(store: dict[str, Array], drawn: dict[str, Array], rows: NDArray[np.in
         store[name][rows] = value
 
 
-def _attempt(recipe: Recipe, draws: Draws, sky: Observation, rows: NDArray[np.int64]) -> dict[str, Array]:
-    """Draw galaxy, mass and source once, and say what they make: lens, undetectable or unlensed."""
+def _attempt(
+    recipe: Recipe, draws: Draws, sky: Observation, rows: NDArray[np.int64], wants: NDArray[np.int64]
+) -> dict[str, Array]:
+    """Draw galaxy, mass and source once; say what they make, and whether the row `wants` it (-1: anything fits)."""
     prior = recipe.lens
     mass = lens_mass(draws, prior, recipe.source.z_max, recipe.source.z_median, recipe.cosmology)
     light = light_of(draws, recipe, mass["sigma_v"], mass["z_lens"])
     e_light = np.hypot(light["e1"], light["e2"])
     q = np.clip(light["q"] + draws.normal("mass.q", 0.0, prior.q_scatter), 0.25, 0.995)
-    turn = np.radians(np.minimum(prior.angle_scatter * 0.2 / np.maximum(e_light, 1e-6), 90.0)) * draws.normal("mass.turn")
+    turn = np.radians(np.minimum(prior.angle_scatter * 0.2 / np.maximum(e_light, 1e-6), 90.0)) * draws.normal(
+        "mass.turn"
+    )
     phi = 0.5 * np.arctan2(light["e2"], light["e1"]) + turn
     e = (1 - q) / (1 + q)
     shear = prior.shear * math.sqrt(2 / math.pi) * np.sqrt(-2 * np.log(draws.uniform("mass.shear")))
@@ -165,32 +181,58 @@ def _attempt(recipe: Recipe, draws: Draws, sky: Observation, rows: NDArray[np.in
         light[axis] = centre
         mass[axis] = centre + draws.normal(f"mass.{axis}", 0.0, prior.centre_scatter)
     source = source_galaxy(draws, recipe, mass["theta_E"])
-    far = 1.0 + np.where(draws.uniform("source.far") < 0.15, draws.uniform("source.far_by", 0.3, 1.2), 0.0) / 0.85
-    source["bx"], source["by"] = source["bx"] * far, source["by"] * far
+    # Arcs that are none lie outside the caustic, where the disc of sources ends.
+    far = mass["theta_E"] * draws.uniform("source.far", 1.0, 2.3) / np.hypot(source["bx"], source["by"])
+    scale = np.where(wants == UNLENSED, far, 1.0)
+    source["bx"], source["by"] = source["bx"] * scale, source["by"] * scale
     truth, label = _judge(recipe, mass, light, source, sky, rows)
     result = {f"light.{k}": v for k, v in light.items()} | {f"mass.{k}": v for k, v in mass.items()}
     result |= {f"source.{k}": v for k, v in source.items()} | {f"truth.{k}": v for k, v in truth.items()}
-    return result | {"label": label}
+    within = (light["mag_i"] >= recipe.galaxy.mag[0]) & (light["mag_i"] <= recipe.galaxy.mag[1])
+    visible = (wants != UNLENSED) | (truth["snr_arc"] >= 0.5 * recipe.label.snr)
+    fits = within & visible & ((wants == label) | (wants < 0))
+    return result | {"label": label, "fits": fits.astype(np.float64)}
 
 
 def _judge(
-    recipe: Recipe, mass: dict[str, Array], light: dict[str, Array], source: dict[str, Array], sky: Observation,
+    recipe: Recipe,
+    mass: dict[str, Array],
+    light: dict[str, Array],
+    source: dict[str, Array],
+    sky: Observation,
     rows: NDArray[np.int64],
 ) -> tuple[dict[str, Array], Array]:
     """Measure the arcs and apply the label rule; theta_E outside the recipe's limits is no lens."""
     theta_E = mass["theta_E"]
     arcs = measure(
-        theta_E, mass["e1"], mass["e2"], mass["gamma1"], mass["gamma2"], source["bx"], source["by"],
-        source["radius"], source["n"], source["e1"], source["e2"],
+        theta_E,
+        mass["e1"],
+        mass["e2"],
+        mass["gamma1"],
+        mass["gamma2"],
+        source["bx"],
+        source["by"],
+        source["radius"],
+        source["n"],
+        source["e1"],
+        source["e2"],
     )
     poisson = np.array([recipe.band[b].poisson for b in recipe.bands])
     b = 1.9992 * light["n"] - 0.3271
     n, radius = light["n"], light["radius"]
-    log_sb = -b * (theta_E / radius) ** (1 / n) + 2 * n * np.log(b) - np.log(2 * math.pi * n * radius**2) - gammaln(2 * n)
+    log_sb = (
+        -b * (theta_E / radius) ** (1 / n) + 2 * n * np.log(b) - np.log(2 * math.pi * n * radius**2) - gammaln(2 * n)
+    )
     background = flux(light["mags"]) * np.exp(log_sb)[:, None]
     fwhm, sigma = sky.fwhm[rows], np.where(sky.present[rows], sky.sigma[rows], np.inf)
     snr = signal_to_noise(
-        flux(source["mags"]) * arcs.magnification[:, None], arcs.area, fwhm, sigma, recipe.pixel_scale, poisson, background
+        flux(source["mags"]) * arcs.magnification[:, None],
+        arcs.area,
+        fwhm,
+        sigma,
+        recipe.pixel_scale,
+        poisson,
+        background,
     )
     best = snr.argmax(axis=1)[:, None]
     top, width = np.take_along_axis(snr, best, 1)[:, 0], np.take_along_axis(fwhm, best, 1)[:, 0]
@@ -201,17 +243,17 @@ def _judge(
 
 
 def _finish_truth(systems: Systems) -> None:
-    """Add the parameters to the truth, and blank everything where nothing is lensed."""
-    n = len(systems.index)
-    truth, mass, source = systems.truth, systems.mass, systems.source
-    nothing = np.full(n, np.nan)
-    for key in ("theta_E", "e1", "e2", "x", "y", "gamma1", "gamma2", "sigma_v", "z_lens", "z_source"):
-        truth[key] = mass.get(key, nothing).copy()
+    """Collect the truth in a fixed order, blank where nothing is lensed."""
+    nothing = np.full(len(systems.index), np.nan)
+    measured, mass, source = systems.measured, systems.mass, systems.source
+    lensed = (systems.klass == LENS) | (systems.klass == UNDETECTABLE)
+    truth = {key: np.where(lensed, mass.get(key, nothing), np.nan) for key in ("theta_E", "e1", "e2", "x", "y")}
     for axis in "xy":
         truth[f"s{axis}"] = truth[axis] + source.get(f"b{axis}", nothing)
-    lensed = (systems.klass == LENS) | (systems.klass == UNDETECTABLE)
+    for key in ("gamma1", "gamma2", "z_source"):
+        truth[key] = np.where(lensed, mass.get(key, nothing), np.nan)
     for key in ("magnification", "snr_arc", "n_images"):
-        truth.setdefault(key, nothing)
-    for key in truth:
-        if key not in ("z_lens", "sigma_v"):
-            truth[key] = np.where(lensed, truth[key], np.nan)
+        truth[key] = np.where(lensed, measured.get(key, nothing), np.nan)
+    for key in ("z_lens", "sigma_v"):
+        truth[key] = mass.get(key, nothing)
+    systems.truth = truth
