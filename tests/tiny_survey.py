@@ -39,12 +39,12 @@ class Survey:
     folder: Path
 
     def args(self, out: Path, *more: str, stamps: str | None = None) -> list[str]:
-        """Return the arguments of a scan of it; batches of 4 rows, so that there are several blocks."""
+        """Return the arguments of a scan of it; batches of 1 row, so that there are 17 blocks."""
         f = self.folder
         spec = stamps or f"stamps:{f}/stamps/{{id}}.fits"
         return [
             "scan", "--catalog", f"{f}/catalog.fits", "--survey", f"{f}/tiny.toml", "--cut", f"{f}/red.toml",
-            "--stamps", spec, "--model", f"{f}/tiny.safetensors", "-o", str(out), "--set", "batch=4",
+            "--stamps", spec, "--model", f"{f}/tiny.safetensors", "-o", str(out), "--set", "batch=1",
             "--set", "max_failed=1.0", "--set", "top=100", *more,
         ]  # fmt: skip
 
@@ -82,7 +82,7 @@ def make_survey(folder: Path, seed: int = 5) -> Survey:
 def content_hash(out: Path) -> str:
     """Return the content hash of an output after verifying it."""
     from lensscan.candidates.file import read_header
-    from lensscan.candidates.verify import verify
+    from lensscan.candidates.verify import verify_output
 
-    verify(out)
+    verify_output(out)
     return read_header(out).content_hash

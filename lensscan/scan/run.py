@@ -170,7 +170,7 @@ def _finished_output(planner: Planner, out: Path, settings: ScanSettings) -> int
                 f"{out} was made from another state of the catalog; choose another output, or give --overwrite"
             )
     if all(header.merge_settings.get(name) == value for name, value in merge_settings(planner, settings).items()):
-        return _verdict(header.n_failed, header.n_selected, settings)
+        return _verdict(header.n_failed, header.n_rows, settings)
     if not run_dir_stands:
         raise OutputError(
             f"{out} was merged with other settings and its shards are gone; choose another output, or give --overwrite "

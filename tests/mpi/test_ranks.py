@@ -16,6 +16,7 @@ from tiny_survey import content_hash
 from lensscan.errors import ExitCode
 
 pytestmark = pytest.mark.mpi
+SLOW = "point=worker:block,do=nap,hit=0;"  # gives every rank time to come up and take part
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 8])
@@ -68,7 +69,7 @@ def test_another_plan_is_refused_and_the_field_named(survey, tmp_path):
 
 def test_stop_signal_then_resume_with_other_ranks(survey, reference, tmp_path):
     out = tmp_path / "out.h5"
-    process = start(survey.args(out), 3, fault="point=worker:block,do=SIGUSR1,rank=1,hit=2")
+    process = start(survey.args(out), 3, fault=SLOW + "point=worker:block,do=SIGUSR1,rank=1,hit=2")
     result = finish(process)
     assert result.code == ExitCode.INCOMPLETE, result
     assert not out.exists()
@@ -80,13 +81,9 @@ def test_stop_signal_then_resume_with_other_ranks(survey, reference, tmp_path):
 
 def test_sigusr1_to_mpiexec_stops_in_order(survey, reference, tmp_path):
     out = tmp_path / "out.h5"
-    process = start(survey.args(out), 2, fault="point=worker:block,do=SIGSTOP,rank=1,hit=2")
+    process = start(survey.args(out), 2, fault=SLOW)
     wait_for(lambda: len(list((tmp_path / "out.h5.run" / "shards").rglob("B*.h5"))) > 0)
     process.send_signal(signal.SIGUSR1)
-    time.sleep(1)
-    subprocess.run(["pkill", "-CONT", "-g", str(process.pid)], check=False)
-    for pid in group(process.pid):
-        os.kill(pid, signal.SIGCONT)
     result = finish(process)
     assert result.code == ExitCode.INCOMPLETE, result
     assert run(survey.args(out)).code == 0
@@ -113,7 +110,7 @@ def test_ctrl_c_is_130(survey, tmp_path, ranks):
 
 def test_a_worker_killed_under_ulfm_costs_nothing(survey, reference, tmp_path):
     out = tmp_path / "out.h5"
-    result = run(survey.args(out), 3, ulfm=True, fault="point=shard:before_rename,do=SIGKILL,rank=2")
+    result = run(survey.args(out), 3, ulfm=True, fault=SLOW + "point=shard:before_rename,do=SIGKILL,rank=2")
     assert result.code == 0, result
     assert "rank 2 died" in result.err
     assert content_hash(out) == reference
@@ -121,7 +118,7 @@ def test_a_worker_killed_under_ulfm_costs_nothing(survey, reference, tmp_path):
 
 def test_two_of_three_workers_killed_under_ulfm(survey, reference, tmp_path):
     out = tmp_path / "out.h5"
-    fault = "point=worker:block,do=SIGKILL,rank=2,hit=1;point=shard:before_write,do=SIGKILL,rank=1,hit=1"
+    fault = SLOW + "point=worker:block,do=SIGKILL,rank=2,hit=1;point=shard:before_write,do=SIGKILL,rank=1,hit=1"
     result = run(survey.args(out), 4, ulfm=True, fault=fault)
     assert result.code == 0, result
     assert content_hash(out) == reference
@@ -129,7 +126,7 @@ def test_two_of_three_workers_killed_under_ulfm(survey, reference, tmp_path):
 
 def test_a_worker_killed_without_ulfm_ends_nonzero_and_resumes(survey, reference, tmp_path):
     out = tmp_path / "out.h5"
-    result = run(survey.args(out), 3, fault="point=shard:before_rename,do=SIGKILL,rank=2")
+    result = run(survey.args(out), 3, fault=SLOW + "point=shard:before_rename,do=SIGKILL,rank=2")
     assert result.code != 0, result
     assert not out.exists()
     assert run(survey.args(out), 3).code == 0
@@ -149,7 +146,7 @@ def test_root_killed_ends_nonzero_and_resumes(survey, reference, tmp_path, ulfm)
 @pytest.mark.parametrize("point", ["worker:block", "read:batch", "shard:before_write"])
 def test_an_exception_in_a_worker_never_hangs(survey, reference, tmp_path, point):
     out = tmp_path / "out.h5"
-    result = run(survey.args(out), 3, fault=f"point={point},do=raise,rank=1")
+    result = run(survey.args(out), 3, fault=f"{SLOW}point={point},do=raise,rank=1")
     assert result.code == 0, result
     assert "injected fault" in result.err
     assert content_hash(out) == reference
