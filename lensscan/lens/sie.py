@@ -42,8 +42,15 @@ def _psi(dx: Tensor, dy: Tensor, q: Tensor, cos: Tensor, sin: Tensor) -> tuple[T
 
 
 def deflection(
-    px: Tensor, py: Tensor, theta_E: Tensor, e1: Tensor, e2: Tensor, x: Tensor, y: Tensor,
-    gamma1: Tensor | float = 0.0, gamma2: Tensor | float = 0.0,
+    px: Tensor,
+    py: Tensor,
+    theta_E: Tensor,
+    e1: Tensor,
+    e2: Tensor,
+    x: Tensor,
+    y: Tensor,
+    gamma1: Tensor | float = 0.0,
+    gamma2: Tensor | float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Return the deflection angle.
 
@@ -75,8 +82,15 @@ def deflection(
 
 
 def potential(
-    px: Tensor, py: Tensor, theta_E: Tensor, e1: Tensor, e2: Tensor, x: Tensor, y: Tensor,
-    gamma1: Tensor | float = 0.0, gamma2: Tensor | float = 0.0,
+    px: Tensor,
+    py: Tensor,
+    theta_E: Tensor,
+    e1: Tensor,
+    e2: Tensor,
+    x: Tensor,
+    y: Tensor,
+    gamma1: Tensor | float = 0.0,
+    gamma2: Tensor | float = 0.0,
 ) -> Tensor:
     """Return the lensing potential in arcsec^2 (zero at the centre); arguments as `deflection`."""
     ax, ay = deflection(px, py, theta_E, e1, e2, x, y)
@@ -92,8 +106,15 @@ def convergence(px: Tensor, py: Tensor, theta_E: Tensor, e1: Tensor, e2: Tensor,
 
 
 def hessian(
-    px: Tensor, py: Tensor, theta_E: Tensor, e1: Tensor, e2: Tensor, x: Tensor, y: Tensor,
-    gamma1: Tensor | float = 0.0, gamma2: Tensor | float = 0.0,
+    px: Tensor,
+    py: Tensor,
+    theta_E: Tensor,
+    e1: Tensor,
+    e2: Tensor,
+    x: Tensor,
+    y: Tensor,
+    gamma1: Tensor | float = 0.0,
+    gamma2: Tensor | float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the second derivatives f_xx, f_xy, f_yy of the potential; arguments as `deflection`.
 
@@ -106,8 +127,15 @@ def hessian(
 
 
 def magnification(
-    px: Tensor, py: Tensor, theta_E: Tensor, e1: Tensor, e2: Tensor, x: Tensor, y: Tensor,
-    gamma1: Tensor | float = 0.0, gamma2: Tensor | float = 0.0,
+    px: Tensor,
+    py: Tensor,
+    theta_E: Tensor,
+    e1: Tensor,
+    e2: Tensor,
+    x: Tensor,
+    y: Tensor,
+    gamma1: Tensor | float = 0.0,
+    gamma2: Tensor | float = 0.0,
 ) -> Tensor:
     """Return the signed point-source magnification 1 / det A (negative = saddle); arguments as `deflection`."""
     f_xx, f_xy, f_yy = hessian(px, py, theta_E, e1, e2, x, y, gamma1, gamma2)
@@ -160,10 +188,9 @@ class SIE:
         for name, value in zip(self.__slots__, values, strict=True):
             object.__setattr__(self, name, _tensor(value, dtype))
 
-    def _arguments(self, px: object, py: object) -> tuple[Tensor, ...]:
+    def _arguments(self, px: object, py: object) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         dtype = self.theta_E.dtype
-        centre = (self.theta_E, self.e1, self.e2, self.x, self.y)
-        return (_tensor(px, dtype), _tensor(py, dtype), *centre)
+        return (_tensor(px, dtype), _tensor(py, dtype), self.theta_E, self.e1, self.e2, self.x, self.y)
 
     def deflection(self, px: object, py: object) -> tuple[Tensor, Tensor]:
         """Return alpha_x, alpha_y (arcsec) at image positions `px`, `py` (arcsec)."""

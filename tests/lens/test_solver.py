@@ -1,0 +1,124 @@
+"""Every image found, none invented."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from astropy.cosmology import FlatLambdaCDM
+
+from lensscan.lens import SIE
+
+
+def random_lenses(n, seed, shear=0.2):
+    rng = np.random.default_rng(seed)
+    q = rng.uniform(0.2, 1.0, n)
+    q[: n // 10], q[n // 10 : n // 5] = 1.0, 0.2
+    e, phi, psi = (1 - q) / (1 + q), rng.uniform(0, np.pi, n), rng.uniform(0, np.pi, n)
+    g = rng.uniform(0, shear, n) * (rng.uniform(size=n) < 0.7)
+    return rng, SIE(
+        rng.uniform(0.3, 3, n),
+        e * np.cos(2 * phi),
+        e * np.sin(2 * phi),
+        rng.normal(0, 0.3, n),
+        rng.normal(0, 0.3, n),
+        g * np.cos(2 * psi),
+        g * np.sin(2 * psi),
+    )
+
+
+def brute_force_count(lens, k, sx, sy, nodes=40001):
+    """Count images by a dense scan of the angular equation, written independently of the solver."""
+    phi = torch.linspace(0, 2 * torch.pi, nodes, dtype=torch.float64) + 0.00123
+    c, s = torch.cos(phi), torch.sin(phi)
+    centred = SIE(lens.theta_E[k], lens.e1[k], lens.e2[k], 0.0, 0.0)
+    ax, ay = centred.deflection(c, s)
+    shear = torch.tensor(
+        [[1 - lens.gamma1[k], -lens.gamma2[k]], [-lens.gamma2[k], 1 + lens.gamma1[k]]], dtype=torch.float64
+    )
+    w = torch.linalg.solve(shear, torch.stack([sx[k] - lens.x[k] + ax, sy[k] - lens.y[k] + ay]))
+    cross, dot = c * w[1] - s * w[0], c * w[0] + s * w[1]
+    return int((((cross[1:] > 0) != (cross[:-1] > 0)) & (dot[1:] > 0)).sum())
+
+
+def test_oracle_images_and_delays(shared_oracle):
+    lenses = json.loads((shared_oracle / "oracle_sie.json").read_text())["lenses"]
+    table = {
+        k: np.array([lens[k] for lens in lenses])
+        for k in ("theta_E", "e1", "e2", "x", "y", "source_x", "source_y", "z_l", "z_s")
+    }
+    sie = SIE(*(table[k] for k in ("theta_E", "e1", "e2", "x", "y")))
+    images = sie.images(table["source_x"], table["source_y"])
+    delays = sie.time_delays(
+        table["source_x"], table["source_y"], table["z_l"], table["z_s"], FlatLambdaCDM(H0=70, Om0=0.3, Tcmb0=0)
+    )
+    assert images.count.tolist() == [lens["n_images"] for lens in lenses]
+    for k, lens in enumerate(lenses):
+        n = lens["n_images"]
+        np.testing.assert_allclose(images.x[k, :n], lens["images"]["x"], rtol=0, atol=1e-7)
+        np.testing.assert_allclose(images.y[k, :n], lens["images"]["y"], rtol=0, atol=1e-7)
+        np.testing.assert_allclose(delays[k, :n], lens["images"]["time_delay_days"], rtol=0, atol=1e-5)
+        assert torch.isnan(images.x[k, n:]).all()
+
+
+def test_images_satisfy_the_lens_equation_and_the_order():
+    rng, lens = random_lenses(2000, 1)
+    r, phi = np.sqrt(rng.uniform(size=2000)) * 1.3 * lens.theta_E.numpy(), rng.uniform(0, 2 * np.pi, 2000)
+    sx, sy = lens.x + torch.from_numpy(r * np.cos(phi)), lens.y + torch.from_numpy(r * np.sin(phi))
+    images = lens.images(sx, sy)
+    columns = SIE(*(getattr(lens, name)[:, None] for name in ("theta_E", "e1", "e2", "x", "y", "gamma1", "gamma2")))
+    bx, by = columns.source(images.x, images.y)
+    found = torch.isfinite(images.x)
+    assert float((bx - sx[:, None])[found].abs().max()) < 1e-11
+    assert float((by - sy[:, None])[found].abs().max()) < 1e-11
+    assert torch.equal(found.sum(1), images.count)
+    steps = torch.diff(images.fermat, dim=1)
+    assert bool((steps[torch.isfinite(steps)] >= 0).all())
+    assert bool((images.magnification[:, 0] > 0).all()), "the first image is a minimum"
+
+
+def test_no_image_is_missed_or_invented():
+    rng, lens = random_lenses(300, 2)
+    r, phi = np.sqrt(rng.uniform(size=300)) * 1.3 * lens.theta_E.numpy(), rng.uniform(0, 2 * np.pi, 300)
+    sx, sy = lens.x + torch.from_numpy(r * np.cos(phi)), lens.y + torch.from_numpy(r * np.sin(phi))
+    want = [brute_force_count(lens, k, sx, sy, 10001) for k in range(300)]
+    assert lens.images(sx, sy).count.tolist() == want
+
+
+@pytest.mark.parametrize("distance", [1e-3, 1e-4])
+def test_sources_beside_a_caustic(distance):
+    n = 200
+    rng, lens = random_lenses(n, 3)
+    phi = torch.from_numpy(rng.uniform(0, 2 * np.pi, n))
+    low, high = torch.full((n,), 1e-3, dtype=torch.float64), torch.full((n,), 40.0, dtype=torch.float64)
+    for _ in range(70):
+        middle = 0.5 * (low + high)
+        inside = lens.magnification(lens.x + middle * torch.cos(phi), lens.y + middle * torch.sin(phi)) < 0
+        low, high = torch.where(inside, middle, low), torch.where(inside, high, middle)
+    bx, by = lens.source(lens.x + low * torch.cos(phi), lens.y + low * torch.sin(phi))
+    angle = torch.from_numpy(rng.uniform(0, 2 * np.pi, n))
+    sx, sy = bx + distance * torch.cos(angle), by + distance * torch.sin(angle)
+    want = [min(brute_force_count(lens, k, sx, sy), 5) for k in range(n)]
+    assert lens.images(sx, sy).count.tolist() == want
+    assert {2, 4} <= set(want)
+
+
+def test_naked_cusps_give_three_images():
+    lens = SIE(1.0, 0.6, 0.0, 0.0, 0.0, 0.15, 0.0)
+    counts = {int(lens.images(x, 0.0).count) for x in np.linspace(0, 1.5, 61)} | {
+        int(lens.images(0.0, y).count) for y in np.linspace(0, 1.5, 61)
+    }
+    assert {1, 3} <= counts
+
+
+def test_round_lens_exactly_behind_is_a_ring():
+    images = SIE(1.0, 0.0, 0.0, 0.0, 0.0).images(0.0, 0.0)
+    assert int(images.count) == 0
+
+
+def test_shapes_broadcast():
+    lens = SIE(np.ones((3, 1)), 0.1, 0.0, 0.0, 0.0)
+    images = lens.images(np.zeros((1, 4)) + 0.1, 0.05)
+    assert images.x.shape == (3, 4, 5)
+    assert images.count.shape == (3, 4)
+    assert lens.images(np.zeros((3, 0)), 0.0).x.shape == (3, 0, 5)
