@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -107,25 +106,25 @@ class Card:
     notes: str = ""
     hash: str = ""
 
-    def to_json(self) -> str:
-        """Return the card as JSON, without `hash`."""
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the card as plain values, without `hash`."""
         mapping = dataclasses.asdict(self)
         del mapping["hash"]
-        return json.dumps(mapping, indent=1, sort_keys=True)
+        return mapping
 
     @classmethod
-    def from_json(cls, text: str, where: str) -> Card:
-        """Read a card.
+    def from_mapping(cls, mapping: Mapping[str, Any], where: str) -> Card:
+        """Build a card from plain values, as read from JSON.
 
         Raises
         ------
         ModelError
-            If it is not the JSON of a card.
+            If they are not those of a card.
         """
         try:
-            return build(cls, json.loads(text), f"{where}: card").checked(where)
-        except (ValueError, TypeError) as error:
-            raise ModelError(f"{where}: its card is not valid JSON ({error}); the file is damaged") from None
+            return build(cls, mapping, f"{where}: card").checked(where)
+        except (TypeError, AttributeError) as error:
+            raise ModelError(f"{where}: its card is damaged ({error}); get the file anew") from None
         except ConfigError as error:
             raise ModelError(f"{error} (the file was written by another version of lensscan)") from None
 

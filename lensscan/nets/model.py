@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["Card", "Model", "build_network", "load_model", "make_trivial"]
+
+KEY = "lensscan"
+"""The one metadata key of a model file (one, because safetensors writes several in random order)."""
 
 
 def build_network(architecture: Mapping[str, Any], n_bands: int, size: int, where: str = "model") -> Network:
@@ -78,8 +82,8 @@ class Model:
             path = find("models", name)
         except ConfigError as error:
             raise ModelError(str(error)) from None
-        metadata, weights = _read(path)
-        card = Card.from_json(metadata["card"], str(path))
+        stored, weights = _read(path)
+        card = Card.from_mapping(stored, str(path))
         card = dataclasses.replace(card, hash=hashlib.sha256(path.read_bytes()).hexdigest())
         module = build_network(card.architecture, len(card.bands), card.size, str(path))
         expected = {key: value.shape for key, value in module.state_dict().items()}
@@ -94,7 +98,8 @@ class Model:
         """Write the model file under a temporary name, sync, re-read, rename; return its SHA-256."""
         target = Path(path)
         weights = {key: value.detach().cpu().contiguous() for key, value in self.module.state_dict().items()}
-        data = save_tensors(weights, {"format": f"lensscan-model {FORMAT}", "card": self.card.to_json()})
+        header = {"format": FORMAT, "card": self.card.to_mapping()}
+        data = save_tensors(weights, {KEY: json.dumps(header, sort_keys=True)})
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.{os.getpid()}")
         with open(temporary, "wb") as stream:
@@ -173,8 +178,8 @@ def make_trivial(bands: Sequence[str], size: int, pixel_scale: float) -> Model:
     return Model(card, Trivial().eval())
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
-    """Read metadata and tensors, or raise a one-line `ModelError`."""
+def _read(path: Path) -> tuple[Any, dict[str, torch.Tensor]]:
+    """Read card and tensors, or raise a one-line `ModelError`."""
     remedy = "give a model made by lensscan train"
     try:
         data = path.read_bytes()
@@ -183,10 +188,13 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
         weights = load_tensors(data)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is not a safetensors file ({error}); {remedy}") from None
-    stated = metadata.get("format", "")
-    if not stated.startswith("lensscan-model ") or "card" not in metadata:
+    if KEY not in metadata:
         raise ModelError(f"{path}: a safetensors file without a lensscan card; {remedy}")
-    if stated != f"lensscan-model {FORMAT}":
-        known = f"lensscan-model {FORMAT}"
-        raise ModelError(f"{path}: format {stated!r}, this lensscan reads {known!r}; upgrade lensscan")
-    return metadata, weights
+    try:
+        header = json.loads(metadata[KEY])
+        stated, card = header["format"], header["card"]
+    except (ValueError, KeyError, TypeError):
+        raise ModelError(f"{path}: its card cannot be read; the file is damaged, {remedy}") from None
+    if stated != FORMAT:
+        raise ModelError(f"{path}: model format {stated}, this lensscan reads {FORMAT}; upgrade lensscan")
+    return card, weights

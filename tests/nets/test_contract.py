@@ -1,0 +1,98 @@
+"""One contract over all networks: shapes, gradients, train against eval, save and load, folding."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+import torch
+
+from lensscan.nets.latent import N_LATENT
+from lensscan.nets.model import Card, Model, build_network
+from lensscan.nets.normalise import n_scalars
+
+NETWORKS = {
+    "trivial": ({"kind": "trivial"}, 3, 32),
+    "resnet": ({"kind": "resnet"}, 4, 64),
+    "resnet-small": (
+        {"kind": "resnet", "widths": [8, 12], "depths": [0, 1], "hidden": 16, "squeeze": 4},
+        1,
+        33,
+    ),
+}
+
+
+@pytest.fixture(params=sorted(NETWORKS))
+def built(request):
+    architecture, n_bands, size = NETWORKS[request.param]
+    torch.manual_seed(3)
+    network = build_network(architecture, n_bands, size)
+    images = torch.randn(6, n_bands, size, size)
+    scalars = torch.randn(6, n_scalars(n_bands))
+    return architecture, network, images, scalars
+
+
+def outputs(network, images, scalars):
+    with torch.no_grad():
+        return network(images, scalars)
+
+
+def test_shapes(built):
+    _, network, images, scalars = built
+    logit, mean, factor = outputs(network, images, scalars)
+    assert logit.shape == (6,)
+    assert mean.shape == (6, N_LATENT)
+    assert factor.shape == (6, N_LATENT, N_LATENT)
+    assert torch.isfinite(logit).all()
+    assert torch.isfinite(mean).all() == network.regresses
+    if network.regresses:
+        assert (torch.diagonal(factor, dim1=1, dim2=2) > 0).all(), "a Cholesky factor needs a positive diagonal"
+        assert (torch.triu(factor, 1) == 0).all()
+
+
+def test_every_parameter_gets_a_gradient(built):
+    _, network, images, scalars = built
+    logit, mean, factor = network(images, scalars)
+    loss = logit.square().sum()
+    if network.regresses:
+        loss = loss + mean.square().sum() + factor.square().sum()
+    loss.backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, f"{name} has no influence"
+
+
+def test_training_and_evaluation_mode_agree(built):
+    _, network, images, scalars = built
+    trained = outputs(network.train(), images, scalars)
+    evaluated = outputs(network.eval(), images, scalars)
+    for a, b in zip(trained, evaluated, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+
+
+def test_save_and_load_are_bit_identical(built, tmp_path):
+    architecture, network, images, scalars = built
+    card = Card("n", architecture, tuple("griz"[: images.shape[1]]), images.shape[-1], 0.2)
+    digest = Model(card, network.eval()).save(tmp_path / "n.safetensors")
+    loaded = Model.load(tmp_path / "n.safetensors")
+    assert loaded.card.hash == digest == hashlib.sha256((tmp_path / "n.safetensors").read_bytes()).hexdigest()
+    for a, b in zip(outputs(network, images, scalars), outputs(loaded.module, images, scalars), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+    assert Model(loaded.card, loaded.module).save(tmp_path / "again.safetensors") == digest
+
+
+def test_folded_network_agrees(built):
+    architecture, network, images, scalars = built
+    card = Card("n", architecture, tuple("griz"[: images.shape[1]]), images.shape[-1], 0.2)
+    folded = Model(card, network).inference()
+    for a, b in zip(outputs(network, images, scalars), outputs(folded, images, scalars), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5, equal_nan=True)
+    assert not any(parameter.requires_grad for parameter in folded.parameters())
+
+
+def test_no_network_uses_batch_statistics(built):
+    _, network, images, scalars = built
+    alone = outputs(network, images[:1], scalars[:1])
+    together = outputs(network, images, scalars)
+    for a, b in zip(alone, together, strict=True):
+        torch.testing.assert_close(a, b[:1], rtol=1e-4, atol=1e-5, equal_nan=True)
