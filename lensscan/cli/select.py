@@ -6,7 +6,7 @@ import argparse
 
 import numpy as np
 
-from lensscan.errors import OutputError
+from lensscan.errors import CatalogError, OutputError
 
 EXAMPLE = "lensscan select 'catalog/*.fits' --survey des --cut des-jacobs2019a -o selection.fits"
 
@@ -41,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
             keep = selector.apply(chunk)
             empty = {name: values[:0] for name, values in chunk.columns.items()}
             writer.add({name: values[keep] for name, values in chunk.columns.items()})
+        if not empty:
+            raise CatalogError(f"{args.catalog}: has no rows")
         writer.finish(selector.flow, empty)
     print(selector.flow.table())
     print(f"wrote {args.output}")

@@ -78,7 +78,8 @@ class PackSource(StampSource):
         if self._kind and kind != self._kind:
             raise ConfigError(f"{path}: its ids are of another kind than those of {self._paths[0]}; pack again")
         self._kind = kind
-        self._ranges.append((ids.min(), ids.max()) if len(ids) else (None, None))
+        ordered = np.sort(ids)  # text has no minimum in numpy
+        self._ranges.append((ordered[0], ordered[-1]) if len(ids) else (None, None))
 
     def fingerprint(self) -> list[tuple[str, int, int]]:
         """Return (path, size, mtime_ns) of every pack."""

@@ -22,7 +22,7 @@ from lensscan.schema import Status
 from lensscan.survey.fits import Hdu, open_regular, scan_descriptor
 from lensscan.survey.header import Header
 
-__all__ = ["MAX_ROWS", "PackFile", "index_dtype", "row_dtype", "table_dtype"]
+__all__ = ["MAX_ROWS", "PackFile", "failure_dtype", "index_dtype", "row_dtype", "table_dtype"]
 
 MAX_ROWS = 50_000
 FORMATS = {"L": "i1", "B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
@@ -49,6 +49,11 @@ def index_dtype(id_format: str, bands: int) -> np.dtype[Any]:
             ("PADDING", ">i4"),
         ]
     )
+
+
+def failure_dtype(id_format: str) -> np.dtype[Any]:
+    """Return the dtype of a FAILURES row: rows that were wanted and could not be read."""
+    return np.dtype([("ID", id_format), ("STATUS", "u1")])
 
 
 def table_dtype(header: Header) -> np.dtype[Any]:
@@ -97,7 +102,7 @@ class PackFile:
     bands : tuple of str
     rows : structured array
         The STAMPS table, a view of the mapped file.
-    index, planes : structured array or None
+    index, planes, failures : structured array or None
     """
 
     path: str
@@ -106,6 +111,7 @@ class PackFile:
     rows: NDArray[Any]
     index: NDArray[Any] | None
     planes: NDArray[Any] | None
+    failures: NDArray[Any] | None
     _memory: mmap.mmap
     _descriptor: int
 
@@ -142,6 +148,7 @@ class PackFile:
                 rows,
                 _beside(file, hdus.get("INDEX"), len(rows)),
                 _beside(file, hdus.get("PLANES"), len(rows)),
+                _beside(file, hdus.get("FAILURES")),
                 memory,
                 descriptor,
             )
@@ -184,7 +191,7 @@ def _view(file: NDArray[np.uint8], hdu: Hdu) -> NDArray[Any]:
     return np.frombuffer(file, dtype, hdu.shape[0], hdu.start)
 
 
-def _beside(file: NDArray[np.uint8], hdu: Hdu | None, rows: int) -> NDArray[Any] | None:
-    if hdu is None or hdu.kind != "table" or hdu.shape[0] != rows:
+def _beside(file: NDArray[np.uint8], hdu: Hdu | None, rows: int | None = None) -> NDArray[Any] | None:
+    if hdu is None or hdu.kind != "table" or rows not in (None, hdu.shape[0]):
         return None
     return _view(file, hdu)

@@ -16,7 +16,7 @@ from lensscan.config import Survey
 from lensscan.errors import OutputError, StampError, disk_error
 from lensscan.schema import Status
 from lensscan.survey.fits import BLOCK
-from lensscan.survey.packfile import MAX_ROWS, SIGN_BIT, PackFile, index_dtype, row_dtype
+from lensscan.survey.packfile import MAX_ROWS, SIGN_BIT, PackFile, failure_dtype, index_dtype, row_dtype
 from lensscan.survey.stamps import Batch, Frame
 from lensscan.survey.zeropoint import NJY_ZERO_POINT
 
@@ -39,6 +39,8 @@ class PackWriter:
         int64, uint64 or str of some width: that of the catalog.
     survey : Survey, optional
         Named in the header.
+    key : str
+        Says what the pack was made from; a resumed `lensscan pack` keeps packs whose key is the same.
 
     Raises
     ------
@@ -48,13 +50,16 @@ class PackWriter:
         If the disk is full.
     """
 
-    def __init__(self, path: str | Path, frame: Frame, id_dtype: np.dtype[Any], survey: Survey | None = None) -> None:
+    def __init__(
+        self, path: str | Path, frame: Frame, id_dtype: np.dtype[Any], survey: Survey | None = None, key: str = ""
+    ) -> None:
         self.path = str(path)
-        self._frame, self._survey = frame, survey
+        self._frame, self._survey, self._key = frame, survey, key
         self._unsigned = id_dtype.kind == "u"
         self._id = f"S{id_dtype.itemsize}" if id_dtype.kind == "U" else ">i8"
         self._row = row_dtype(self._id, len(frame.bands), frame.size)
         self._index: list[NDArray[Any]] = []
+        self._failed: list[NDArray[Any]] = []
         self.n_rows = 0
         self._part = f"{self.path}.{os.getpid()}.part"
         self._stream: IO[bytes] | None = None
@@ -83,7 +88,7 @@ class PackWriter:
     def add(
         self, batch: Batch, ids: NDArray[Any], ra: NDArray[np.float64], dec: NDArray[np.float64]
     ) -> NDArray[np.bool_]:
-        """Append the rows of a filled batch that could be read.
+        """Append the rows of a filled batch that could be read; the others are listed in the HDU FAILURES.
 
         Parameters
         ----------
@@ -109,6 +114,7 @@ class PackWriter:
             images[batch.mask[take]] = np.nan
         images[~batch.present[take]] = np.nan
         rows["IMAGE"] = images
+        self._keep_failures(ids[~written], batch.status[:n][~written])
         index = np.zeros(len(take), index_dtype(self._id, len(self._frame.bands)))
         for name in ("ID", "RA", "DEC"):
             index[name] = rows[name]
@@ -123,6 +129,11 @@ class PackWriter:
         self.n_rows += len(take)
         return np.asarray(written)
 
+    def _keep_failures(self, ids: NDArray[Any], status: NDArray[np.uint8]) -> None:
+        failed = np.zeros(len(ids), failure_dtype(self._id))
+        failed["ID"], failed["STATUS"] = self._stored(ids), status
+        self._failed.append(failed)
+
     def _stored(self, ids: NDArray[Any]) -> NDArray[Any]:
         if self._unsigned:
             return (ids.astype(np.uint64) ^ np.uint64(SIGN_BIT)).view(np.int64)
@@ -135,10 +146,9 @@ class PackWriter:
         assert stream is not None, "used outside its with block"
         _pad(stream, self.n_rows * self._row.itemsize)
         kind = index_dtype(self._id, len(self._frame.bands))
-        stream.write(self._header("INDEX", kind, self.n_rows))
-        for index in self._index:
-            stream.write(index.data)
-        _pad(stream, self.n_rows * kind.itemsize)
+        self._table(stream, "INDEX", kind, self._index)
+        if sum(map(len, self._failed)):
+            self._table(stream, "FAILURES", failure_dtype(self._id), self._failed)
         stream.seek(BLOCK)
         stream.write(self._header("STAMPS", self._row, self.n_rows))
         stream.flush()
@@ -147,6 +157,13 @@ class PackWriter:
         self._verify()
         os.replace(self._part, self.path)
         sync_folder(os.path.dirname(self.path) or ".")
+
+    def _table(self, stream: IO[bytes], name: str, dtype: np.dtype[Any], parts: list[NDArray[Any]]) -> None:
+        rows = sum(map(len, parts))
+        stream.write(self._header(name, dtype, rows))
+        for part in parts:
+            stream.write(part.tobytes())
+        _pad(stream, rows * dtype.itemsize)
 
     def _verify(self) -> None:
         """Read the file back from its name: layout, number of rows, identifiers beside the images and in INDEX."""
@@ -182,6 +199,8 @@ class PackWriter:
             cards += [(f"BAND{number}", band), (f"ZP{number}", NJY_ZERO_POINT)]
         if self._survey is not None:
             cards.append(("SURVEY", self._survey.name))
+        if self._key:
+            cards.append(("PACKKEY", self._key))
         return _blocks(cards)
 
     @contextlib.contextmanager

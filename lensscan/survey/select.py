@@ -142,7 +142,9 @@ class Selector:
                         f"cut step {step.value!r}: survey {survey.name} has no magnitude {name!r} (it has {have}); "
                         f"set bands.{name}.mag in the survey file"
                     )
-        statement = "; ".join(text for text in (cut.magnitudes if cut else "", survey.catalog.magnitudes) if text)
+        defined = f"cut defined for {cut.magnitudes}" if cut and cut.magnitudes else ""
+        given = f"catalog has {survey.catalog.magnitudes}" if survey.catalog.magnitudes else ""
+        statement = "; ".join(text for text in (defined, given) if text)
         self.flow = CutFlow(cut.name if cut else "none", [FlowStep(_describe(s)) for s in steps], magnitudes=statement)
 
     @property

@@ -1,0 +1,90 @@
+"""Turn loose stamps or coadd tiles into packs; the same command again goes on where it stopped."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from lensscan.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lensscan.survey.packing import PackReport
+
+EXAMPLE = "lensscan pack selection.fits --stamps 'tiles:coadds/{tile}_{band}.fits.fz' --survey des -o packs/"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("selection", metavar="SELECTION", help="catalog: of lensscan select, or any other")
+    parser.add_argument(
+        "--stamps", required=True, metavar="SPEC", help="stamps:TEMPLATE, tiles:TEMPLATE, tiles:INDEX.csv or packs:DIR"
+    )
+    parser.add_argument("--survey", required=True, metavar="S", help="survey: shipped name or TOML file")
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of the packs")
+    parser.add_argument("--bands", nargs="+", metavar="B", help="bands to pack (default: all of the survey)")
+    parser.add_argument("--size", type=int, metavar="PX", help="side of a stamp, pixels (default: the survey's)")
+    parser.add_argument("--rows", type=int, default=50_000, metavar="N", help="rows a pack (at most 50,000)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    from lensscan.config import load_survey
+    from lensscan.survey.catalog import open_catalog
+    from lensscan.survey.packfile import MAX_ROWS
+    from lensscan.survey.packing import pack_catalog
+    from lensscan.survey.stamps import Frame, open_source
+
+    survey = load_survey(args.survey)
+    bands = tuple(args.bands or survey.bands)
+    unknown = [band for band in bands if band not in survey.bands]
+    if unknown:
+        raise ConfigError(f"--bands {unknown[0]}: survey {survey.name} has {', '.join(survey.bands)}")
+    if not 1 <= args.rows <= MAX_ROWS:
+        raise ConfigError(f"--rows {args.rows}: a pack holds 1 to {MAX_ROWS} rows")
+    size = survey.stamp_size if args.size is None else args.size
+    if size < 1:
+        raise ConfigError(f"--size {size}: must be positive")
+    frame = Frame(bands, size, survey.pixel_scale, 1)
+    source = open_source(args.stamps, survey, frame)
+    catalog = open_catalog(args.selection, survey, source.required_columns())
+    line = Progress(catalog.n_rows)
+    report = pack_catalog(
+        catalog, source, args.stamps, survey, frame, args.output, rows_per_pack=args.rows, progress=line
+    )
+    line.end()
+    print(f"{report.rows:,} stamps in {report.packs} packs ({report.kept} stood already) in {args.output}")
+    if report.failed:
+        print(f"{report.failed:,} rows could not be read: see {args.output}/failures.csv")
+    return 0
+
+
+class Progress:
+    """One line on stderr: rows, rate, time left, failures; every two seconds."""
+
+    EVERY = 2.0
+
+    def __init__(self, total: int | None) -> None:
+        self._total = total
+        self._began = self._shown = time.monotonic()
+        self._done = 0
+
+    def __call__(self, report: PackReport, rows: int) -> None:
+        """Show the report if it is time."""
+        self._done += rows
+        now = time.monotonic()
+        if now - self._shown < self.EVERY:
+            return
+        self._shown = now
+        rate = self._done / (now - self._began)
+        seen = report.rows + report.failed
+        text = f"{seen:,} rows, {rate:,.0f}/s, {report.failed:,} failed"
+        if self._total and rate:
+            text += f", {max(0, self._total - seen) / rate:,.0f} s left of {self._total:,} rows"
+        print(f"\r{text:<78}", end="", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self._shown != self._began:
+            print(file=sys.stderr)
