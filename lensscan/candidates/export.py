@@ -21,6 +21,16 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "export", "with_prevalence"]
 
+KEYWORDS = {
+    "version": "LENSSCAN",
+    "plan_hash": "PLANHASH",
+    "content_hash": "CONTHASH",
+    "n_catalog": "NCATALOG",
+    "n_rows": "NROWS",
+    "n_scored": "NSCORED",
+    "prevalence": "PREVALEN",
+}
+"""Header keywords of the FITS export."""
 TRIANGLE = [(i, j) for i in range(7) for j in range(i + 1)]
 
 
@@ -84,7 +94,13 @@ def with_prevalence(table: QTable, prevalence: float, stored: float | None) -> N
 def _write_fits(table: QTable, path: Path) -> int:
     from astropy.io import fits
 
-    hdu = fits.table_to_hdu(_portable(table))
+    plain = _portable(table)
+    for name in plain.colnames:
+        if plain[name].dtype.kind == "U":  # FITS text is ASCII
+            ascii_text = [str(value).encode("ascii", "backslashreplace").decode() for value in plain[name]]
+            plain.replace_column(name, np.array(ascii_text, dtype=str) if ascii_text else np.zeros(0, "U1"))
+    plain.meta = {keyword: table.meta[name] for name, keyword in KEYWORDS.items() if name in table.meta}
+    hdu = fits.table_to_hdu(plain)
     for number, name in enumerate(table.colnames, start=1):
         text = find_column(name)
         if text.ucd:
@@ -164,7 +180,8 @@ def _write_ds9(table: QTable, path: Path) -> int:
     lines = ["# Region file format: DS9", 'global color=green width=1 font="helvetica 10 normal"', "fk5"]
     n = len(lines)
     for k in range(len(table)):
-        label = f"# text={{{table['rank'][k]}: {table['id'][k]}}}"
+        name = str(table["id"][k]).translate({ord("{"): "(", ord("}"): ")"})
+        label = f"# text={{{table['rank'][k]}: {name}}}"
         if np.isfinite([ra_lens[k], dec_lens[k], columns["pa"][k]]).all():
             a, b = columns["theta_E"][k] / root_q[k], columns["theta_E"][k] * root_q[k]
             # ds9 counts the angle of the first axis from West over North; the major axis is given first

@@ -90,19 +90,19 @@ def _require(fine: bool, problem: str) -> None:
 
 
 def _check_flow(h5: h5py.File, header: Header) -> None:
-    """The cut flow must lead from the catalog to the selected rows without a gap."""
+    """The law must hold, and the cut flow must lead from the catalog to the selected rows without a gap."""
+    total = header.n_cut + header.n_scored + header.n_failed
+    _require(header.n_catalog == total, f"n_catalog = {header.n_catalog} but {total} rows are accounted for")
     steps = h5["cutflow"][()]
     n = header.n_catalog
     for step in steps:
         _require(int(step["n_in"]) == n, f"cut step {step['name'].decode()!r} got {step['n_in']} of {n} rows")
         n = int(step["n_kept"])
     _require(n == header.n_rows, f"the cut left {n} rows but {header.n_rows} are listed")
-    total = header.n_cut + header.n_scored + header.n_failed
     _require(
         header.n_cut == header.n_catalog - n,
         f"{header.n_cut} rows are said to be cut, not {header.n_catalog - n}",
     )
-    _require(header.n_catalog == total, f"n_catalog = {header.n_catalog} but {total} rows are accounted for")
 
 
 def _check_rows(h5: h5py.File, result: Verification) -> None:
@@ -174,7 +174,7 @@ def _check_ranking(h5: h5py.File, header: Header) -> None:
     for start in range(0, header.n_rows, CHUNK):
         stop = min(start + CHUNK, header.n_rows)
         logit, ids = h5["scores/logit"][start:stop], h5["scores/id"][start:stop]
-        fine = ~np.isnan(logit) if limit is None else logit > limit
+        fine = logit > (-np.inf if limit is None else limit)
         eligible += int(np.count_nonzero(fine))
         if n:
             fine &= logit >= table["logit"][-1]

@@ -8,9 +8,9 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
@@ -19,7 +19,8 @@ from numpy.typing import DTypeLike, NDArray
 from lensscan import __version__
 from lensscan.candidates.digest import ContentDigest
 from lensscan.candidates.file import FORMAT_VERSION
-from lensscan.errors import OutputError, disk_error
+from lensscan.candidates.sink import DiskSink
+from lensscan.errors import LensscanError, OutputError, disk_error
 from lensscan.schema import find_column, status_name
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "temporary_name",
 ]
 
+T = TypeVar("T")
 FAILURE_ROWS = 65_536
 STALE_SECONDS = 600.0
 REASON_WIDTH = 32
@@ -123,7 +125,11 @@ class OutputWriter:
         self.path = path
         self.digest = ContentDigest()
         self.n_failed = 0
-        self.h5 = self._guard(lambda: h5py.File(path, "x"))
+        try:
+            self._sink = DiskSink(path)
+        except OSError as error:
+            raise self._problem(error) from error
+        self.h5 = h5py.File(self._sink, "w")
         self._guard(lambda: self._layout(n_rows, columns, id_dtype))
 
     def write(self, start: int, columns: Mapping[str, NDArray[Any]]) -> None:
@@ -198,19 +204,15 @@ class OutputWriter:
 
     def close(self) -> None:
         """Flush, close and sync the file."""
-
-        def action() -> None:
-            self.h5.flush()
-            self.h5.close()
-            with open(self.path, "rb") as stream:
-                os.fsync(stream.fileno())
-
-        self._guard(action)
+        self._guard(self.h5.close)
+        self._sink.sync()
+        self._guard(self._sink.close)
 
     def discard(self) -> None:
         """Close and remove the temporary file, whatever state it is in."""
         with contextlib.suppress(OSError, RuntimeError):
             self.h5.close()
+        self._sink.close()
         self.path.unlink(missing_ok=True)
 
     def _layout(self, n_rows: int, columns: Mapping[str, DTypeLike], id_dtype: np.dtype[Any]) -> None:
@@ -224,9 +226,16 @@ class OutputWriter:
         dtype = failure_dtype(id_dtype)
         self.h5.create_dataset("failures", (0,), maxshape=(None,), chunks=(FAILURE_ROWS // 16,), dtype=dtype)
 
-    def _guard(self, action: Any) -> Any:
+    def _guard(self, action: Callable[[], T]) -> T:
+        """Do something to the file; complain if the disk did."""
         try:
-            return action()
+            result = action()
         except (OSError, RuntimeError) as error:
-            problem = disk_error(error, self.path)
-            raise problem or OutputError(f"cannot write {self.path}: {error}; check the output folder") from error
+            raise self._problem(self._sink.error or error) from error
+        if self._sink.error is not None:
+            raise self._problem(self._sink.error)
+        return result
+
+    def _problem(self, error: BaseException) -> LensscanError:
+        problem = OutputError(f"cannot write {self.path}: {error}; check the output folder")
+        return disk_error(error, self.path) or problem

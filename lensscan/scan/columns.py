@@ -88,7 +88,7 @@ class Layout:
     def plan_columns(self, rows: h5py.Group, start: int, stop: int) -> dict[str, NDArray[Any]]:
         """Read the plan's rows [start, stop), text as bytes of fixed width."""
         wanted = [name for name in ("ra", "dec", "file", "offset", "px", "py", "row") if name in self.scores]
-        columns = {name: rows[name][start:stop] for name in wanted}
+        columns: dict[str, NDArray[Any]] = {name: rows[name][start:stop] for name in wanted}
         columns["id"] = rows["id"][start:stop].astype(self.id_dtype)
         columns.update({name: rows[name][start:stop].astype(dtype) for name, dtype in self.carried.items()})
         return columns

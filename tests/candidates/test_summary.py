@@ -1,0 +1,83 @@
+"""What ``show`` and ``verify`` print."""
+
+import h5py
+import numpy as np
+import pytest
+from synthetic_run import make_run
+
+from lensscan.candidates.file import read_candidates
+from lensscan.candidates.flags import UNCLEAN
+from lensscan.candidates.summary import clean_leaders, format_table, summary
+from lensscan.cli.main import main
+from lensscan.scan.merge import MergeSettings, merge
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    ra = np.repeat(np.linspace(0, 300, 100), 2)
+    run = make_run(tmp_path_factory.mktemp("run"), 200, ra=ra, dec=np.full(200, 45.0))
+    provenance = {
+        "command": "lensscan scan RUN.toml",
+        "models": [{"name": "demo", "version": "1", "sha256": "ab" * 32}],
+    }
+    merge(run.plan, run.folder, run.out, MergeSettings(top=60, prevalence=1e-3), run.cards, provenance)
+    return run.out
+
+
+def test_summary_says_it_all(output):
+    text = "\n".join(summary(output, 5))
+    assert "n_catalog = 217 = 17 cut + " in text
+    assert "cut flow" in text
+    assert "98.6" not in text
+    for word in ("g - i", "blank", "unreadable", "top 5 of", "lensscan scan RUN.toml", "abababababab", "plan hash"):
+        assert word in text
+    assert len(summary(output, 0)) == len(summary(output, 5)) - 5
+
+
+def test_leaders_only_and_clean(output):
+    table = read_candidates(output)
+    leaders = clean_leaders(table)
+    assert len(leaders) < len(table)
+    assert (leaders["group_rank"] == 1).all()
+    clean = clean_leaders(table, clean=True)
+    assert ((np.asarray(clean["flags"]) & int(UNCLEAN)) == 0).all()
+    assert 0 < len(clean) < len(leaders)
+
+
+def test_table_is_aligned():
+    lines = format_table(["name", "n"], [["a", "1"], ["bcd", "1,000"]])
+    assert lines == ["name      n", "a         1", "bcd   1,000"]
+
+
+def test_show_command(output, capsys):
+    assert main(["show", str(output), "-n", "3", "--clean"]) == 0
+    assert "top 3 of" in capsys.readouterr().out
+    assert main(["show", str(output), "--provenance"]) == 0
+    assert '"command": "lensscan scan RUN.toml"' in capsys.readouterr().out
+    assert main(["show", str(output) + ".no"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_verify_command(output, tmp_path, capsys):
+    assert main(["verify", str(output)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("complete: n_catalog = 217")
+    assert "content hash: " in printed
+    broken = tmp_path / "broken.h5"
+    broken.write_bytes(output.read_bytes())
+    with h5py.File(broken, "r+") as h5:
+        h5["scores/snr"][0] = -1
+    assert main(["verify", str(broken)]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "content hash" in error
+    assert main(["verify", str(tmp_path / "none.h5")]) == 1
+    (tmp_path / "none.h5.run").mkdir()
+    assert main(["verify", str(tmp_path / "none.h5")]) == 75
+    assert "unfinished" in capsys.readouterr().err
+
+
+def test_export_command(output, tmp_path, capsys):
+    assert main(["export", str(output), "--to", "csv", "-o", str(tmp_path / "x.csv")]) == 0
+    assert "60 candidates" in capsys.readouterr().out
+    assert (tmp_path / "x.csv").exists()
