@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lensscan.config import build, find, read_toml
 from lensscan.errors import ConfigError
@@ -29,6 +30,7 @@ __all__ = [
     "ScenePrior",
     "SourcePrior",
     "load_recipe",
+    "make_recipe",
 ]
 
 CLASSES = (
@@ -220,8 +222,9 @@ class Recipe:
     """A set of mocks; see the parts for their meaning.
 
     `size` is in pixels, `pixel_scale` in arcsec; `classes` gives relative weights by name (see `CLASSES`);
-    `reference` is the band of magnitude limits; `supersampling` scales the ray grid of lensed sources.
-    `digest` is a hash of every number (not of name and title), 64 hexadecimal digits.
+    `reference` is the band of magnitude limits; `supersampling` scales the ray grid of lensed sources;
+    `zero_point` is that of written FITS files.  `digest` is a hash of every number that shapes the mocks (not
+    of name, title and zero_point).
     """
 
     name: str
@@ -235,6 +238,7 @@ class Recipe:
     reference: str = "i"
     supersampling: int = 3
     cosmology: str = "Planck18"
+    zero_point: float = 30.0
     noise: NoisePrior = field(default_factory=NoisePrior)
     psf: PsfPrior = field(default_factory=PsfPrior)
     frame: FramePrior = field(default_factory=FramePrior)
@@ -246,7 +250,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         content = dataclasses.asdict(self)
-        for name in ("name", "title", "digest"):
+        for name in ("name", "title", "zero_point", "digest"):
             del content[name]
         object.__setattr__(self, "digest", hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest())
 
@@ -265,9 +269,43 @@ def load_recipe(name: str | Path) -> Recipe:
         If it does not exist, or holds an unknown key, band, class or an impossible number.
     """
     path = find("recipes", name)
-    recipe = build(Recipe, read_toml(path), str(path))
-    _check(recipe, str(path))
+    return make_recipe(read_toml(path), str(path))
+
+
+def make_recipe(mapping: Mapping[str, Any], where: str) -> Recipe:
+    """Build a recipe from a mapping as read from TOML; ``base`` names another recipe that it changes.
+
+    Tables are merged key by key, except ``classes``, which is replaced.
+    """
+    merged = _resolve(dict(mapping), where, 0)
+    recipe = build(Recipe, merged, where)
+    _check(recipe, where)
     return recipe
+
+
+def _beside(base: str, where: str) -> str:
+    near = Path(where).parent / base
+    return str(near) if base.endswith(".toml") and near.is_file() else base
+
+
+def _resolve(mapping: dict[str, Any], where: str, depth: int) -> dict[str, Any]:
+    base = mapping.pop("base", None)
+    if base is None:
+        return mapping
+    if depth > 8:
+        raise ConfigError(f"{where}: bases of recipes go round in a circle; remove one")
+    parent = find("recipes", _beside(str(base), where))
+    return _merge(_resolve(read_toml(parent), str(parent), depth + 1), mapping)
+
+
+def _merge(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in change.items():
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, Mapping) and key != "classes":
+            value = _merge(old, value)
+        merged[key] = value
+    return merged
 
 
 def _check(recipe: Recipe, where: str) -> None:

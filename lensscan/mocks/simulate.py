@@ -22,7 +22,7 @@ from lensscan.mocks.recipes import Recipe, load_recipe
 from lensscan.mocks.scene import Frozen, paint_discs, paint_galaxies
 from lensscan.mocks.systems import Systems, draw_systems
 
-__all__ = ["Mocks", "simulate", "simulate_named"]
+__all__ = ["Mocks", "draw_truth", "simulate", "simulate_named"]
 
 MARGIN = 8
 DRAW = 1024
@@ -45,7 +45,7 @@ class Mocks:
         On the CPU: ``index``, ``is_lens`` (bool), ``klass`` (see `recipes.CLASSES`), ``theta_E e1 e2 x y sx sy``
         (arcsec about the centre of the stamp), ``gamma1 gamma2 magnification snr_arc n_images z_source`` of
         lenses and undetectable lenses (NaN elsewhere; train on ``is_lens`` only), ``z_lens sigma_v`` of massive
-        galaxies, ``mag_<band>`` total AB magnitude of the target with its arcs.
+        galaxies, ``x_light y_light`` of every target, ``mag_<band>`` its total AB magnitude, arcs included.
     """
 
     images: Tensor
@@ -98,9 +98,23 @@ def simulate(
         scene, central = compose(recipe, seed, systems, MARGIN)
         _render(images[low:high], recipe, seed, systems, scene.freeze(), noise)
         drawn.append(_truth(recipe, systems, central))
-    columns = {key: torch.from_numpy(np.concatenate([d[key] for d in drawn])) for key in drawn[0]}
+    columns = {key: torch.from_numpy(value) for key, value in _join(drawn).items()}
     extra = {key: columns.pop(key).to(device) for key in ("_present", "_fwhm", "_sigma")}
     return Mocks(images, extra["_present"], extra["_fwhm"].float(), extra["_sigma"].float(), columns)
+
+
+def draw_truth(recipe: Recipe, *, seed: int, start: int = 0, n: int) -> dict[str, np.ndarray]:
+    """Return the truth of `simulate` without making images; also ``present``, ``fwhm`` and ``sigma``, (n, C)."""
+    drawn = []
+    for low in range(0, max(n, 1), DRAW):
+        index = np.arange(start + low, start + min(low + DRAW, n), dtype=np.int64)
+        systems = draw_systems(recipe, seed, index)
+        drawn.append(_truth(recipe, systems, compose(recipe, seed, systems, MARGIN)[1]))
+    return {key.lstrip("_"): value for key, value in _join(drawn).items()}
+
+
+def _join(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
 def _render(images: Tensor, recipe: Recipe, seed: int, systems: Systems, scene: Frozen, noise: bool) -> None:
@@ -126,7 +140,7 @@ def _render(images: Tensor, recipe: Recipe, seed: int, systems: Systems, scene: 
 def _truth(recipe: Recipe, systems: Systems, central: np.ndarray) -> dict[str, np.ndarray]:
     """Return the truth columns of one drawn part; names with an underscore become tensors of their own."""
     columns: dict[str, np.ndarray] = {"index": systems.index, "is_lens": systems.klass == 0, "klass": systems.klass}
-    columns |= systems.truth
+    columns |= systems.truth | {"x_light": systems.sky.x, "y_light": systems.sky.y}
     total = central
     if systems.lensed.any():
         arcs = flux(systems.source["mags"]) * systems.measured["magnification"][:, None]
