@@ -32,12 +32,12 @@ class Run:
         return Path(str(self.folder).removesuffix(".run"))
 
 
-def make_card(name="demo", bands=("g", "r", "i"), calibration=None, f_lens=None) -> Card:
+def make_card(name="demo", bands=("g", "r", "i"), calibration=None, f_lens=None, size=45) -> Card:
     return Card(
         name=name,
         architecture={"kind": "trivial"},
         bands=tuple(bands),
-        size=45,
+        size=size,
         pixel_scale=0.263,
         calibration=calibration or Calibration("temperature", 0.5, 0.0),
         f_lens=f_lens or LensDensity(),
@@ -100,6 +100,8 @@ def make_run(
     failures: float = 0.1,
     name: str = "OUT.h5",
     columns: dict[str, Any] | None = None,
+    files: Sequence[str] | None = None,
+    settings: dict[str, Any] | None = None,
 ) -> Run:
     """Make ``<folder>/OUT.h5.run`` with `n` selected rows of a catalog of ``n + n_cut``."""
     rng = np.random.default_rng(seed)
@@ -116,7 +118,7 @@ def make_run(
         "row": np.sort(rng.permutation(n + n_cut)[:n]),
         "status": np.zeros(n, np.uint8),
     }
-    files = [f"packs/DES{i * 5 // max(n, 1):04d}_{{band}}.fits.fz" for i in range(n)]
+    files = files or [f"packs/DES{i * 5 // max(n, 1):04d}_{{band}}.fits.fz" for i in range(n)]
     if n:
         writer.append(ids, numbers, files, columns or {})
     else:
@@ -124,7 +126,7 @@ def make_run(
     steps = [SimpleNamespace(name="g - i", n_in=n + n_cut, n_kept=n + 3, n_nan=2, n_sentinel=1)]
     steps.append(SimpleNamespace(name="r", n_in=n + 3, n_kept=n, n_nan=0, n_sentinel=0))
     flow = SimpleNamespace(n_catalog=n + n_cut, steps=steps if n_cut else [])
-    settings = {"survey": "demo", "stamps": "packs:packs", "seed": seed}
+    settings = settings or {"survey": "demo", "stamps": "packs:packs", "seed": seed}
     writer.finish(settings, flow, [["packs/a.fits", 10, 20]], tuple(bands))
     plan = Plan.open(run_dir / "plan.h5")
     status = plan.rows(0, n).status if n else np.zeros(0, np.uint8)

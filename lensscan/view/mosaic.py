@@ -68,7 +68,8 @@ def read_truth(path: str | Path) -> dict[str, bool]:
         raise OutputError(
             f"cannot use {path} as truth ({error}); give a table with the columns id and is_lens"
         ) from None
-    return {_text(name): bool(int(flag)) for name, flag in zip(ids.tolist(), lens.tolist(), strict=True)}
+    yes = {"true", "t", "yes", "1", "1.0"}
+    return {_text(name): _text(flag).lower() in yes for name, flag in zip(ids.tolist(), lens.tolist(), strict=True)}
 
 
 def mosaic(
@@ -149,7 +150,7 @@ def _cells(
         lines, badge = _caption(row), f"{row['rank']}{'*' if int(row['flags']) else ''}"
         if status != Status.PENDING:
             blank = np.full((frame.size, frame.size, 3), EMPTY, dtype=np.uint8)
-            cells.append(Cell(blank, (*lines, status_name(status)), border, None, badge))
+            cells.append(Cell(blank, (lines[0], status_name(status), lines[2]), border, None, badge))
             continue
         ring = _ring(row, batch.origin[k], frame.pixel_scale) if layout.ring else None
         cells.append(Cell(_picture(batch, k, frame.bands, page, row), lines, border, ring, badge))
