@@ -49,7 +49,7 @@ class HdfTable(Table):
         best: tuple[dict[str, Any], Any, int] = ({}, None, 0)
         for item in compounds:
             if item.shape[0] > best[2]:
-                best = ({name: item for name in item.dtype.names}, item, item.shape[0])
+                best = (dict.fromkeys(item.dtype.names, item), item, item.shape[0])
         for columns in groups.values():
             lengths = [item.shape[0] for item in columns.values()]
             longest = max(set(lengths), key=lambda length: (lengths.count(length), length))

@@ -117,6 +117,8 @@ class Filling:
     def finish(self, rows: Rows, start: int) -> None:
         """Settle every row and write the sky positions."""
         batch, stop = self.batch, self.at + self.n
+        for slot in (self.at + np.flatnonzero(batch.status[self.at : stop])).tolist():
+            batch.fail(slot, int(batch.status[slot]))  # takes back what was filled in after the failure
         self._check()
         settle(batch, self.at, stop, self.frame, self.doubtful, self.fine)
         self.sky.store(batch, self.at, rows.ra[start : start + self.n], rows.dec[start : start + self.n])

@@ -130,7 +130,8 @@ def _walk(read: Callable[[int, int], bytes], total: int, limit: int | None) -> l
         hdu = _describe(parse_header(raw), len(hdus), start)
         if start + hdu.size > total:
             missing = start + hdu.size - total
-            raise StampError(Status.UNREADABLE, f"HDU {hdu.index}: the header claims {hdu.size} bytes, {missing} are missing")
+            reason = f"HDU {hdu.index}: the header claims {hdu.size} bytes, {missing} are missing"
+            raise StampError(Status.UNREADABLE, reason)
         hdus.append(hdu)
         position = start + -(-hdu.size // BLOCK) * BLOCK
     return hdus

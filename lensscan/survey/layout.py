@@ -83,8 +83,7 @@ def find_layout(hdus: Sequence[Hdu], labels: Sequence[str], survey_labels: Seque
     for index in image:
         if index >= 0 and len(hdus[index].shape) != 2:
             raise StampError(Status.WRONG_SHAPE, f"HDU {index} has shape {hdus[index].shape}")
-    extra = tuple(_find_planes(named, label) for label in labels)
-    return Layout(image, (-1,) * len(labels), extra)
+    return Layout(image, (-1,) * len(labels), tuple(_find_planes(named, label) for label in labels))
 
 
 def _find_band(named: dict[str, int], label: str) -> int:

@@ -229,8 +229,8 @@ class PackReader(StampReader):
                 self._place(opened, low + index - row, index, filling)
         self._columns(opened, low, high, row, filling)
         same = opened.pack.ids_at(low, high) == rows.id[start + row : start + end]
-        for index in np.flatnonzero(~same):
-            filling.fail(row + int(index), Status.WRONG_ID)
+        for wrong in np.flatnonzero(~same).tolist():
+            filling.fail(row + wrong, Status.WRONG_ID)
 
     def _copy(self, opened: _Opened, low: int, high: int, row: int, filling: Filling) -> None:
         """Copy whole rows in pieces that stay in the cache while they are swapped, scaled and checked."""

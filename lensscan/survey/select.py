@@ -83,7 +83,7 @@ def expression_bands(text: str) -> tuple[str, ...]:
     try:
         tree = ast.parse(text, mode="eval")
     except (SyntaxError, ValueError) as error:
-        raise ConfigError(f"cut: cannot read {text!r} ({error}); write arithmetic in band names such as 'g - i'") from None
+        raise ConfigError(f"cut: cannot read {text!r} ({error}); write arithmetic such as 'g - i'") from None
     names: dict[str, None] = {}
     _walk(tree.body, text, names)
     if not names:
@@ -104,7 +104,7 @@ def _walk(node: ast.expr, text: str, names: dict[str, None]) -> None:
             _walk(argument, text, names)
     elif isinstance(node, ast.Name):
         names[node.id] = None
-    elif not (isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and not isinstance(node.value, bool)):
+    elif not (isinstance(node, ast.Constant) and type(node.value) in (int, float)):
         raise ConfigError(f"cut: {text!r} is not plain arithmetic in band names; write for example 'g - i'")
 
 

@@ -71,7 +71,10 @@ class SelectionWriter:
             if values.dtype.kind == "U":
                 values = np.char.encode(values, "utf-8")
                 if values.dtype.itemsize > kind.itemsize:
-                    raise CatalogError(f"column {name!r}: text of {values.dtype.itemsize} bytes, before at most {kind.itemsize}")
+                    raise CatalogError(
+                        f"column {name!r}: text of {values.dtype.itemsize} bytes, in the first chunk at most "
+                        f"{kind.itemsize}; leave the column out of the catalog"
+                    )
             table[name] = values
         with self._disk():
             self._file["SELECTION"].append(table)

@@ -36,9 +36,12 @@ class Table(ABC):
     def __enter__(self) -> Table:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
+    @abstractmethod
     def close(self) -> None:
         """Close the file."""
 
@@ -65,7 +68,8 @@ class Table(ABC):
         if not self.has(name):
             close = difflib.get_close_matches(split_element(name)[0], self.names, 1, 0.4)
             by_case = [known for known in self.names if known.lower() == name.lower()]
-            hint = f"nearest is {(by_case or close)[0]!r}" if by_case or close else "columns: " + ", ".join(self.names[:12])
+            nearest = by_case or close
+            hint = f"nearest is {nearest[0]!r}" if nearest else "columns: " + ", ".join(self.names[:12])
             raise CatalogError(f"{self.path}: no column {name!r} ({hint}); set {key} in the survey file ({survey})")
 
     def pieces(self, names: Sequence[str], rows: int, text: str = "") -> Iterator[Columns]:
@@ -91,7 +95,8 @@ class Table(ABC):
         column, element = split_element(name)
         values = piece[column]
         if values.ndim != 2 or element is None or element >= values.shape[1]:
-            raise CatalogError(f"{self.path}: column {column!r} has no element {element}; its shape is {values.shape[1:]}")
+            shape = values.shape[1:]
+            raise CatalogError(f"{self.path}: column {column!r} has no element {element}; its shape is {shape}")
         return _native(values[:, element])
 
 
@@ -99,7 +104,8 @@ def _native(values: NDArray[Any]) -> NDArray[Any]:
     if values.dtype.kind == "S":
         return np.char.rstrip(np.char.decode(values, "utf-8", "replace"))
     if values.dtype.kind == "O":
-        return np.array([v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in values], dtype=np.str_)
+        words = [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in values]
+        return np.array(words, dtype=np.str_)
     if values.dtype.kind == "U":
         return np.char.rstrip(values)
     return np.ascontiguousarray(values, values.dtype.newbyteorder("="))
@@ -112,12 +118,13 @@ class FitsTable(Table):
         super().__init__(path)
         try:
             self._file = open_fitsio(path)
-            self._hdu = next((hdu for hdu in self._file if hdu.get_exttype() in ("BINARY_TBL", "ASCII_TBL")), None)
+            tables = [hdu for hdu in self._file if hdu.get_exttype() in ("BINARY_TBL", "ASCII_TBL")]
         except (StampError, OSError) as error:
             raise CatalogError(f"{path}: not readable as FITS ({' '.join(str(error).split())[:120]})") from None
-        if self._hdu is None:
+        if not tables:
             self._file.close()
             raise CatalogError(f"{path}: holds no table; give a FITS file with a binary table")
+        self._hdu: Any = tables[0]
 
     def close(self) -> None:
         """Close the file."""

@@ -6,7 +6,7 @@ import string
 from collections.abc import Mapping
 from typing import Any
 
-from lensscan.config import Band, Survey
+from lensscan.config import Band
 from lensscan.errors import ConfigError
 
 __all__ = ["BAND", "Template", "band_label"]
@@ -25,14 +25,14 @@ class Template:
     def __init__(self, text: str) -> None:
         self.text = text
         try:
-            fields = [part[1:3] for part in string.Formatter().parse(text) if part[1] is not None]
+            names = [part[1] for part in string.Formatter().parse(text) if part[1] is not None]
         except ValueError as error:
             raise ConfigError(f"template {text!r}: {error}; write {{column}} for a catalog column") from None
-        for name, _ in fields:
+        for name in names:
             if not name or any(character in name for character in ".[]!"):
                 raise ConfigError(f"template {text!r}: field {{{name}}} is not a column name")
-        self.columns = tuple(dict.fromkeys(name for name, _ in fields if name != "band"))
-        self.per_band = any(name == "band" for name, _ in fields)
+        self.columns = tuple(dict.fromkeys(name for name in names if name != "band"))
+        self.per_band = "band" in names
 
     def expand(self, columns: Mapping[str, Any], n: int) -> list[str]:
         """Return the `n` paths for columns of equal length; raises `ConfigError` for a format that does not fit."""
@@ -45,8 +45,3 @@ class Template:
             return [fill(dict(zip(names, row, strict=True), band=BAND)) for row in zip(*values, strict=True)]
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"template {self.text!r}: {error}; the format does not fit the column") from None
-
-
-def band_path(path: str, survey: Survey, name: str) -> str:
-    """Return a path for one band."""
-    return path.replace(BAND, band_label(name, survey.bands[name]))

@@ -44,6 +44,9 @@ class TextTable(Table):
                 skip += 1
         raise CatalogError(f"{self.path}: empty; the first line must name the columns")
 
+    def close(self) -> None:
+        """Nothing stays open between readings."""
+
     @property
     def names(self) -> list[str]:
         """Names of the columns."""
@@ -99,4 +102,4 @@ def _integers(words: NDArray[np.str_]) -> NDArray[Any] | None:
     except (OverflowError, ValueError):
         pass
     values = [int(word) for word in words]
-    return np.array(values, np.uint64) if 0 <= min(values) and max(values) < MAX_UINT64 else None
+    return np.array(values, np.uint64) if min(values) >= 0 and max(values) < MAX_UINT64 else None

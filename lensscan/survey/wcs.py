@@ -232,6 +232,7 @@ def _matrix(header: Header) -> tuple[float, float, float, float]:
 
 def separation(ra1: ArrayLike, dec1: ArrayLike, ra2: ArrayLike, dec2: ArrayLike) -> Floats:
     """Return the angular distance in arcsec of positions in degrees (haversine)."""
-    ra1, dec1, ra2, dec2 = (np.radians(np.asarray(value, float)) for value in (ra1, dec1, ra2, dec2))
-    chord = np.sin((dec2 - dec1) / 2) ** 2 + np.cos(dec1) * np.cos(dec2) * np.sin((ra2 - ra1) / 2) ** 2
+    lat1, lat2 = np.radians(np.asarray(dec1, float)), np.radians(np.asarray(dec2, float))
+    turn = np.radians(np.asarray(ra2, float) - np.asarray(ra1, float))
+    chord = np.sin((lat2 - lat1) / 2) ** 2 + np.cos(lat1) * np.cos(lat2) * np.sin(turn / 2) ** 2
     return np.asarray(np.degrees(2 * np.arcsin(np.sqrt(np.clip(chord, 0, 1)))) * ARCSEC)
