@@ -1,0 +1,114 @@
+"""Posterior columns: exact for one Gaussian, right for mixtures, the same bits for any chunking."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from lensscan.nets.latent import N_COV, PARAMETERS, TRIANGLE, cholesky_packed, from_latent, unpack_triangle
+from lensscan.nets.posterior import COLUMNS, normal_points, posterior_columns
+
+
+def gaussians(n, m, spread=0.03, seed=1):
+    rng = np.random.default_rng(seed)
+    mean = rng.normal(0, 0.2, (n, m, 7)).astype(np.float32)
+    root = rng.normal(0, spread, (n, m, 7, 7))
+    full = root @ root.swapaxes(-1, -2) + 1e-4 * np.eye(7)
+    return mean, np.stack([full[..., i, j] for i, j in TRIANGLE], axis=-1).astype(np.float32)
+
+
+def samples_of(mean, cov, row, n=200_000):
+    rng = np.random.default_rng(7)
+    parts = [rng.multivariate_normal(m, unpack_triangle(c), n) for m, c in zip(mean[row], cov[row], strict=True)]
+    return from_latent(np.concatenate(parts))
+
+
+def test_points_are_normal():
+    points = normal_points()
+    np.testing.assert_allclose(points.mean(axis=0), 0, atol=1e-12)
+    np.testing.assert_allclose(points.T @ points / len(points), np.eye(2), atol=1e-12)
+
+
+def test_one_gaussian_is_exact():
+    mean, cov = gaussians(50, 1)
+    columns = posterior_columns(mean, cov)
+    sigma = np.sqrt(cov[:, 0, 0].astype(float))
+    np.testing.assert_allclose(columns["theta_E"], np.exp(mean[:, 0, 0].astype(float)), rtol=1e-6)
+    np.testing.assert_allclose(columns["theta_E_q975"], np.exp(mean[:, 0, 0] + 1.959964 * sigma), rtol=1e-5)
+    np.testing.assert_allclose(columns["sx"], mean[:, 0, 5], rtol=1e-6)
+    np.testing.assert_allclose(columns["y_err"], 0.9944579 * np.sqrt(cov[:, 0, TRIANGLE.index((4, 4))]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_against_samples(members):
+    mean, cov = gaussians(4, members)
+    columns = posterior_columns(mean, cov)
+    for row in range(4):
+        drawn = samples_of(mean, cov, row)
+        low, middle, high = np.quantile(drawn, [0.16, 0.5, 0.84], axis=0)
+        width = (high - low) / 2
+        for index, name in enumerate(PARAMETERS):
+            assert abs(columns[name][row] - middle[index]) < 0.03 * width[index], name
+            assert columns[f"{name}_err"][row] == pytest.approx(width[index], rel=0.03), name
+        expected = np.cov(drawn.T)
+        scale = np.sqrt(np.outer(expected.diagonal(), expected.diagonal()))
+        error = np.abs(unpack_triangle(columns["cov"][row]) - expected) / scale
+        assert error.max() < 0.06
+
+
+def test_any_sample_is_a_legal_lens():
+    mean, cov = gaussians(200, 2, spread=2.0)
+    columns = posterior_columns(mean, cov)
+    assert (columns["theta_E_q025"] > 0).all()
+    assert (np.hypot(columns["e1"], columns["e2"]) < 1.42).all()
+    assert (np.abs(columns["e1"]) < 1).all()
+
+
+def test_covariance_is_positive_definite():
+    mean, cov = gaussians(300, 3, spread=0.2)
+    full = unpack_triangle(posterior_columns(mean, cov)["cov"])
+    assert (np.linalg.eigvalsh(full) > 0).all()
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_bits_do_not_depend_on_chunks(members):
+    mean, cov = gaussians(4500, members)
+    whole = posterior_columns(mean, cov)
+    cuts = [0, 7, 4096, 4500]
+    parts = [posterior_columns(mean[a:b], cov[a:b]) for a, b in itertools.pairwise(cuts)]
+    for name in COLUMNS:
+        assert np.array_equal(np.concatenate([part[name] for part in parts]), whole[name]), name
+        assert whole[name].dtype == np.float32
+
+
+def test_nan_costs_its_row_only():
+    mean, cov = gaussians(20, 2)
+    clean = posterior_columns(mean, cov)
+    mean[3, 1, 2] = np.nan
+    cov[4] = np.inf
+    spoilt = posterior_columns(mean, cov)
+    others = [row for row in range(20) if row not in (3, 4)]
+    for name in COLUMNS:
+        assert np.isnan(spoilt[name][[3, 4]]).all(), name
+        assert np.array_equal(spoilt[name][others], clean[name][others]), name
+
+
+def test_no_rows():
+    columns = posterior_columns(np.empty((0, 1, 7)), np.empty((0, 1, N_COV)))
+    assert columns["theta_E"].shape == (0,)
+    assert columns["cov"].shape == (0, N_COV)
+
+
+def test_wrong_shape():
+    with pytest.raises(ValueError, match="not"):
+        posterior_columns(np.zeros((2, 1, 7)), np.zeros((2, 1, 7, 7)))
+
+
+def test_cholesky_of_packed_triangles():
+    _, cov = gaussians(30, 1)
+    packed = cov[:, 0].T.astype(np.float64)
+    expected = np.linalg.cholesky(unpack_triangle(cov[:, 0]))
+    found = np.stack(list(cholesky_packed(packed)), axis=-1)
+    np.testing.assert_allclose(found, np.stack([expected[:, i, j] for i, j in TRIANGLE], -1), rtol=1e-9)
