@@ -1,4 +1,4 @@
-"""A small survey with everything a run needs: catalog, loose stamps, packs, survey, cut and model files."""
+"""A small survey with everything a run needs: catalog, loose stamps, survey, cut and model files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import fitsio
 import numpy as np
+import pytest
+from launch import run
 
 N = 420
 SIZE = 16
@@ -86,3 +88,33 @@ def content_hash(out: Path) -> str:
 
     verify_output(out)
     return read_header(out).content_hash
+
+
+def assert_ledger_is_valid(run_dir: Path) -> None:
+    """Whatever stands under a final name verifies; plan and shards are complete or absent."""
+    from lensscan.scan import shards
+    from lensscan.scan.plan import Plan
+
+    if not (run_dir / "plan.h5").exists():
+        assert not list(run_dir.rglob("B*.h5"))
+        return
+    plan = Plan.open(run_dir / "plan.h5")
+    for block, start, stop in plan.block_rows():
+        path = shards.shard_path(run_dir, block)
+        if path.exists():
+            shards.read_shard(path, plan.plan_hash, block, start, stop)
+
+
+@pytest.fixture(scope="session")
+def survey(tmp_path_factory) -> Survey:
+    """The small survey, made once."""
+    return make_survey(tmp_path_factory.mktemp("survey"))
+
+
+@pytest.fixture(scope="session")
+def reference(survey, tmp_path_factory) -> str:
+    """Content hash of the undisturbed run in one process."""
+    out = tmp_path_factory.mktemp("reference") / "out.h5"
+    result = run(survey.args(out))
+    assert result.code == 0, result
+    return content_hash(out)

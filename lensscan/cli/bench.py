@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("name", choices=NAMES, metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--rounds", type=int, default=3, help="measured rounds (default 3)")
-    parser.add_argument("--rows", type=int, nargs="+", help="rows of the memory benchmark (default 100000 1000000 10000000)")
+    parser.add_argument("--rows", type=int, nargs="+", help="catalog lengths of the memory benchmark")
     parser.add_argument("--model", default="des-griz", help="network of the scan benchmark (default des-griz)")
     parser.add_argument("--folder", help="where to put the test data (default: a temporary folder)")
     parser.add_argument("-o", "--output", metavar="FILE.json", help="also write the figures as JSON")

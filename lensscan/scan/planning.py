@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lensscan import faults
 from lensscan.config import Cut, Survey
@@ -56,6 +57,7 @@ class Planner:
         self.catalog: Catalog = open_catalog(settings.catalog, self.survey, self.source.required_columns())
         # taken before anything is located, so that a resumed run compares like with like
         self.fingerprint = [list(item) for item in (*self.catalog.fingerprint(), *self.source.fingerprint())]
+        self.catalog.require(Selector(self.survey, self.cut).bands)
         self.stored_flow = None if self.cut else read_stored_flow(settings.catalog)
 
     def _check_bands(self) -> None:
@@ -126,7 +128,7 @@ class Planner:
     def _append(self, writer: PlanWriter, chunk: Chunk, mask: np.ndarray) -> None:
         kept = chunk.select(mask)
         located = self.source.locate(kept)
-        numbers = {
+        numbers: dict[str, NDArray[Any]] = {
             "ra": kept.ra, "dec": kept.dec, "px": kept.px, "py": kept.py,
             "offset": located.offset, "status": located.status, "row": chunk.start + np.flatnonzero(mask),
         }  # fmt: skip

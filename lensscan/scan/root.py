@@ -58,6 +58,7 @@ class Root:
     worker: Worker | None = None
     ready: list[Message] = field(default_factory=list)
     fatal_code: int | None = None
+    abandoned: bool = False
     _scheduler: Scheduler | None = None
     _progress: Progress | None = None
     _beaten: float = 0.0
@@ -114,7 +115,8 @@ class Root:
     def during(self, task: Callable[[], T]) -> T | None:
         """Run `task` in a helper thread while the main loop keeps ranks, lock and signals alive.
 
-        Returns None if a stop was asked for before the task was done (the thread is then left behind).
+        Returns None if a stop was asked for before the task was done; the thread is then left behind, and
+        the process must end by `os._exit`, since a thread inside HDF5 can hang the interpreter's own end.
         """
         result: list[T] = []
         failure: list[BaseException] = []
@@ -130,6 +132,7 @@ class Root:
         while thread.is_alive():
             self.pump()
             if self.stop.check() is not None:
+                self.abandoned = True
                 return None
             thread.join(NAP)
         if failure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import time
 import traceback
@@ -48,6 +49,7 @@ def run_scan(settings: ScanSettings, world: World, argv: Sequence[str] = ()) -> 
             code = _run_root(settings, world, stop, argv)
         else:
             code = serve(world, lambda: build_engine(settings, world.local_size), stop)
+            _finalize(world, code)
     except LensscanError as error:
         if world.rank != 0:
             abort(world, error.exit_code, f"lensscan scan: rank {world.rank}: error: {error}")
@@ -56,17 +58,23 @@ def run_scan(settings: ScanSettings, world: World, argv: Sequence[str] = ()) -> 
         if world.size > 1:
             abort(world, ExitCode.ERROR, f"lensscan scan: rank {world.rank}: {traceback.format_exc()}")
         raise
-    _finalize(world, code)
     return code
 
 
-def _finalize(world: World, code: int) -> None:
-    """Leave MPI; a rank that hangs there (its peers may be dead) leaves by force after a while."""
+def _finalize(world: World, code: int, force: bool = False) -> None:
+    """Leave MPI; a rank that hangs there (its peers may be dead) leaves by force after a while.
+
+    With `force` the process ends here: a thread was left behind.
+    """
     watchdog = threading.Timer(FINALIZE_SECONDS, lambda: os._exit(code))
     watchdog.daemon = True
     watchdog.start()
     world.finalize()
     watchdog.cancel()
+    if force:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _run_root(settings: ScanSettings, world: World, stop: StopRequest, argv: Sequence[str]) -> int:
@@ -77,6 +85,7 @@ def _run_root(settings: ScanSettings, world: World, stop: StopRequest, argv: Seq
         root.leave(int(error.exit_code))
         _finalize(world, int(error.exit_code))
         raise
+    _finalize(root.world, int(code), root.abandoned)
     return int(code)
 
 

@@ -71,7 +71,9 @@ class Report:
     title: str
     figures: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, name: str, value: float, unit: str, goal: str = "", reached: bool | None = None, note: str = "") -> None:
+    def add(
+        self, name: str, value: float, unit: str, goal: str = "", reached: bool | None = None, note: str = ""
+    ) -> None:
         """Add one figure; `goal` is text, `reached` whether it was."""
         entry = {"name": name, "value": value, "unit": unit, "goal": goal, "reached": reached, "note": note}
         self.figures.append(entry)

@@ -1,0 +1,50 @@
+"""A full disk ends with 74 and a message, leaves nothing invalid, and the run resumes."""
+
+from __future__ import annotations
+
+import resource
+
+import pytest
+from launch import run
+from tiny_survey import assert_ledger_is_valid, content_hash
+
+from lensscan.errors import ExitCode
+
+SIZES = [600, 4_000, 16_000, 30_000, 60_000, 90_000]
+
+
+def limit(size: int):
+    """Return a function that limits the size of any file written; Python ignores SIGXFSZ."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("ranks", [0, 2])
+def test_disk_full_at_any_file_size(survey, reference, tmp_path, ranks):
+    codes = []
+    for size in SIZES:
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        out = folder / "out.h5"
+        result = run(survey.args(out), ranks, preexec=limit(size))
+        codes.append(result.code)
+        assert result.code in (ExitCode.DISK, ExitCode.OK), result
+        if result.code == ExitCode.DISK:
+            assert "free disk space" in result.err, result
+            assert "Traceback" not in result.err, result
+            assert not out.exists()
+            assert_ledger_is_valid(folder / "out.h5.run")
+        again = run(survey.args(out))
+        assert again.code == 0, again
+        assert content_hash(out) == reference
+    assert codes.count(ExitCode.DISK) >= 3, codes
+
+
+@pytest.mark.parametrize("point", ["shard:before_close", "merge:before_close"])
+def test_no_space_left_is_74(survey, tmp_path, point):
+    out = tmp_path / "out.h5"
+    result = run(survey.args(out), fault=f"point={point},do=enospc")
+    assert result.code == ExitCode.DISK, result
+    assert not out.exists()
+    assert run(survey.args(out)).code == 0
