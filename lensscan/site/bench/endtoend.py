@@ -254,8 +254,9 @@ class Scanned:
 
 
 def scan(
-    data: Dataset, model: str, catalog: Path, batch: int, launcher: tuple[str, ...] = (), settings: tuple[str, ...] = (),
-    environment: dict[str, str] | None = None,
+def scan(
+    data: Dataset, model: str, catalog: Path, batch: int,
+    launcher: tuple[str, ...] = (), settings: tuple[str, ...] = (), environment: dict[str, str] | None = None,
 ) -> Scanned:  # fmt: skip
     """Run ``lensscan scan`` in processes of its own and read its log."""
     with tempfile.TemporaryDirectory(dir=data.folder) as temp:
@@ -265,9 +266,8 @@ def scan(
         for setting in (f"batch={batch}", "views=1", *settings):
             line += ["--set", setting]
         begin = time.perf_counter()
-        done = subprocess.run(
-            line, capture_output=True, text=True, env={**os.environ, **(environment or {})}, check=False
-        )
+        variables = {**os.environ, **(environment or {})}
+        done = subprocess.run(line, capture_output=True, text=True, env=variables, check=False)
         wall = time.perf_counter() - begin
         if done.returncode:
             raise LensscanError(f"the scan under test failed: {done.stderr.strip().splitlines()[-1:]}")
