@@ -254,7 +254,6 @@ class Scanned:
 
 
 def scan(
-def scan(
     data: Dataset, model: str, catalog: Path, batch: int,
     launcher: tuple[str, ...] = (), settings: tuple[str, ...] = (), environment: dict[str, str] | None = None,
 ) -> Scanned:  # fmt: skip
