@@ -92,6 +92,7 @@ def pack_catalog(
             path = folder / pack_name(number)
             key = _key(chunk, spec, survey, frame)
             if not _finished(path, key):
+                _sweep(path)
                 rows = Rows.of(chunk, source.locate(chunk))
                 with PackWriter(path, frame, chunk.id.dtype, survey, key) as writer:
                     for start in range(0, chunk.n, BATCH):
@@ -141,6 +142,14 @@ def _finished(path: Path, key: str) -> bool:
     finally:
         pack.close()
     return True
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed runs on this machine left of a pack."""
+    for part in path.parent.glob(f"{path.name}.*.part"):
+        pid = part.name.split(".")[-2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            part.unlink(missing_ok=True)
 
 
 def _count(path: Path, report: PackReport) -> None:

@@ -16,6 +16,8 @@ __all__ = ["MIN_FILL", "Placement", "Resampling", "place_at", "place_centred"]
 Floats = NDArray[np.float64]
 MIN_FILL = 0.5
 """A stamp whose side covers less of the frame's side than this is no stamp (status ``wrong_shape``)."""
+DRAWS = 0.05
+"""A resampled pixel draws on an image pixel if its weight along an axis is larger than this."""
 FULL = 0.99
 """A resampled pixel with less of its area on the image than this is missing."""
 
@@ -48,7 +50,8 @@ class Resampling:
 
     def spread(self, bad: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return which frame pixels draw on a bad image pixel."""
-        return ((self.rows != 0) @ bad.astype(np.float32) @ (self.columns != 0).T) > 0.5
+        rows, columns = np.abs(self.rows) > DRAWS, np.abs(self.columns) > DRAWS
+        return np.asarray((rows @ bad.astype(np.float32) @ columns.T) > 0.5)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -138,12 +139,13 @@ def _dot(a: Floats, b: Floats) -> Floats:
 
 
 class General:
-    """Any celestial projection, through astropy."""
+    """Any celestial projection, through astropy; a lock lets reader threads share one (wcslib keeps state)."""
 
     def __init__(self, header_text: str) -> None:
         from astropy.io import fits
         from astropy.wcs import WCS
 
+        self._lock = threading.Lock()
         self._wcs: Any = WCS(fits.Header.fromstring(header_text), naxis=2, fix=True)
         if not self._wcs.has_celestial:
             raise ValueError("no celestial axes")
@@ -156,21 +158,27 @@ class General:
     def frames(self, x: ArrayLike, y: ArrayLike) -> Floats:
         """Return sky positions and local Jacobians (central differences over one pixel), see `Projection`."""
         x, y = np.atleast_1d(np.asarray(x, float)), np.atleast_1d(np.asarray(y, float))
-        here = np.radians(np.stack(self._wcs.all_pix2world(x, y, 0)))
+        here = np.radians(np.stack(self._world(x, y)))
         result = np.empty((len(x), 6))
         result[:, 0], result[:, 1] = np.degrees(here[0]) % 360.0, np.degrees(here[1])
         bases = _basis(here[0], here[1])
         for column, (dx, dy) in enumerate(((0.5, 0.0), (0.0, 0.5))):
-            ahead = _unit(*np.radians(np.stack(self._wcs.all_pix2world(x + dx, y + dy, 0))))
-            behind = _unit(*np.radians(np.stack(self._wcs.all_pix2world(x - dx, y - dy, 0))))
+            ahead = _unit(*np.radians(np.stack(self._world(x + dx, y + dy))))
+            behind = _unit(*np.radians(np.stack(self._world(x - dx, y - dy))))
             step = np.degrees(ahead - behind) * ARCSEC
             result[:, 2 + column], result[:, 4 + column] = _dot(bases[0], step), _dot(bases[1], step)
         return result
 
+    def _world(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+        with self._lock:
+            ra, dec = self._wcs.all_pix2world(x, y, 0)
+        return np.asarray(ra, float), np.asarray(dec, float)
+
     def pixels(self, ra: ArrayLike, dec: ArrayLike) -> tuple[Floats, Floats]:
         """Return 0-based pixels of sky positions (deg); NaN where the inversion fails."""
         ra, dec = np.atleast_1d(np.asarray(ra, float)), np.atleast_1d(np.asarray(dec, float))
-        x, y = self._wcs.all_world2pix(ra, dec, 0, quiet=True)
+        with self._lock:
+            x, y = self._wcs.all_world2pix(ra, dec, 0, quiet=True)
         return np.asarray(x, float), np.asarray(y, float)
 
 

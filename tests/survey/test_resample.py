@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -24,16 +26,21 @@ def test_surface_brightness_is_kept(step):
     np.testing.assert_allclose(matrix @ linear, step * centres, rtol=1e-12)
 
 
-def test_a_gaussian_stays_a_gaussian():
-    x = np.arange(91) - 45.0
-    image = np.exp(-(x[:, None] ** 2 + x[None, :] ** 2) / (2 * 3.0**2))
-    step = 0.776
+def pixel_gaussian(centres: np.ndarray, width: float, sigma: float) -> np.ndarray:
+    """Return the flux of a unit Gaussian in pixels of the given width."""
+    edges = np.concatenate([centres - width / 2, centres[-1:] + width / 2]) / (sigma * np.sqrt(2))
+    return np.diff([0.5 * (1 + math.erf(edge)) for edge in edges])
+
+
+@pytest.mark.parametrize(("sigma", "tolerance"), [(1.5, 0.01), (3.0, 0.001)])
+@pytest.mark.parametrize("step", [0.776, 1.289])
+def test_a_gaussian_stays_a_gaussian(sigma, tolerance, step):
+    axis = pixel_gaussian(np.arange(91) - 45.0, 1.0, sigma)
     placed = place_centred((91, 91), 64, step)
     out = np.empty((64, 64), np.float32)
-    placed.put(image, 1.0, out)
-    u = step * (np.arange(64) - 31.5)
-    expected = step**2 * np.exp(-(u[:, None] ** 2 + u[None, :] ** 2) / (2 * 3.0**2))
-    assert np.abs(out - expected).max() < 0.005 * expected.max()
+    placed.put(np.outer(axis, axis), 1.0, out)
+    expected = pixel_gaussian(step * (np.arange(64) - 31.5), step, sigma)
+    assert np.abs(out - np.outer(expected, expected)).max() < tolerance * expected.max() ** 2
     assert placed.offset == (0.0, 0.0)
 
 

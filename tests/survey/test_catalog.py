@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import dataclasses
+import gzip
+
+import h5py
+import numpy as np
+import pytest
+from astropy.table import Table
+
+from lensscan.config import Band, CatalogColumns, Survey, load_survey
+from lensscan.errors import CatalogError
+from lensscan.survey.catalog import Catalog, open_catalog
+
+SURVEY = Survey(
+    "test", 0.263, {"g": Band(mag="mag_g"), "r": Band(mag="MAGS[1]")}, catalog=CatalogColumns(keep=("flag",))
+)
+PLAIN = dataclasses.replace(SURVEY, bands={"g": Band(mag="mag_g")})
+IDS = {
+    "int64": np.array([2**53 + 1, -5, 2**62 + 3, 7], np.int64),
+    "uint64": np.array([2**63 + 5, 0, 2**64 - 1, 7], np.uint64),
+    "int32": np.array([1, 2, 3, 4], np.int32),
+    "text": np.array(["J1", "a-long-name", "007", "x y"]),
+}
+FORMATS = ("fits", "h5", "h5-group", "parquet", "csv", "csv.gz", "ecsv")
+
+
+def table(ids: np.ndarray, vector: bool = True) -> Table:
+    n = len(ids)
+    result = Table()
+    result["id"] = ids
+    result["ra"] = np.linspace(359.5, 360.0, n, endpoint=False)
+    result["dec"] = np.linspace(-80, 10, n)
+    result["mag_g"] = np.array([20.5, 99.0, np.nan, -99.0] * (n // 4 + 1), np.float32)[:n]
+    result["flag"] = np.arange(n, dtype=np.int16)
+    if vector:
+        result["MAGS"] = np.arange(2.0 * n).reshape(n, 2)
+    return result
+
+
+def write(data: Table, folder, kind: str, name: str = "cat") -> str:
+    path = str(folder / f"{name}.{kind.removesuffix('-group')}")
+    if kind == "h5":
+        data.write(path, path="table", serialize_meta=True)
+    elif kind == "h5-group":
+        with h5py.File(path, "w") as file:
+            for column in data.colnames:
+                values = np.asarray(data[column])
+                file[f"photometry/{column}"] = values.astype("S") if values.dtype.kind == "U" else values
+    elif kind == "csv.gz":
+        data.write(str(folder / "plain.csv"))
+        with open(folder / "plain.csv", "rb") as source, gzip.open(path, "wb") as target:
+            target.write(source.read())
+    elif kind == "parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        columns = {}
+        for column in data.colnames:
+            values = np.asarray(data[column])
+            columns[column] = pa.array(values.tolist(), pa.list_(pa.float64())) if values.ndim > 1 else pa.array(values)
+        pq.write_table(pa.table(columns), path)
+    else:
+        data.write(path)
+    return path
+
+
+def read(catalog: Catalog, rows: int = 1_000_000):
+    return list(catalog.chunks(rows))
+
+
+@pytest.mark.parametrize("ids", IDS)
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_gives_the_same_rows(tmp_path, kind, ids):
+    vector = not kind.endswith(("csv", "csv.gz"))
+    data = table(IDS[ids], vector)
+    path = write(data, tmp_path, kind)
+    (chunk,) = read(open_catalog(path, SURVEY if vector else PLAIN))
+    assert chunk.id.tolist() == IDS[ids].tolist()
+    expected = {"int64": "i", "uint64": "u", "int32": "i", "text": "U"}[ids]
+    assert chunk.id.dtype.kind == expected
+    assert chunk.id.dtype.isnative
+    np.testing.assert_allclose(chunk.ra, data["ra"])
+    np.testing.assert_allclose(chunk.dec, data["dec"])
+    np.testing.assert_allclose(chunk.mags["g"], [20.5, np.nan, np.nan, np.nan])
+    assert chunk.sentinel["g"].tolist() == [False, True, False, True]
+    if vector:
+        np.testing.assert_allclose(chunk.mags["r"], [1, 3, 5, 7])
+    assert np.asarray(chunk.columns["flag"]).tolist() == [0, 1, 2, 3]
+    assert np.isnan(chunk.px).all()
+
+
+@pytest.mark.parametrize("kind", ["fits", "h5", "parquet", "csv"])
+def test_a_glob_streams_in_chunks_of_exact_size(tmp_path, kind):
+    for number in range(3):
+        write(table(np.arange(number * 10, number * 10 + 10), False), tmp_path, kind, f"part-{number}")
+    catalog = open_catalog(f"{tmp_path}/part-*.{kind}", PLAIN)
+    chunks = read(catalog, 7)
+    assert [chunk.n for chunk in chunks] == [7, 7, 7, 7, 2]
+    assert [chunk.start for chunk in chunks] == [0, 7, 14, 21, 28]
+    assert np.concatenate([chunk.id for chunk in chunks]).tolist() == list(range(30))
+    assert catalog.n_rows == (None if kind == "csv" else 30)
+    assert len(catalog.fingerprint()) == 3
+
+
+def test_columns_that_are_missing_are_named(tmp_path):
+    path = write(table(IDS["int64"]), tmp_path, "fits")
+    wrong = dataclasses.replace(SURVEY, catalog=CatalogColumns(id="idd"))
+    with pytest.raises(CatalogError, match=r"no column 'idd' \(nearest is 'id'\); set catalog.id"):
+        open_catalog(path, wrong)
+    with pytest.raises(CatalogError, match=r"no column 'tile'"):
+        open_catalog(path, SURVEY, ("tile",))
+    catalog = open_catalog(path, dataclasses.replace(SURVEY, bands={"g": Band(mag="MAG_G")}))
+    with pytest.raises(CatalogError, match=r"'MAG_G' \(nearest is 'mag_g'\); set bands.g.mag"):
+        catalog.require(("g",))
+    with pytest.raises(CatalogError, match="no element 7"):
+        read(open_catalog(path, dataclasses.replace(SURVEY, bands={"g": Band(mag="MAGS[7]")})))
+
+
+def test_positions_are_optional_and_kinds_of_id_must_agree(tmp_path):
+    data = table(IDS["int64"])
+    data.remove_columns(["ra", "dec"])
+    (chunk,) = read(open_catalog(write(data, tmp_path, "fits"), SURVEY))
+    assert np.isnan(chunk.ra).all()
+    write(table(IDS["text"]), tmp_path, "fits", "cat2")
+    with pytest.raises(CatalogError, match="is text, before it was signed integers"):
+        read(open_catalog(f"{tmp_path}/cat*.fits", SURVEY))
+
+
+def test_fluxes_and_extinction(tmp_path):
+    data = Table({"id": [1, 2, 3], "f": [1e4, 0.0, -3.0], "a": [0.1, 0.1, 0.1]})
+    path = str(tmp_path / "f.fits")
+    data.write(path)
+    survey = Survey("f", 0.2, {"g": Band(flux="f", flux_zero_point=31.4, extinction="a")})
+    (chunk,) = read(open_catalog(path, survey))
+    np.testing.assert_allclose(chunk.mags["g"], [31.4 - 10 - 0.1, np.nan, np.nan])
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.csv", b""), ("a.fits", b"<html>"), ("a.h5", b"x"), ("a.parquet", b"x"), ("a.doc", b"")])
+def test_files_that_are_no_tables(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CatalogError, match=name) as error:
+        open_catalog(str(tmp_path / name), SURVEY)
+    assert "\n" not in str(error.value)
+
+
+def test_nothing_there():
+    with pytest.raises(CatalogError, match="no catalog"):
+        open_catalog("/nowhere/*.fits", SURVEY)
+
+
+def test_real_catalogs(shared_data):
+    sdss = load_survey("sdss")
+    (chunk,) = read(open_catalog(str(shared_data / "sdss_dr8_catalog/test_dr8_gals_with_zred.fit"), sdss))
+    assert chunk.n == 4830
+    assert set(chunk.mags) == set("ugriz")
+    des = load_survey("des")
+    tables = [read(open_catalog(str(shared_data / f"des_stamps/catalog.{k}"), des, ("file",)))[0] for k in ("csv", "fits")]
+    assert tables[0].id.tolist() == tables[1].id.tolist()
+    np.testing.assert_allclose(tables[0].mags["g"], tables[1].mags["g"])
+    assert tables[0].columns["file"].tolist() == tables[1].columns["file"].tolist()

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from astropy.table import Table
+
+from lensscan.cli.main import main
+from lensscan.config import Band, Cut, CutStep, Survey, load_cut, load_survey, shipped
+from lensscan.errors import ConfigError
+from lensscan.survey.catalog import open_catalog
+from lensscan.survey.select import Selector, expression_bands, read_stored_flow
+
+SURVEY = Survey("t", 0.2, {b: Band(mag=f"mag_{b}") for b in "gri"})
+
+
+def catalog(tmp_path, **columns):
+    n = len(next(iter(columns.values())))
+    path = str(tmp_path / "c.fits")
+    Table({"id": np.arange(n), **columns}).write(path, overwrite=True)
+    return path
+
+
+def test_limits_are_exclusive_and_losses_are_counted_apart(tmp_path):
+    path = catalog(
+        tmp_path,
+        mag_g=[21.75, 21.9, 99.0, np.nan, 22.0, 25.0],
+        mag_i=[20.0, 20.0, 20.0, 20.0, -99.0, 20.0],
+        mag_r=[20.0, 21.0, 20.0, 20.0, 20.0, 20.0],
+    )
+    cut = Cut("c", (CutStep("g - i", 1.75, 5.0), CutStep("r", 20.5)))
+    selector = Selector(SURVEY, cut)
+    keep = np.concatenate([selector.apply(chunk) for chunk in open_catalog(path, SURVEY).chunks(4)])
+    assert keep.tolist() == [False, True, False, False, False, False]
+    first, second = selector.flow.steps
+    assert (first.n_in, first.n_kept, first.n_nan, first.n_sentinel) == (6, 1, 1, 2)
+    assert (second.n_in, second.n_kept) == (1, 1)
+    assert (selector.flow.n_catalog, selector.flow.n_selected) == (6, 1)
+    assert "1.75 < g - i < 5" in selector.flow.table()
+
+
+def test_no_cut_keeps_every_row(tmp_path):
+    path = catalog(tmp_path, mag_g=[1.0, 2.0])
+    selector = Selector(SURVEY, None)
+    assert next(open_catalog(path, SURVEY).chunks()).n == 2
+    assert all(selector.apply(chunk).all() for chunk in open_catalog(path, SURVEY).chunks())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "__import__('os').system('true')", "g.real", "g[0]", "'a'", "g if r else i", "lambda: 1", "g and r",
+        "[g for g in r]", "g = 1", "", "3", "g; r", "eval(g)", "abs(x=g)", "g < r", "True", "f'{g}'",
+    ],
+)  # fmt: skip
+def test_only_arithmetic_is_evaluated(text):
+    with pytest.raises(ConfigError):
+        expression_bands(text)
+
+
+def test_arithmetic_with_functions(tmp_path):
+    assert expression_bands("abs(g - 2*r) ** 2 / (-i + 1.5)") == ("g", "r", "i")
+    path = catalog(tmp_path, mag_g=[20.0, 21.0], mag_r=[19.0, 19.0], mag_i=[1.0, 1.0])
+    selector = Selector(SURVEY, Cut("c", (CutStep("r - (g - i)/5 - 15", 0.1, None),)))
+    (chunk,) = open_catalog(path, SURVEY).chunks()
+    assert selector.apply(chunk).tolist() == [True, False]
+
+
+def test_a_band_without_magnitudes_is_refused():
+    with pytest.raises(ConfigError, match="no magnitude 'z'"):
+        Selector(SURVEY, Cut("c", (CutStep("g - z", 0, 1),)))
+
+
+def test_shipped_cuts_and_surveys_load_and_state_their_prevalence():
+    assert {"des-jacobs2019a", "des-jacobs2019a-colours", "des-jacobs2019b"} <= set(shipped("cuts"))
+    for name in shipped("cuts"):
+        cut = load_cut(name)
+        assert cut.prevalence
+        assert "candidates" in cut.prevalence_source or "not measured" in cut.prevalence_source
+    for name in shipped("surveys"):
+        survey = load_survey(name)
+        assert survey.catalog.magnitudes
+        assert survey.name == name
+
+
+@pytest.mark.parametrize(
+    ("survey", "file", "expected"),
+    [
+        ("sdss", "sdss_dr8_catalog/test_dr8_gals_with_zred.fit", (4830, 744)),
+        ("gama", "gama_grizy_tile_a/catalog.fits", (723, 120)),
+        ("gama", "gama_grizy_tile_a/catalog.csv", (723, 120)),
+    ],
+)
+def test_real_catalogs_keep_the_published_numbers(shared_data, tmp_path, capsys, survey, file, expected):
+    out = tmp_path / "selection.fits"
+    arguments = ["select", str(shared_data / file), "--survey", survey, "--cut", "des-jacobs2019a-colours", "-o", str(out)]
+    assert main(arguments) == 0
+    assert f"selected {expected[1]:,} of {expected[0]:,}" in capsys.readouterr().out
+    flow = read_stored_flow(out)
+    assert (flow.n_catalog, flow.n_selected) == expected
+    assert flow.name == "des-jacobs2019a-colours"
+    assert flow.steps[0].name == "1.8 < g - i < 5"
+    (chunk,) = open_catalog(str(out), load_survey(survey)).chunks()
+    assert chunk.n == expected[1]
+    assert main(arguments) == 1
+    assert "exists; give --overwrite" in capsys.readouterr().err
+
+
+def test_an_empty_selection_is_a_valid_catalog(tmp_path, capsys):
+    path = catalog(tmp_path, mag_g=[1.0, 2.0], mag_r=[1.0, 2.0], mag_i=[1.0, 2.0])
+    survey = tmp_path / "s.toml"
+    survey.write_text('name = "s"\npixel_scale = 0.2\n' + "".join(f'[bands.{b}]\nmag = "mag_{b}"\n' for b in "gri"))
+    out = tmp_path / "empty.fits"
+    assert main(["select", path, "--survey", str(survey), "--cut", "des-jacobs2019a", "-o", str(out)]) == 0
+    assert list(open_catalog(str(out), load_survey(survey)).chunks()) == []
+    assert read_stored_flow(out).n_catalog == 2
+
+
+def test_other_files_have_no_stored_flow(tmp_path):
+    assert read_stored_flow(catalog(tmp_path, mag_g=[1.0])) is None
+    assert read_stored_flow(tmp_path / "a.csv") is None
