@@ -154,7 +154,7 @@ class TrainSettings:
     checkpoint_seconds : float
         Time between checkpoints.
     precision : str
-        ``fp32``, or ``tf32`` / ``bf16`` on a GPU.
+        Of the network's trunk: ``fp32``; ``bf16`` on GPUs and on CPUs with AVX512-BF16; ``tf32`` on GPUs.
     """
 
     name: str

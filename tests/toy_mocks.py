@@ -1,0 +1,42 @@
+"""A toy universe for training tests: bright rings are lenses, made in milliseconds."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from lensscan.nets.heads import to_latent
+from lensscan.train.augment import Sample
+
+SIZE = 16
+BANDS = 2
+PIXEL_SCALE = 0.3
+
+
+def toy_source(start: int, n: int) -> Sample:
+    """Return toy mocks: a pure function of the row's number."""
+    rows = [toy_row(start + i) for i in range(n)]
+    images = torch.stack([row[0] for row in rows])
+    lens = torch.tensor([row[1] for row in rows])
+    truth = {name: torch.tensor([row[2][i] for row in rows]) for i, name in enumerate(NAMES)}
+    present = torch.ones(n, BANDS, dtype=torch.bool)
+    return Sample(images, present, torch.full((n, BANDS), 1.0), lens, to_latent(truth))
+
+
+NAMES = ("theta_E", "e1", "e2", "x", "y", "sx", "sy")
+
+
+def toy_row(number: int) -> tuple[torch.Tensor, bool, list[float]]:
+    generator = torch.Generator().manual_seed(number + 77)
+    lens = number % 2 == 0
+    draw = torch.rand(7, generator=generator).tolist()
+    theta_E = 0.8 + draw[0]
+    x, y = 0.6 * (draw[1] - 0.5), 0.6 * (draw[2] - 0.5)
+    axis = (torch.arange(SIZE) - (SIZE - 1) / 2) * PIXEL_SCALE
+    radius = torch.sqrt((axis[None, :] - x) ** 2 + (axis[:, None] - y) ** 2)
+    shape = torch.exp(-(((radius - theta_E) / 0.3) ** 2)) if lens else torch.exp(-radius / 0.8)
+    image = 60 * shape * torch.tensor([1.0, 0.6])[:, None, None]
+    image = image + 5 * torch.randn(BANDS, SIZE, SIZE, generator=generator)
+    values = [theta_E, 0.2 * (draw[3] - 0.5), 0.2 * (draw[4] - 0.5), x, y, x, y]
+    return image, lens, values if lens else [math.nan] * 7

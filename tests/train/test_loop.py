@@ -1,0 +1,234 @@
+"""The loop: learns, resumes to the bit, gives the same curve over backends and ranks."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lensscan.errors import ExitCode, PlanMismatch
+from lensscan.train.distributed import Serial
+from lensscan.train.loop import Trainer, learning_rate
+from lensscan.train.settings import TrainSettings
+from toy_mocks import BANDS, PIXEL_SCALE, SIZE, toy_source
+
+MAPPING = {
+    "name": "toy",
+    "recipe": "toy",
+    "steps": 24,
+    "batch": 32,
+    "validate_every": 12,
+    "validation": 64,
+    "checkpoint_seconds": 1e9,
+    "network": {"widths": [8, 12], "depths": [1, 1], "hidden": 16, "squeeze": 8, "condition": 8},
+    "stream": {"chunk": 64, "window": 2, "reuse": 2.0},
+    "optimiser": {"warmup": 5, "ema": 0.9, "lr": 3e-3},
+}
+
+
+def make_trainer(folder: Path, engine=None, **changes) -> Trainer:
+    settings = TrainSettings.from_mapping({**MAPPING, **changes}, "toy")
+    folder.mkdir(exist_ok=True)
+    return Trainer(
+        settings,
+        BANDS,
+        SIZE,
+        PIXEL_SCALE,
+        toy_source,
+        lambda: toy_source(10_000, settings.validation),
+        engine or Serial(),
+        folder,
+        torch.device("cpu"),
+    )
+
+
+def silent(_line: str) -> None:
+    pass
+
+
+def train(trainer: Trainer, until: int | None = None, limit=None) -> ExitCode:
+    trainer.resume()
+    try:
+        return trainer.fit(
+            lambda: ExitCode.INCOMPLETE if until is not None and trainer.step >= until else None, silent
+        )
+    finally:
+        trainer.stream.close()
+
+
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {
+        **{f"a.{key}": value for key, value in trainer.average.state_dict().items()},
+        **{f"n.{key}": value for key, value in trainer.network.state_dict().items()},
+    }
+
+
+def assert_same_weights(first: Trainer, second: Trainer) -> None:
+    other = weights(second)
+    for key, value in weights(first).items():
+        assert torch.equal(value, other[key]), key
+
+
+def test_learning_rate():
+    settings = TrainSettings.from_mapping(MAPPING, "toy")
+    rates = [learning_rate(settings, step) for step in range(25)]
+    assert rates[0] == pytest.approx(3e-3 / 5)
+    assert max(rates) == pytest.approx(3e-3)
+    assert rates[-1] == pytest.approx(3e-5)
+    assert all(a >= b for a, b in zip(rates[5:], rates[6:], strict=False))
+
+
+@pytest.mark.slow
+def test_it_learns(tmp_path):
+    trainer = make_trainer(tmp_path, steps=150, validate_every=150, validation=256)
+    assert train(trainer) == ExitCode.OK
+    found = trainer.history.records[-1]
+    assert found["auroc"] > 0.97
+    assert found["theta_E_68"] < 0.2, "the prior's own half-width is 0.34"
+    assert found["nll"] < 0
+
+
+def test_same_seed_same_weights(tmp_path):
+    first, second = make_trainer(tmp_path / "a", steps=8), make_trainer(tmp_path / "b", steps=8)
+    train(first)
+    train(second)
+    assert_same_weights(first, second)
+    third = make_trainer(tmp_path / "c", steps=8, seed=2)
+    train(third)
+    assert not torch.equal(third.network.stem.weight, first.network.stem.weight)
+
+
+def test_resume_changes_nothing(tmp_path):
+    whole = make_trainer(tmp_path / "whole")
+    assert train(whole) == ExitCode.OK
+    for until in (7, 8, 19, None):
+        cut = make_trainer(tmp_path / "cut")
+        expected = ExitCode.OK if until is None else ExitCode.INCOMPLETE
+        assert train(cut, until) == expected
+    assert_same_weights(whole, cut)
+    assert cut.history.records == whole.history.records
+
+
+def test_a_killed_training_repeats_only_what_was_not_saved(tmp_path):
+    whole = make_trainer(tmp_path / "whole")
+    train(whole)
+    killed = make_trainer(tmp_path / "killed")
+    train(killed, 9)
+    lost = make_trainer(tmp_path / "killed")
+    lost.resume()
+    for _ in range(6):  # dies here, after a line of history that the checkpoint does not know
+        lost.train_step()
+    lost.history.add("train", lost.step, {"loss": 99.0})
+    lost.stream.close()
+    again = make_trainer(tmp_path / "killed")
+    train(again)
+    assert_same_weights(whole, again)
+    assert again.history.records == whole.history.records
+
+
+def test_other_settings_are_refused(tmp_path):
+    train(make_trainer(tmp_path), 3)
+    with pytest.raises(PlanMismatch, match="other settings"):
+        make_trainer(tmp_path, softening=3.0).resume()
+
+
+def test_a_finished_training_does_nothing_more(tmp_path):
+    first = make_trainer(tmp_path, steps=5)
+    train(first)
+    second = make_trainer(tmp_path, steps=5)
+    assert train(second) == ExitCode.OK
+    assert_same_weights(first, second)
+
+
+def test_gradients_of_every_parameter_are_finite(tmp_path):
+    trainer = make_trainer(tmp_path)
+    trainer.train_step()
+    trainer.stream.close()
+    for name, parameter in trainer.network.named_parameters():
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_undecayed_parameters(tmp_path):
+    trainer = make_trainer(tmp_path)
+    decayed, plain = trainer.optimiser.param_groups
+    assert plain["weight_decay"] == 0
+    assert all(parameter.ndim > 1 for parameter in decayed["params"])
+    count = len(decayed["params"]) + len(plain["params"])
+    assert count == len(trainer.parameters)
+    trainer.stream.close()
+
+
+SCRIPT = """
+import sys, torch
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+torch.set_num_threads(1)
+torch.set_default_dtype(torch.float64)
+from train.test_loop import double_source, make_trainer, train
+from lensscan.train.distributed import start_engine
+engine = start_engine({backend!r}, torch.device("cpu"))
+folder = Path({folder!r}) / str(engine.rank)
+trainer = make_trainer(folder, engine, steps={steps}, validate_every=1000, checkpoint_seconds=1e9)
+trainer.stream.source = double_source
+losses = []
+while trainer.step < {steps}:
+    part = trainer.train_step()
+    engine.average(part)
+    losses.append(float(part[0]))
+trainer.stream.close()
+torch.save(losses, Path({folder!r}) / f"losses-{{engine.rank}}.pt")
+engine.close()
+"""
+
+
+def double_source(start, n):
+    sample = toy_source(start, n)
+    return dataclasses.replace(sample, images=sample.images.double(), latent=sample.latent.double())
+
+
+def curve(tmp_path: Path, backend: str, ranks: int, steps: int = 50) -> list[float]:
+    """Run a training of its own processes in float64; returns the loss curve of rank 0."""
+    folder = tmp_path / f"{backend}-{ranks}"
+    folder.mkdir()
+    tests = str(Path(__file__).resolve().parents[1])
+    code = SCRIPT.format(tests=tests, backend=backend, folder=str(folder), steps=steps)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(tests).parent)}
+    if ranks == 1:
+        commands = [(code, environment)]
+    else:
+        port = str(20_000 + os.getpid() % 20_000)
+        commands = [
+            (
+                code,
+                {
+                    **environment,
+                    "WORLD_SIZE": str(ranks),
+                    "RANK": str(rank),
+                    "MASTER_ADDR": "127.0.0.1",
+                    "MASTER_PORT": port,
+                },
+            )
+            for rank in range(ranks)
+        ]
+    running = [
+        subprocess.Popen([sys.executable, "-c", text], env=env, stderr=subprocess.PIPE) for text, env in commands
+    ]
+    for process in running:
+        _, errors = process.communicate(timeout=100)
+        assert process.returncode == 0, errors.decode()[-2000:]
+    losses = [torch.load(folder / f"losses-{rank}.pt") for rank in range(ranks)]
+    assert all(each == losses[0] for each in losses), "ranks must agree on the mean loss"
+    return losses[0]
+
+
+@pytest.mark.slow
+def test_the_curve_is_the_same_for_one_and_two_ranks(tmp_path):
+    alone = curve(tmp_path, "none", 1)
+    assert alone[-1] < alone[0]
+    assert curve(tmp_path, "torch", 2) == pytest.approx(alone, abs=1e-6)

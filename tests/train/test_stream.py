@@ -1,0 +1,100 @@
+"""The stream of mocks: a pure function of the step, for any history and any number of ranks."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from toy_mocks import toy_source
+
+from lensscan.train.settings import Stream
+from lensscan.train.stream import MockStream
+
+WINDOWED = Stream(chunk=32, window=3, reuse=2.0)
+
+
+@pytest.fixture
+def streams():
+    opened = []
+
+    def make(*arguments, **options) -> MockStream:
+        opened.append(MockStream(*arguments, **options))
+        return opened[-1]
+
+    yield make
+    for stream in opened:
+        stream.close()
+
+
+def test_any_step_can_be_asked_first(streams):
+    whole = streams(toy_source, WINDOWED, 16, 1)
+    batches = {step: whole(step) for step in range(20)}
+    late = streams(toy_source, WINDOWED, 16, 1)
+    for step in (13, 14, 19):
+        batch = late(step)
+        assert torch.equal(batch.images, batches[step].images)
+        assert torch.equal(batch.is_lens, batches[step].is_lens)
+
+
+@pytest.mark.parametrize("settings", [WINDOWED, Stream(window=1, reuse=1.0)])
+def test_ranks_share_the_global_batch(streams, settings):
+    whole = streams(toy_source, settings, 16, 1)
+    ranks = [streams(toy_source, settings, 16, 1, rank, 3) for rank in range(3)]
+    for step in (0, 1, 7):
+        joined = torch.cat([rank(step).images for rank in ranks])
+        assert torch.equal(joined, whole(step).images)
+
+
+def test_fresh_stream_uses_every_mock_once(streams):
+    made = []
+    lock = threading.Lock()
+
+    def source(start, n):
+        with lock:
+            made.extend(range(start, start + n))
+        return toy_source(start, n)
+
+    stream = streams(source, Stream(window=1, reuse=1.0), 8, 1)
+    for step in range(5):
+        assert torch.equal(stream(step).images, toy_source(8 * step, 8).images)
+    stream.close()
+    assert made == list(range(len(made)))
+
+
+def test_window_slides_and_memory_is_bounded(streams):
+    stream = streams(toy_source, WINDOWED, 16, 1)
+    for step in range(30):
+        stream(step)
+        assert len(stream.chunks) <= 3
+    # 29 steps of 16 at a reuse of 2 have passed 7 chunks of 32
+    assert stream.newest(29) == 7
+    assert sorted(stream.chunks) == [5, 6, 7]
+
+
+def test_batches_come_from_the_window(streams):
+    stored = (toy_source(0, 256).images / 16).half().float() * 16
+    place = {tuple(row.flatten()[:4].tolist()): number for number, row in enumerate(stored)}
+    stream = streams(toy_source, WINDOWED, 16, 1)
+    for step in (0, 10, 29):
+        chunks = {place[tuple(row.flatten()[:4].tolist())] // 32 for row in stream(step).images}
+        newest = stream.newest(step)
+        assert chunks <= set(range(max(0, newest - 2), newest + 1))
+
+
+def test_a_finite_set_comes_again(streams):
+    made = []
+    source = lambda start, n: made.append(start) or toy_source(start, n)
+    stream = streams(source, Stream(chunk=16, window=1, reuse=0.5, chunks=2), 16, 1)
+    for step in range(6):
+        stream(step)
+    stream.close()
+    assert set(made) == {0, 16}
+
+
+def test_an_error_in_the_simulator_is_raised_in_the_training(streams):
+    def source(start, n):
+        raise RuntimeError("no stars left")
+
+    with pytest.raises(RuntimeError, match="no stars left"):
+        streams(source, WINDOWED, 16, 1)(0)
