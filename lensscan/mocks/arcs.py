@@ -2,8 +2,9 @@
 
 The deflection of an isothermal ellipse depends on the polar angle only, so along each ray from the lens
 centre the source-plane position is a straight line.  Integrating the source along 128 such lines, with nodes
-gathered where the line passes the source, gives total magnification and effective area to about a percent
-in float64 numpy, whose rows do not depend on each other: truth is the same whatever the batch.
+gathered where the line passes the source, gives the total magnification (median error half a percent for
+sources of 0.3 arcsec, four percent at 0.06 arcsec) in float64 numpy, whose rows do not depend on each other:
+truth is the same whatever the batch.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lensscan.errors import OutputError, disk_error
+from lensscan.errors import OutputError, StampError, disk_error
 from lensscan.mocks.loose import stamp_bytes, write_stamp
 from lensscan.mocks.population import AB_NJY, flux
 from lensscan.mocks.priors import Draws
@@ -152,7 +152,7 @@ class Dataset:
         from lensscan.survey.stamps import Frame, allocate
 
         path = self.folder / self.file_of(start)
-        if path.is_file():
+        if path.is_file() and _rows_of(path) == stop - start:
             return
         with _disk(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -217,6 +217,19 @@ class Dataset:
             np.where(seen, AB_NJY - 2.5 * np.log10(safe), 99.0),
             np.where(seen, 2.5 / math.log(10) * noise / safe, 99.0),
         )
+
+
+def _rows_of(path: Path) -> int:
+    """Return the number of rows of a pack; -1 if it cannot be read, so that it is written again."""
+    from lensscan.survey.packfile import PackFile
+
+    try:
+        pack = PackFile.open(str(path))
+    except StampError:
+        return -1
+    rows = len(pack.rows)
+    pack.close()
+    return rows
 
 
 def _fill(batch: Any, mocks: Mocks, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> None:

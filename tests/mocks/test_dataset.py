@@ -1,0 +1,110 @@
+"""Mocks as files: readable by others, complete, resumable."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from astropy.coordinates import SkyCoord
+from astropy.io import fits
+from astropy.table import Table
+from astropy.wcs import WCS
+
+from lensscan.errors import OutputError
+from lensscan.mocks import dataset as module
+from lensscan.mocks.dataset import Dataset
+from lensscan.mocks.recipes import load_recipe
+from lensscan.mocks.simulate import simulate
+
+RECIPE = load_recipe("demo-survey")
+N = 60
+
+
+@pytest.fixture(scope="module")
+def loose(tmp_path_factory):
+    data = Dataset(dataclasses.replace(RECIPE, size=32), 1, N, tmp_path_factory.mktemp("mocks") / "survey", True)
+    data.write()
+    return data
+
+
+def test_stamps_hold_the_images_in_counts(loose):
+    mocks = simulate(loose.recipe, seed=1, n=N)
+    for row in (0, N - 1):
+        with fits.open(loose.folder / loose.file_of(row)) as hdus:
+            hdus.verify("exception")
+            assert [hdu.name for hdu in hdus[1:]] == ["G", "R", "I", "Z"]
+            for k, hdu in enumerate(hdus[1:]):
+                njy = hdu.data.astype(np.float64) * 10 ** (-0.4 * (hdu.header["MAGZERO"] - 31.4))
+                np.testing.assert_allclose(njy, mocks.images[row, k].numpy(), rtol=1e-5, atol=1e-3)
+                assert hdu.header["PIXSCALE"] == RECIPE.pixel_scale
+                assert hdu.header["PSF_FWHM"] == pytest.approx(float(mocks.fwhm[row, k]), rel=1e-5)
+
+
+def test_catalog_positions_are_those_of_the_pixels(loose):
+    catalog, truth = (Table.read(loose.folder / f"{name}.fits") for name in ("catalog", "truth"))
+    for row in range(0, N, 7):
+        wcs = WCS(fits.getheader(loose.folder / catalog["file"][row], 1))
+        for x, y, ra, dec in (
+            (truth["x_light"][row], truth["y_light"][row], catalog["ra"][row], catalog["dec"][row]),
+            (truth["x"][row], truth["y"][row], truth["ra_lens"][row], truth["dec_lens"][row]),
+        ):
+            if np.ma.is_masked(x):
+                continue
+            column, line = (v / RECIPE.pixel_scale + 15.5 for v in (x, y))
+            place = SkyCoord(*wcs.pixel_to_world_values(column, line), unit="deg")
+            assert place.separation(SkyCoord(ra, dec, unit="deg")).arcsec < 1e-4
+
+
+def test_tables_have_units_and_every_row(loose):
+    catalog, truth = (Table.read(loose.folder / f"{name}.fits") for name in ("catalog", "truth"))
+    assert catalog["id"].tolist() == truth["id"].tolist() == list(range(N))
+    assert str(truth["theta_E"].unit) == "arcsec"
+    assert str(catalog["mag_i"].unit) == "mag"
+    assert str(truth["magnification"].unit) in ("None", "")
+    seen = catalog["mag_i"] < 90
+    pull = (catalog["mag_i"] - truth["mag_i"])[seen] / catalog["magerr_i"][seen]
+    assert 0.6 < np.std(pull) < 1.5
+
+
+def test_resume_completes_what_is_missing_and_touches_nothing_else(loose):
+    first, kept = (loose.folder / loose.file_of(row) for row in (3, 4))
+    data, stamp = first.read_bytes(), kept.stat().st_mtime_ns
+    first.unlink()
+    loose.write()
+    assert first.read_bytes() == data
+    assert kept.stat().st_mtime_ns == stamp
+
+
+def test_a_longer_run_extends_the_folder(loose, tmp_path):
+    small = dataclasses.replace(loose, n=20, folder=tmp_path / "grow")
+    small.write()
+    dataclasses.replace(small, n=30).write()
+    assert len(Table.read(small.folder / "catalog.fits")) == 30
+    for row in (5, 25):
+        assert (small.folder / small.file_of(row)).read_bytes() == (loose.folder / loose.file_of(row)).read_bytes()
+
+
+@pytest.mark.parametrize("change", [{"seed": 2}, {"loose": False}, {"recipe": dataclasses.replace(RECIPE, size=34)}])
+def test_a_folder_of_other_mocks_is_refused(loose, change):
+    with pytest.raises(OutputError, match="another"):
+        dataclasses.replace(loose, **change).write()
+    assert json.loads((loose.folder / "recipe.json").read_text())["seed"] == 1
+
+
+def test_packs_grow_and_hold_the_same_pixels(loose, tmp_path, monkeypatch):
+    packfile = pytest.importorskip("lensscan.survey.packfile")
+    monkeypatch.setattr(module, "BLOCK", 16)
+    data = dataclasses.replace(loose, loose=False, folder=tmp_path / "packs", n=24)
+    data.write()
+    dataclasses.replace(data, n=40).write()
+    rows = 0
+    want = simulate(loose.recipe, seed=1, n=40).images
+    for path in sorted((data.folder / "packs").glob("*.fits")):
+        pack = packfile.PackFile.open(str(path))
+        ids = pack.ids()
+        got = torch.from_numpy(np.array(pack.rows["IMAGE"], dtype=np.float32))
+        torch.testing.assert_close(got, want[torch.from_numpy(ids.astype(np.int64))], rtol=1e-5, atol=1e-2)
+        rows += len(ids)
+        pack.close()
+    assert rows == 40
