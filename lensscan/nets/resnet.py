@@ -88,11 +88,11 @@ class LensResNet(Network):
         for modulate, stage in zip(self.modulations, self.stages, strict=True):
             x = stage(modulate(x, condition))
         maps = F.relu(self.squeeze(F.relu(x)))
-        features = torch.cat([maps.contiguous().flatten(1).float(), condition.float()], dim=1)
-        return self.heads(features)
+        features = torch.cat([maps.contiguous().flatten(1), condition], dim=1)
+        return self.heads(features.to(scalars.dtype))
 
     def heads(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Apply both heads in float32, whatever precision the trunk has."""
+        """Apply both heads in full precision, whatever the trunk has."""
         with torch.autocast(features.device.type, enabled=False):
             mean, factor = self.posterior(features)
             return self.logit(features), mean, factor

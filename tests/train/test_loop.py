@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import subprocess
 import sys
@@ -10,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from toy_mocks import BANDS, PIXEL_SCALE, SIZE, toy_source
 
 from lensscan.errors import ExitCode, PlanMismatch
 from lensscan.train.distributed import Serial
 from lensscan.train.loop import Trainer, learning_rate
 from lensscan.train.settings import TrainSettings
-from toy_mocks import BANDS, PIXEL_SCALE, SIZE, toy_source
 
 MAPPING = {
     "name": "toy",
@@ -51,12 +52,10 @@ def silent(_line: str) -> None:
     pass
 
 
-def train(trainer: Trainer, until: int | None = None, limit=None) -> ExitCode:
+def train(trainer: Trainer, until: int | None = None) -> ExitCode:
     trainer.resume()
     try:
-        return trainer.fit(
-            lambda: ExitCode.INCOMPLETE if until is not None and trainer.step >= until else None, silent
-        )
+        return trainer.fit(lambda: ExitCode.INCOMPLETE if until is not None and trainer.step >= until else None, silent)
     finally:
         trainer.stream.close()
 
@@ -80,7 +79,7 @@ def test_learning_rate():
     assert rates[0] == pytest.approx(3e-3 / 5)
     assert max(rates) == pytest.approx(3e-3)
     assert rates[-1] == pytest.approx(3e-5)
-    assert all(a >= b for a, b in zip(rates[5:], rates[6:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[5:]))
 
 
 @pytest.mark.slow
