@@ -153,9 +153,9 @@ def _ring(scene: Scene, recipe: Recipe, systems: Systems, rows: Rows, draws: Dra
     total[rows] += f
 
 
-def _disc_light(recipe: Recipe, draws: Draws, name: str) -> tuple[Array, Array, Array]:
+def _disc_light(recipe: Recipe, draws: Draws, name: str, slope: float = 0.25) -> tuple[Array, Array, Array]:
     """Return flux of bulge and disc, (m, C) each, and the disc's half-light radius of a late-type galaxy."""
-    mag = draws.power_law(f"{name}.mag", 17.0, 21.5, 0.25)
+    mag = draws.power_law(f"{name}.mag", 17.0, 21.5, slope)
     z = draws.uniform(f"{name}.z", 0.05, 0.6)
     red = track_colours(recipe.galaxy, z)
     age = draws.uniform(f"{name}.age", 0.15, 0.75)[:, None]
@@ -169,7 +169,7 @@ def _disc_light(recipe: Recipe, draws: Draws, name: str) -> tuple[Array, Array, 
 
 def _spiral(scene: Scene, recipe: Recipe, systems: Systems, rows: Rows, draws: Draws, total: Array) -> None:
     """Add a red bulge in a blue disc with two to four arms."""
-    bulge, disc, radius = _disc_light(recipe, draws, "spiral")
+    bulge, disc, radius = _disc_light(recipe, draws, "spiral", 0.1)  # more bright ones than in life: their arms mislead
     e1, e2 = _shape(draws, "spiral", 0.35)
     x, y = systems.sky.x[rows], systems.sky.y[rows]
     scene.add_galaxies(
