@@ -1,4 +1,4 @@
-"""What the header of one band says, in our units; equal headers are looked at once."""
+"""What the header of one band says, in our units; equal cards are looked at once."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lensscan.config import Band, Survey
+from lensscan.config import Survey
 from lensscan.survey.header import Header
 from lensscan.survey.wcs import General, Tan, read_wcs
-from lensscan.survey.zeropoint import header_fwhm, header_scale, njy_factor
+from lensscan.survey.zeropoint import counts_to_njy, header_fwhm, header_scale, njy_factor
 
-__all__ = ["Facts", "facts_of"]
+__all__ = ["Facts", "FactsBook"]
 
 SCALE_SANITY = 5.0
 """A WCS whose pixels differ from the stated ones by more than this factor describes something else."""
-PRIMARY_KEYS = (
+KEYS = (
     "BUNIT", "PHOTFLAM", "PHOTPLAM", "EXPTIME", "PIXSCALE", "PIXSCAL1", "CTYPE1", "CTYPE2", "CUNIT1",
     "LONPOLE", "CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2", "CD1_1", "CD1_2", "CD2_1", "CD2_2", "CDELT1",
-    "CDELT2", "CROTA2", "PC1_1", "PC1_2", "PC2_1", "PC2_2",
+    "CDELT2", "CROTA2", "PC1_1", "PC1_2", "A_ORDER", "PV1_1", "PV2_1", "PC2_1", "PC2_2",
 )
-MEMO = 64
+BOOK = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,33 +48,47 @@ class Facts:
     stale: bool
 
 
-def facts_of(header: Header, primary: Header, survey: Survey, name: str) -> Facts:
-    """Return the facts of band `name` from its own and the file's primary header, else from the survey."""
-    inherited = () if primary is header else _inherited(primary, survey)
-    key = ("facts", id(survey), name, inherited)
-    known = header.memo.get(key)
-    if known is None:
-        if len(header.memo) >= MEMO:
-            header.memo.clear()
-        known = (_derive(header, primary, survey, survey.bands[name]), survey)  # keeps the id of `survey` taken
-        header.memo[key] = known
-    facts: Facts = known[0]
-    return facts
+class FactsBook:
+    """Derives facts and remembers them by the cards they come from; one per reader.
+
+    The headers of a stamp's bands mostly differ in names only, and those of a survey's stamps often in
+    nothing that matters here.
+    """
+
+    def __init__(self, survey: Survey) -> None:
+        self._survey = survey
+        self._relevant = frozenset((*KEYS, *survey.zero_point_keywords, *survey.fwhm_keywords))
+        self._known: dict[tuple[object, ...], Facts] = {}
+
+    def of(self, header: Header, primary: Header, name: str) -> Facts:
+        """Return the facts of band `name` from its own and the file's primary header, else from the survey."""
+        key = (self._cards(header), () if primary is header else self._cards(primary))
+        facts = self._known.get(key)
+        if facts is None:
+            if len(self._known) >= BOOK:
+                self._known.clear()
+            facts = self._known[key] = _derive(header, primary, self._survey)
+        return self._with_band(facts, name)
+
+    def _cards(self, header: Header) -> tuple[str, ...]:
+        projection = header.text("CTYPE1")
+        if projection and projection != "RA---TAN":
+            return (header.padded(),)  # distortions may stand in any card
+        return header.raw_cards(self._relevant)
+
+    def _with_band(self, facts: Facts, name: str) -> Facts:
+        band = self._survey.bands[name]
+        factor, fwhm = facts.factor, facts.fwhm
+        if factor is None and band.zero_point is not None:
+            factor = counts_to_njy(band.zero_point)
+        if fwhm != fwhm and band.fwhm:
+            fwhm = band.fwhm
+        if factor == facts.factor and fwhm is facts.fwhm:
+            return facts
+        return Facts(factor, facts.scale, fwhm, facts.wcs, facts.stale)
 
 
-def _inherited(primary: Header, survey: Survey) -> tuple[object, ...]:
-    """Return what of a primary header can matter to its extensions: many differ in nothing but a name."""
-    key = ("inherited", id(survey))
-    known = primary.memo.get(key)
-    if known is None:
-        keys = (*PRIMARY_KEYS, *survey.zero_point_keywords, *survey.fwhm_keywords)
-        known = (tuple(primary.card(word) for word in keys if word in primary), survey)
-        primary.memo[key] = known
-    values: tuple[object, ...] = known[0]
-    return values
-
-
-def _derive(header: Header, primary: Header, survey: Survey, band: Band) -> Facts:
+def _derive(header: Header, primary: Header, survey: Survey) -> Facts:
     wcs: Tan | General | None = None
     stale = False
     try:
@@ -88,5 +102,5 @@ def _derive(header: Header, primary: Header, survey: Survey, band: Band) -> Fact
         scale = wcs.scale
     if wcs is not None and not survey.trust_wcs:
         wcs, stale = None, True
-    fwhm = header_fwhm(header, survey, scale) or header_fwhm(primary, survey, scale) or band.fwhm or np.nan
-    return Facts(njy_factor(header, primary, survey, band), scale, fwhm, wcs, stale)
+    fwhm = header_fwhm(header, survey, scale) or header_fwhm(primary, survey, scale) or np.nan
+    return Facts(njy_factor(header, primary, survey), scale, fwhm, wcs, stale)

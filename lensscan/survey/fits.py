@@ -14,6 +14,7 @@ import stat
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,11 @@ BLOCK = 2880
 MAX_STAMP_BYTES = 1 << 28
 """No loose stamp file is larger than this (256 MiB), gunzipped or not: a forged size must not allocate."""
 MAX_HEADER_BLOCKS = 1024
+STRUCTURE = frozenset(
+    ("XTENSION", "BITPIX", "NAXIS", "PCOUNT", "GCOUNT", "GROUPS", "ZIMAGE", "ZBITPIX", "ZNAXIS")
+    + tuple(f"{prefix}{axis}" for prefix in ("NAXIS", "ZNAXIS", "ZTILE") for axis in range(1, 10))
+)
+"""Keywords that fix the size of an HDU; images of more than nine axes are refused."""
 DTYPES = {8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 
 
@@ -80,15 +86,23 @@ def _integer(header: Header, key: str, default: int | None = None) -> int:
 
 def _axes(header: Header, prefix: str = "NAXIS") -> tuple[int, ...]:
     count = _integer(header, prefix)
-    if count > 999:
+    if count > 9:
         raise StampError(Status.UNREADABLE, f"{prefix} = {count}")
     return tuple(_integer(header, f"{prefix}{axis}") for axis in range(count, 0, -1))
 
 
 def _describe(header: Header, index: int, start: int) -> Hdu:
+    kind, shape, size = _structure(header.raw_cards(STRUCTURE))
+    return Hdu(header, index, kind, shape, start, size)
+
+
+@lru_cache(maxsize=256)
+def _structure(cards: tuple[str, ...]) -> tuple[str, tuple[int, ...], int]:
+    """Return kind, shape and bytes of an HDU from its structural cards."""
+    header = Header("".join(cards).encode("latin-1"))
     bitpix = header.get("BITPIX")
     if isinstance(bitpix, bool) or bitpix not in DTYPES:
-        raise StampError(Status.UNREADABLE, f"HDU {index}: BITPIX is {bitpix!r}")
+        raise StampError(Status.UNREADABLE, f"BITPIX is {bitpix!r}")
     axes = _axes(header)
     size = 0
     if axes and not (axes[-1] == 0 and header.get("GROUPS") is True):
@@ -97,25 +111,25 @@ def _describe(header: Header, index: int, start: int) -> Hdu:
     extension = header.text("XTENSION").upper()
     if header.get("ZIMAGE") is True:
         inner = _axes(header, "ZNAXIS")
-        _check_compressed(header, inner, axes, index)
-        return Hdu(header, index, "compressed", inner, start, size)
+        _check_compressed(header, inner, axes)
+        return "compressed", inner, size
     kind = "table" if extension in ("BINTABLE", "A3DTABLE") else "image"
     if extension not in ("", "IMAGE", "BINTABLE", "A3DTABLE"):
         kind = "other"
-    return Hdu(header, index, kind, axes, start, size)
+    return kind, axes, size
 
 
-def _check_compressed(header: Header, inner: tuple[int, ...], table: tuple[int, ...], index: int) -> None:
+def _check_compressed(header: Header, inner: tuple[int, ...], table: tuple[int, ...]) -> None:
     """A compressed image has one table row per tile: a forged ZNAXIS shows before anything is allocated."""
     if header.get("ZBITPIX") not in DTYPES or len(table) != 2:
-        raise StampError(Status.UNREADABLE, f"HDU {index}: not a valid compressed image")
+        raise StampError(Status.UNREADABLE, "not a valid compressed image")
     defaults = (1,) * (len(inner) - 1) + inner[-1:]
     tiles = 1
     for axis, (length, default) in enumerate(zip(inner, defaults, strict=True)):
         side = _integer(header, f"ZTILE{len(inner) - axis}", default)
         tiles *= math.ceil(length / max(side, 1))
     if tiles != table[0]:
-        raise StampError(Status.UNREADABLE, f"HDU {index}: {table[0]} compressed tiles, the header claims {tiles}")
+        raise StampError(Status.UNREADABLE, f"{table[0]} compressed tiles, the header claims {tiles}")
 
 
 def _walk(read: Callable[[int, int], bytes], total: int, limit: int | None) -> list[Hdu]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lensscan.config import Survey
 from lensscan.errors import ConfigError, StampError
 from lensscan.schema import Status
-from lensscan.survey.facts import facts_of
+from lensscan.survey.facts import FactsBook
 from lensscan.survey.template import BAND, band_label
 from lensscan.survey.tilefile import TileFile
 from lensscan.survey.wcs import General, Tan, read_wcs
@@ -83,7 +83,7 @@ def read_geometry(path: str, survey: Survey, bands: tuple[str, ...]) -> Geometry
             missing = missing or error
             continue
         try:
-            facts = facts_of(file.header, file.hdus[0].header, survey, band)
+            facts = FactsBook(survey).of(file.header, file.hdus[0].header, band)
             return Geometry(file.shape, _wcs(file), facts.scale)
         finally:
             file.close()

@@ -14,15 +14,14 @@ CARD = 80
 class Header:
     """The cards of one HDU; values are parsed when they are asked for.
 
-    Equal header blocks share one object (`parse_header`), so `memo` may hold whatever was derived from it.
+    Equal header blocks share one object (`parse_header`).
     """
 
-    __slots__ = ("_index", "_text", "memo")
+    __slots__ = ("_index", "_text")
 
     def __init__(self, raw: bytes) -> None:
         self._text = raw.decode("latin-1")
         self._index: dict[str, int] | None = None
-        self.memo: dict[Any, Any] = {}
 
     def _cards(self) -> dict[str, int]:
         if self._index is None:
@@ -43,6 +42,11 @@ class Header:
     def keys(self) -> list[str]:
         """Return the keywords that have values."""
         return list(self._cards())
+
+    def raw_cards(self, keys: frozenset[str]) -> tuple[str, ...]:
+        """Return the text of the cards of some keywords, in the header's order."""
+        text = self._text
+        return tuple([text[start : start + CARD] for key, start in self._cards().items() if key in keys])
 
     def __contains__(self, key: str) -> bool:
         return key in self._cards()

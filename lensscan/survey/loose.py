@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lensscan.config import Survey
 from lensscan.errors import StampError
 from lensscan.schema import Status
-from lensscan.survey.facts import Facts, facts_of
+from lensscan.survey.facts import Facts, FactsBook
 from lensscan.survey.filling import Filling
 from lensscan.survey.fits import Hdu, decode, open_fitsio, read_all, read_compressed, scan
 from lensscan.survey.layout import Layout, find_layout, single_image
@@ -102,6 +102,7 @@ class LooseReader(StampReader):
         self._survey_labels = [band_label(name, band) for name, band in survey.bands.items()]
         self._labels = [band_label(b, survey.bands[b]) if b in survey.bands else "" for b in frame.bands]
         self._layouts: dict[Any, Layout] = {}
+        self._facts = FactsBook(survey)
 
     def read(self, rows: Rows, start: int, stop: int, batch: Batch, at: int = 0) -> None:
         """Fill the batch, see `StampReader.read`."""
@@ -182,7 +183,7 @@ class LooseReader(StampReader):
         band: int,
     ) -> None:
         name = self._frame.bands[band]
-        facts = facts_of(file.hdus[image].header, file.hdus[0].header, self._survey, name)
+        facts = self._facts.of(file.hdus[image].header, file.hdus[0].header, name)
         if facts.factor is None:
             raise StampError(Status.NO_ZERO_POINT, f"{file.path}: no zero point for band {name}")
         pixels = file.pixels(image)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from lensscan.config import Survey
 from lensscan.errors import CatalogError, ConfigError, StampError
 from lensscan.schema import Flag, Status
-from lensscan.survey.facts import facts_of
+from lensscan.survey.facts import FactsBook
 from lensscan.survey.filling import Filling
 from lensscan.survey.packfile import PackFile
 from lensscan.survey.placement import MIN_FILL, Placement, place_centred
@@ -166,7 +166,7 @@ class _Opened:
             return float(10.0 ** (-0.4 * (stated - 31.4)))
         if name not in survey.bands:
             return 1.0 if self.pack.header.text("BUNIT").upper() == "NJY" else np.nan
-        factor = facts_of(self.pack.header, self.pack.header, survey, name).factor
+        factor = FactsBook(survey).of(self.pack.header, self.pack.header, name).factor
         return np.nan if factor is None else factor
 
     def _fwhm(self, survey: Survey, band: str) -> float:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from lensscan.config import Survey
 from lensscan.errors import StampError
 from lensscan.schema import Status
-from lensscan.survey.facts import Facts, facts_of
+from lensscan.survey.facts import Facts, FactsBook
 from lensscan.survey.filling import Filling
 from lensscan.survey.footprint import Geometry, TileIndex, band_file, read_geometry
 from lensscan.survey.placement import Placement, place_at, place_centred
@@ -243,7 +243,7 @@ class OpenTile:
                         raise
                     continue
                 self.files[band] = file
-                self.facts[band] = facts_of(file.header, file.hdus[0].header, survey, band)
+                self.facts[band] = FactsBook(survey).of(file.header, file.hdus[0].header, band)
             if not self.files:
                 raise StampError(Status.MISSING_FILE, f"{name}: no file of any band")
             self.geometry = read_geometry(name, survey, tuple(band for _, band in bands))

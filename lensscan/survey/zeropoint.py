@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lensscan.config import Band, Survey
+from lensscan.config import Survey
 from lensscan.survey.header import Header
 
 __all__ = ["NJY_ZERO_POINT", "counts_to_njy", "header_fwhm", "header_scale", "njy_factor"]
@@ -24,11 +24,11 @@ def counts_to_njy(zero_point: float) -> float:
     return float(10.0 ** (-0.4 * (zero_point - NJY_ZERO_POINT)))
 
 
-def njy_factor(header: Header, primary: Header, survey: Survey, band: Band) -> float | None:
-    """Return the factor from an image's pixel values to nJy, or None if no zero point is known.
+def njy_factor(header: Header, primary: Header, survey: Survey) -> float | None:
+    """Return the factor from an image's pixel values to nJy, or None if the headers state none.
 
     In this order: a BUNIT of the Jansky family; a zero-point keyword of the image's HDU, then of the
-    primary; BUNIT maggy or nanomaggy; HST's PHOTFLAM and PHOTPLAM; the survey file.
+    primary; BUNIT maggy or nanomaggy; HST's PHOTFLAM and PHOTPLAM.
     """
     unit = (header.text("BUNIT") or primary.text("BUNIT")).replace("µ", "u").upper()
     if unit in JANSKY:
@@ -44,7 +44,7 @@ def njy_factor(header: Header, primary: Header, survey: Survey, band: Band) -> f
         factor = _hst_factor(source, unit, header.number("EXPTIME") or primary.number("EXPTIME"))
         if factor is not None:
             return factor
-    return None if band.zero_point is None else counts_to_njy(band.zero_point)
+    return None
 
 
 def _hst_factor(header: Header, unit: str, exposure: float | None) -> float | None:
