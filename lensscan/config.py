@@ -133,7 +133,7 @@ class Cut:
 
 
 def shipped(kind: str) -> list[str]:
-    """Return the names of the shipped files of one kind (``surveys``, ``cuts``, ``recipes``, ``training``, ``models`` ...)."""
+    """Return the names of the shipped files of one kind (``surveys``, ``cuts``, ``models`` ...)."""
     suffix = SUFFIX.get(kind, ".toml")
     folder = importlib.resources.files("lensscan") / "catalogs" / kind
     if not folder.is_dir():

@@ -2,9 +2,10 @@
 
 ``LENSSCAN_FAULT="point=shard:before_rename,do=SIGKILL,rank=2,hit=5"`` fires the fifth time that rank 2
 reaches the point ``shard:before_rename``; without `rank` any rank fires, without `hit` the first time, with
-``hit=0`` every time.  Several faults are separated by ``;``.  Actions: any signal name, ``raise`` (RuntimeError), ``exit`` (os._exit(9)),
-``nap`` (half a second) and ``enospc`` (OSError "No space left on device").  ``point=shard#3`` fires at the
-third labelled point whose name begins with ``shard:``.  Without the variable `reach` costs next to nothing.
+``hit=0`` every time.  ``point=shard#3`` fires at the third labelled point whose name begins with ``shard:``.
+Several faults are separated by ``;``.  Actions: any signal name, ``raise`` (RuntimeError), ``exit``
+(os._exit(9)), ``nap`` (half a second), ``enospc`` (OSError "No space left on device").  Without the variable
+`reach` costs next to nothing.
 """
 
 from __future__ import annotations

@@ -51,27 +51,27 @@ def environment(fault: str = "", **extra: str) -> dict[str, str]:
     return result
 
 
-def command(args: list[str], ranks: int = 0, ulfm: bool = False) -> list[str]:
-    """Return the command line: plain for 0 ranks, else under mpiexec."""
+def command(args: list[str], ranks: int = 0, ulfm: bool = False, file_kib: int = 0) -> list[str]:
+    """Return the command line: plain for 0 ranks, else under mpiexec; `file_kib` limits the size of any file."""
     line = [sys.executable, "-m", "lensscan", *args]
+    if file_kib:
+        line = ["bash", "-c", f'ulimit -f {file_kib}; exec "$@"', "limited", *line]
     if ranks == 0:
         return line
     launcher = [mpiexec(), *(["--with-ft", "ulfm"] if ulfm else []), "-n", str(ranks)]
     return launcher + line
 
 
-def start(args, ranks=0, ulfm=False, fault="", preexec=None, cwd=None, **extra) -> subprocess.Popen[str]:
+def start(args, ranks=0, ulfm=False, fault="", file_kib=0, **extra) -> subprocess.Popen[str]:
     """Start a run in a process group of its own."""
-
-    def before() -> None:
-        os.setsid()
-        if preexec is not None:
-            preexec()
-
     return subprocess.Popen(
-        command(args, ranks, ulfm), env=environment(fault, **extra), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, preexec_fn=before, cwd=cwd,
-    )  # fmt: skip
+        command(args, ranks, ulfm, file_kib),
+        env=environment(fault, **extra),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def finish(process: subprocess.Popen[str], timeout: float = TIMEOUT) -> Finished:
@@ -85,9 +85,9 @@ def finish(process: subprocess.Popen[str], timeout: float = TIMEOUT) -> Finished
     return Finished(process.returncode, out, err)
 
 
-def run(args, ranks=0, ulfm=False, fault="", timeout=TIMEOUT, preexec=None, cwd=None, **extra) -> Finished:
+def run(args, ranks=0, ulfm=False, fault="", timeout=TIMEOUT, file_kib=0, **extra) -> Finished:
     """Run to the end."""
-    return finish(start(args, ranks, ulfm, fault, preexec, cwd, **extra), timeout)
+    return finish(start(args, ranks, ulfm, fault, file_kib, **extra), timeout)
 
 
 def clean(folder: Path) -> None:

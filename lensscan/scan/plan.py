@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
+from lensscan.candidates.sink import DiskSink
 from lensscan.errors import LensscanError, OutputError, disk_error
 from lensscan.scan.settings import canonical, digest
 from lensscan.schema import Status
@@ -67,6 +68,7 @@ class PlanWriter:
     keep: tuple[str, ...] = ()
     n_rows: int = 0
     _temp: Path = field(init=False)
+    _sink: DiskSink = field(init=False)
     _h5: Any = None
     _files: dict[str, int] = field(default_factory=dict)
     _n_files: int = 0
@@ -78,11 +80,14 @@ class PlanWriter:
 
     def __post_init__(self) -> None:
         self._temp = self.path.with_name(f"{self.path.name}.{os.uname().nodename}-{os.getpid()}.tmp")
+        self._temp.unlink(missing_ok=True)
         try:
-            self._h5 = h5py.File(self._temp, "w")
-            self._h5.create_dataset("files", (0,), maxshape=(None,), chunks=(4096,), dtype=TEXT)
+            self._sink = DiskSink(self._temp)
         except OSError as error:
-            raise disk_error(error, self._temp) or OutputError(f"cannot write {self._temp}: {error}") from None
+            problem = OutputError(f"cannot create {self._temp}: {error.strerror}; check the folder")
+            raise disk_error(error, self._temp) or problem from None
+        self._h5 = h5py.File(self._sink, "w")
+        self._h5.create_dataset("files", (0,), maxshape=(None,), chunks=(4096,), dtype=TEXT)
 
     def append(
         self,
@@ -150,7 +155,7 @@ class PlanWriter:
         return text.astype(object)
 
     def _extend(self, name: str, array: np.ndarray, dtype: Any = None) -> None:
-        try:
+        with self._guard():
             if name not in self._h5:
                 self._h5.create_dataset(name, (0,), maxshape=(None,), chunks=(16384,), dtype=dtype or array.dtype)
             dataset = self._h5[name]
@@ -158,8 +163,6 @@ class PlanWriter:
             dataset.resize((at + len(array),))
             if len(array):
                 dataset[at:] = array
-        except (OSError, RuntimeError) as error:
-            raise disk_error(error, self._temp) or OutputError(f"cannot write {self._temp}: {error}") from None
         running = self._digests.setdefault(name, hashlib.sha256())
         running.update("\0".join(array).encode() if array.dtype == object else array.tobytes())
 
@@ -213,8 +216,6 @@ class PlanWriter:
         attributes = {
             "format": FORMAT,
             "plan_hash": plan_hash,
-            "settings": canonical(settings),
-            "fingerprint": canonical(fingerprint),
             "n_catalog": flow.n_catalog,
             "n_rows": self.n_rows,
             "n_blocks": len(blocks),
@@ -223,23 +224,37 @@ class PlanWriter:
             "id_kind": self._id_kind or "int",
             "id_width": self._id_width,
         }
-        try:
+        with self._guard():
             self._h5.create_dataset("blocks", data=blocks)
             self._h5.create_dataset("cutflow", data=steps)
+            # as datasets: an attribute holds 64 KB at most, and a catalog may be thousands of files
+            self._h5.create_dataset("settings", data=canonical(settings), dtype=TEXT)
+            self._h5.create_dataset("fingerprint", data=canonical(fingerprint), dtype=TEXT)
             self._h5.attrs.update(attributes)
-            self._h5.flush()
             self._h5.close()
-            with open(self._temp, "rb") as stream:
-                os.fsync(stream.fileno())
+            self._sink.sync()
+        self._sink.close()
+        with self._guard():
             os.replace(self._temp, self.path)
-        except (OSError, RuntimeError) as error:
-            raise disk_error(error, self._temp) or OutputError(f"cannot write {self._temp}: {error}") from None
         return plan_hash
+
+    @contextlib.contextmanager
+    def _guard(self) -> Iterator[None]:
+        """Turn a failed write into a one-line error."""
+        problem: BaseException | None = None
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            problem = error
+        problem = self._sink.error or problem
+        if problem is not None:
+            raise disk_error(problem, self._temp) or OutputError(f"cannot write {self._temp}: {problem}") from problem
 
     def discard(self) -> None:
         """Remove the temporary file."""
         with contextlib.suppress(OSError, RuntimeError):
             self._h5.close()
+        self._sink.close()
         self._temp.unlink(missing_ok=True)
 
 
@@ -306,8 +321,8 @@ class Plan:
                 return cls(
                     path=path,
                     plan_hash=str(a["plan_hash"]),
-                    settings=json.loads(a["settings"]),
-                    fingerprint=json.loads(a["fingerprint"]),
+                    settings=json.loads(h5["settings"][()]),
+                    fingerprint=json.loads(h5["fingerprint"][()]),
                     n_catalog=int(a["n_catalog"]),
                     n_rows=int(a["n_rows"]),
                     batch=int(a["batch"]),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensscan import faults
+from lensscan.config import build, read_toml
 from lensscan.errors import ExitCode, LensscanError, OutputError
 from lensscan.mpi import World, abort
 from lensscan.process import tune_allocator
@@ -98,7 +99,7 @@ def _scan(root: Root, settings: ScanSettings, argv: Sequence[str]) -> int:
     finished = _finished_output(planner, out, settings)
     if finished is not None:
         root.say(f"{out} is complete for this plan and these settings; nothing to do")
-        root.leave(finished)
+        _leave_finished(root, settings, finished)
         return finished
     root.enter()
     root.note(
@@ -131,6 +132,19 @@ def _scan(root: Root, settings: ScanSettings, argv: Sequence[str]) -> int:
         root.say(line)
     root.leave(code, remove=not settings.keep_shards)
     return int(code)
+
+
+def _leave_finished(root: Root, settings: ScanSettings, code: int) -> None:
+    """Leave a finished output, removing the run folder of an attempt that died right after its merge."""
+    from lensscan.candidates.file import read_header
+
+    plan_path = settings.run_dir / "plan.h5"
+    leftover = plan_path.exists() and not settings.keep_shards
+    if leftover and Plan.open(plan_path).plan_hash == read_header(Path(settings.output)).plan_hash:
+        root.enter()
+        root.leave(code, remove=True)
+    else:
+        root.leave(code)
 
 
 def _stopped(root: Root, where: str) -> int:
@@ -178,7 +192,8 @@ def _finished_output(planner: Planner, out: Path, settings: ScanSettings) -> int
             raise OutputError(
                 f"{out} was made from another state of the catalog; choose another output, or give --overwrite"
             )
-    if all(header.merge_settings.get(name) == value for name, value in merge_settings(planner, settings).items()):
+    wanted = merge_settings(planner, settings)
+    if all(canonical(header.merge_settings.get(name)) == canonical(value) for name, value in wanted.items()):
         return _verdict(header.n_failed, header.n_rows, settings)
     if not run_dir_stands:
         raise OutputError(
@@ -190,8 +205,12 @@ def _finished_output(planner: Planner, out: Path, settings: ScanSettings) -> int
 
 def merge_settings(planner: Planner, settings: ScanSettings) -> dict[str, Any]:
     """Return what acts at the merge only."""
+    from lensscan.candidates.score import Ensemble
+
     values = {name: getattr(settings, name) for name in MERGE_FIELDS}
     values["prevalence"] = planner.prevalence
+    if settings.ensemble is not None:
+        values["ensemble"] = build(Ensemble, read_toml(settings.ensemble), settings.ensemble)
     return values
 
 

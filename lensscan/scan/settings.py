@@ -15,7 +15,7 @@ from lensscan.errors import ConfigError
 __all__ = ["MERGE_FIELDS", "ScanSettings", "canonical", "digest"]
 
 # Settings that act at the merge only: they are not part of the plan and never cause a re-scan.
-MERGE_FIELDS = ("top", "min_logit", "prevalence")
+MERGE_FIELDS = ("top", "min_logit", "prevalence", "ensemble")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,9 @@ class ScanSettings:
         Rows of ``/candidates``; `min_logit` keeps only those above it.
     prevalence : float or None
         Overrides the prevalence stated by the cut.
+    ensemble : str or None
+        TOML file with the calibration (and f_lens) of the mean logit of these very models together; without
+        it the mean of several models ranks uncalibrated.
     device : str
         ``auto``, ``cpu`` or ``cuda``.
     root_scores : str
@@ -81,6 +84,7 @@ class ScanSettings:
     top: int = 100_000
     min_logit: float | None = None
     prevalence: float | None = None
+    ensemble: str | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     root_scores: Literal["auto", "yes", "no"] = "auto"
     readers: int = 0

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensscan import faults
+from lensscan.candidates.sink import DiskSink
 from lensscan.errors import OutputError, ShardInvalid, disk_error
 
 __all__ = [
@@ -99,15 +100,17 @@ def write_shard(
     try:
         final.parent.mkdir(exist_ok=True)
         faults.reach("shard:before_write")
-        with h5py.File(temp, "w") as h5:
-            for name, array in columns.items():
-                h5.create_dataset(name, data=array)
-            faults.reach("shard:before_close")
-            h5.attrs.update({**(notes or {}), **attributes})
-            h5.flush()
-        faults.reach("shard:before_sync")
-        with open(temp, "rb") as stream:
-            os.fsync(stream.fileno())
+        temp.unlink(missing_ok=True)
+        with DiskSink(temp) as sink:
+            with h5py.File(sink, "w") as h5:
+                for name, array in columns.items():
+                    h5.create_dataset(name, data=array)
+                faults.reach("shard:before_close")
+                h5.attrs.update({**(notes or {}), **attributes})
+            faults.reach("shard:before_sync")
+            sink.sync()
+        if sink.error is not None:
+            raise sink.error
         read_shard(temp, plan_hash, block, start, stop)
         faults.reach("shard:before_rename")
         os.replace(temp, final)
