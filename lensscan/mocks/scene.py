@@ -20,7 +20,9 @@ __all__ = ["FULL", "LARGE", "SMALL", "Scene", "paint_discs", "paint_galaxies"]
 
 Array = NDArray[np.floating]
 Listed = tuple[NDArray[np.int64], Array, Array]
-FULL, LARGE, SMALL = 0, 1, 2
+FULL = 0
+LARGE = 1
+SMALL = 2
 PATCH = {LARGE: 32, SMALL: 16}
 CORE = {FULL: 7, LARGE: 4, SMALL: 4}
 FINE = {FULL: 7, LARGE: 5, SMALL: 5}
