@@ -84,10 +84,10 @@ class Trainer:
         self.network = build_network(architecture(settings), n_bands, size).to(device)
         self.average = build_network(architecture(settings), n_bands, size).to(device)
         self.average.load_state_dict(self.network.state_dict())
+        engine.broadcast([p.data for p in self.network.parameters()])
+        engine.broadcast([p.data for p in self.average.parameters()])
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parameters = list(self.network.parameters())
-        engine.broadcast([p.data for p in self.parameters])
-        engine.broadcast([p.data for p in self.average.parameters()])
         self.optimiser = torch.optim.AdamW(self._groups(), lr=settings.optimiser.lr, betas=(0.9, 0.99))
         self.stream = MockStream(source, settings.stream, settings.batch, settings.seed, engine.rank, engine.size)
         self.step = 0

@@ -14,7 +14,7 @@ import torch
 from toy_mocks import BANDS, PIXEL_SCALE, SIZE, toy_source
 
 from lensscan.errors import ExitCode, PlanMismatch
-from lensscan.train.distributed import Serial
+from lensscan.train.distributed import Serial, start_engine
 from lensscan.train.loop import Trainer, learning_rate
 from lensscan.train.settings import TrainSettings
 
@@ -163,60 +163,51 @@ def test_undecayed_parameters(tmp_path):
     trainer.stream.close()
 
 
-SCRIPT = """
-import sys, torch
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-torch.set_num_threads(1)
-torch.set_default_dtype(torch.float64)
-from train.test_loop import double_source, make_trainer, train
-from lensscan.train.distributed import start_engine
-engine = start_engine({backend!r}, torch.device("cpu"))
-folder = Path({folder!r}) / str(engine.rank)
-trainer = make_trainer(folder, engine, steps={steps}, validate_every=1000, checkpoint_seconds=1e9)
-trainer.stream.source = double_source
-losses = []
-while trainer.step < {steps}:
-    part = trainer.train_step()
-    engine.average(part)
-    losses.append(float(part[0]))
-trainer.stream.close()
-torch.save(losses, Path({folder!r}) / f"losses-{{engine.rank}}.pt")
-engine.close()
-"""
-
-
 def double_source(start, n):
     sample = toy_source(start, n)
     return dataclasses.replace(sample, images=sample.images.double(), latent=sample.latent.double())
 
 
-def curve(tmp_path: Path, backend: str, ranks: int, steps: int = 50) -> list[float]:
-    """Run a training of its own processes in float64; returns the loss curve of rank 0."""
-    folder = tmp_path / f"{backend}-{ranks}"
+def curve_of_engine(backend: str, folder: str, steps: int = 50) -> None:
+    """Train in float64 with an engine, in a process of its own; leaves the loss curve of each rank."""
+    torch.set_default_dtype(torch.float64)
+    engine = start_engine(backend, torch.device("cpu"))
+    trainer = make_trainer(Path(folder) / str(engine.rank), engine, steps=steps)
+    trainer.stream.source = double_source
+    losses = []
+    while trainer.step < steps:
+        part = trainer.train_step()
+        engine.average(part)
+        losses.append(float(part[0]))
+    trainer.stream.close()
+    torch.save(losses, Path(folder) / f"losses-{engine.rank}.pt")
+    engine.close()
+
+
+SCRIPT = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])
+torch.set_num_threads(1)
+from train.test_loop import curve_of_engine
+curve_of_engine(sys.argv[2], sys.argv[3])
+"""
+
+
+def curve(folder: Path, backend: str, ranks: int) -> list[float]:
+    """Run a training in processes of its own; returns the loss curve."""
     folder.mkdir()
-    tests = str(Path(__file__).resolve().parents[1])
-    code = SCRIPT.format(tests=tests, backend=backend, folder=str(folder), steps=steps)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(tests).parent)}
-    if ranks == 1:
-        commands = [(code, environment)]
-    else:
-        port = str(20_000 + os.getpid() % 20_000)
-        commands = [
-            (
-                code,
-                {
-                    **environment,
-                    "WORLD_SIZE": str(ranks),
-                    "RANK": str(rank),
-                    "MASTER_ADDR": "127.0.0.1",
-                    "MASTER_PORT": port,
-                },
-            )
-            for rank in range(ranks)
-        ]
+    tests = Path(__file__).resolve().parents[1]
+    shared = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}",
+        "WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(20_000 + os.getpid() % 20_000),
+    }
+    line = [sys.executable, "-c", SCRIPT, str(tests), backend, str(folder)]
     running = [
-        subprocess.Popen([sys.executable, "-c", text], env=env, stderr=subprocess.PIPE) for text, env in commands
+        subprocess.Popen(line, env={**shared, "RANK": str(rank)}, stderr=subprocess.PIPE) for rank in range(ranks)
     ]
     for process in running:
         _, errors = process.communicate(timeout=100)
@@ -228,6 +219,6 @@ def curve(tmp_path: Path, backend: str, ranks: int, steps: int = 50) -> list[flo
 
 @pytest.mark.slow
 def test_the_curve_is_the_same_for_one_and_two_ranks(tmp_path):
-    alone = curve(tmp_path, "none", 1)
+    alone = curve(tmp_path / "one", "none", 1)
     assert alone[-1] < alone[0]
-    assert curve(tmp_path, "torch", 2) == pytest.approx(alone, abs=1e-6)
+    assert curve(tmp_path / "two", "torch", 2) == pytest.approx(alone, abs=1e-6)

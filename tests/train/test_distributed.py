@@ -1,0 +1,122 @@
+"""Engines: which one is chosen, and that they agree; Horovod under a real mpiexec where it is built."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from launch import environment, mpiexec
+
+from lensscan.errors import ConfigError
+from lensscan.train import distributed
+from lensscan.train.distributed import Serial, choose, start_engine
+
+TESTS = Path(__file__).resolve().parents[1]
+needs_horovod = pytest.mark.skipif(
+    find_spec("horovod") is None, reason="Horovod is not built; run jobs/build-horovod.sh"
+)
+
+
+@pytest.fixture
+def world(monkeypatch):
+    def set_size(size, horovod=False):
+        monkeypatch.setattr(distributed, "launched_size", lambda: size)
+        monkeypatch.setattr(distributed, "find_spec", lambda name: object() if horovod else None)
+
+    return set_size
+
+
+def test_choice(world):
+    world(None)
+    assert choose("auto") == "none"
+    world(1)
+    assert choose("auto") == "none"
+    world(4)
+    assert choose("auto") == "torch"
+    world(4, horovod=True)
+    assert choose("auto") == "horovod"
+    assert choose("torch") == "torch"
+    with pytest.raises(ConfigError, match="4 ranks would train 4 models"):
+        choose("none")
+    with pytest.raises(ConfigError, match="choose one of"):
+        choose("mpi")
+
+
+def test_serial():
+    engine = Serial()
+    flat = torch.arange(3.0)
+    engine.average(flat)
+    engine.broadcast([flat])
+    assert flat.tolist() == [0, 1, 2]
+    assert engine.any(75) == 75
+    engine.close()
+
+
+def test_missing_horovod_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "horovod", None)
+    monkeypatch.setitem(sys.modules, "horovod.torch", None)
+    with pytest.raises(ConfigError, match=r"build it with jobs/build-horovod\.sh"):
+        start_engine("horovod", torch.device("cpu"))
+
+
+def test_importing_training_needs_no_engine():
+    code = "import sys, lensscan.train.run; sys.exit('horovod' in sys.modules or 'mpi4py' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+CHECK = """
+import sys, torch
+from lensscan.train.distributed import start_engine
+engine = start_engine(sys.argv[1], torch.device("cpu"))
+assert engine.size == 2, engine.size
+flat = torch.arange(5.0) * (engine.rank + 1)
+engine.average(flat)
+assert flat.tolist() == [1.5 * i for i in range(5)], flat
+weights = [torch.full((2, 3), float(engine.rank + 7)), torch.tensor([float(engine.rank)])]
+engine.broadcast(weights)
+assert weights[0].unique().tolist() == [7.0] and weights[1].tolist() == [0.0]
+assert engine.any(75 if engine.rank == 1 else 0) == 75
+assert engine.any(0) == 0
+engine.close()
+print("ok", engine.rank)
+"""
+
+
+@pytest.mark.mpi
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["torch", pytest.param("horovod", marks=needs_horovod)])
+def test_two_ranks(backend):
+    line = [mpiexec(), "-n", "2", sys.executable, "-c", CHECK, backend]
+    done = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.split()) == ["0", "1", "ok", "ok"]
+
+
+CURVE = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])
+torch.set_num_threads(1)
+from train.test_loop import curve_of_engine
+curve_of_engine(sys.argv[2], sys.argv[3])
+"""
+
+
+@pytest.mark.mpi
+@pytest.mark.slow
+@needs_horovod
+def test_horovod_gives_the_serial_curve(tmp_path):
+    curves = []
+    for backend, launcher in (("none", []), ("horovod", [mpiexec(), "-n", "2"])):
+        folder = tmp_path / backend
+        folder.mkdir()
+        line = [*launcher, sys.executable, "-c", CURVE, str(TESTS), backend, str(folder)]
+        path = {"PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"}
+        done = subprocess.run(line, env=environment(**path), capture_output=True, text=True, timeout=100, check=False)
+        assert done.returncode == 0, done.stderr
+        curves.append(torch.load(folder / "losses-0.pt"))
+    assert curves[1] == pytest.approx(curves[0], abs=1e-6)
