@@ -180,12 +180,15 @@ class Catalog:
                     self._settle_id(piece, path)
                     waiting.append(piece)
                     held += _length(piece)
+                    del piece  # nothing but the rest of a piece is held while the caller works on a chunk
                     while held >= rows:
-                        whole = _join(waiting)
-                        yield self._chunk({name: values[:rows] for name, values in whole.items()}, start)
-                        start += rows
-                        waiting = [{name: values[rows:] for name, values in whole.items()}]
+                        first, waiting = _split(_join(waiting), rows)
                         held -= rows
+                        chunk = self._chunk(first, start)
+                        del first
+                        yield chunk
+                        del chunk
+                        start += rows
         if held:
             yield self._chunk(_join(waiting), start)
 
@@ -236,9 +239,7 @@ class Catalog:
                 chunk.mags[name], chunk.sentinel[name] = self._magnitude(table, band, n)
         return chunk
 
-    def _magnitude(
-        self, table: Mapping[str, NDArray[Any]], band: Band, n: int
-    ) -> tuple[Floats, NDArray[np.bool_]]:
+    def _magnitude(self, table: Mapping[str, NDArray[Any]], band: Band, n: int) -> tuple[Floats, NDArray[np.bool_]]:
         values = _floats(table, band.mag or band.flux, n)
         sentinel = np.isin(values, self._survey.catalog.sentinels)
         values = np.where(sentinel, np.nan, values)
@@ -264,9 +265,17 @@ def _join(pieces: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in names}
 
 
+def _split(table: dict[str, NDArray[Any]], rows: int) -> tuple[dict[str, NDArray[Any]], list[dict[str, NDArray[Any]]]]:
+    """Return the first rows, and the copied rest, if any."""
+    if _length(table) == rows:
+        return table, []
+    rest = {name: values[rows:].copy() for name, values in table.items()}
+    return {name: values[:rows] for name, values in table.items()}, [rest]
+
+
 def _floats(table: Mapping[str, NDArray[Any]], name: str | None, n: int) -> Floats:
     if not name or name not in table:
-        return np.full(n, np.nan)
+        return np.broadcast_to(np.nan, (n,))
     try:
         return np.asarray(table[name], np.float64)
     except ValueError:
@@ -303,5 +312,3 @@ def open_catalog(
         for name, key in catalog._wanted.items():
             table.check(name, key, survey.name)
     return catalog
-
-

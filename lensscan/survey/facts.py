@@ -16,9 +16,34 @@ __all__ = ["Facts", "FactsBook"]
 SCALE_SANITY = 5.0
 """A WCS whose pixels differ from the stated ones by more than this factor describes something else."""
 KEYS = (
-    "BUNIT", "PHOTFLAM", "PHOTPLAM", "EXPTIME", "PIXSCALE", "PIXSCAL1", "CTYPE1", "CTYPE2", "CUNIT1",
-    "LONPOLE", "CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2", "CD1_1", "CD1_2", "CD2_1", "CD2_2", "CDELT1",
-    "CDELT2", "CROTA2", "PC1_1", "PC1_2", "A_ORDER", "PV1_1", "PV2_1", "PC2_1", "PC2_2",
+    "BUNIT",
+    "PHOTFLAM",
+    "PHOTPLAM",
+    "EXPTIME",
+    "PIXSCALE",
+    "PIXSCAL1",
+    "CTYPE1",
+    "CTYPE2",
+    "CUNIT1",
+    "LONPOLE",
+    "CRVAL1",
+    "CRVAL2",
+    "CRPIX1",
+    "CRPIX2",
+    "CD1_1",
+    "CD1_2",
+    "CD2_1",
+    "CD2_2",
+    "CDELT1",
+    "CDELT2",
+    "CROTA2",
+    "PC1_1",
+    "PC1_2",
+    "A_ORDER",
+    "PV1_1",
+    "PV2_1",
+    "PC2_1",
+    "PC2_2",
 )
 BOOK = 256
 

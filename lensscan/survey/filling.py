@@ -124,7 +124,6 @@ class Filling:
         self.sky.store(batch, self.at, rows.ra[start : start + self.n], rows.dec[start : start + self.n])
         batch.close(stop)
 
-
     def _check(self) -> None:
         """Check the pixels of the rows that the reader has not checked while they were in the cache."""
         step = max(1, PIECE // max(1, self.batch.images[0].nbytes))

@@ -33,6 +33,7 @@ __all__ = [
     "StampSource",
     "allocate",
     "check_scale",
+    "number_files",
     "open_source",
     "split_spec",
     "survey_frame",
@@ -214,8 +215,16 @@ class Located:
 
     def order(self) -> NDArray[np.intp]:
         """Return the stable permutation into storage order, by (file, offset)."""
-        _, number = np.unique(np.asarray(self.file, dtype=np.str_), return_inverse=True)
-        return np.lexsort((self.offset, number))
+        by = np.argsort(self.offset, kind="stable").tolist()
+        by.sort(key=self.file.__getitem__)
+        return np.array(by, np.intp)
+
+
+def number_files(files: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
+    """Return the sorted distinct paths and each row's number among them (without a fixed-width text array)."""
+    names = sorted(set(files))
+    number = {name: index for index, name in enumerate(names)}
+    return names, np.fromiter((number[file] for file in files), np.int64, len(files))
 
 
 @dataclass(slots=True)

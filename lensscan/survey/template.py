@@ -12,6 +12,7 @@ from lensscan.errors import ConfigError
 __all__ = ["BAND", "Template", "band_label"]
 
 BAND = "{band}"
+PIECE = 1 << 16
 
 
 def band_label(name: str, band: Band) -> str:
@@ -39,9 +40,12 @@ class Template:
         if not self.columns:
             path = self.text.format(band=BAND) if self.per_band else self.text.format()
             return [path] * n
-        values = [columns[name].tolist() for name in self.columns]
         fill, names = self.text.format_map, self.columns
+        paths: list[str] = []
         try:
-            return [fill(dict(zip(names, row, strict=True), band=BAND)) for row in zip(*values, strict=True)]
+            for start in range(0, n, PIECE):
+                values = [columns[name][start : start + PIECE].tolist() for name in names]
+                paths += [fill(dict(zip(names, row, strict=True), band=BAND)) for row in zip(*values, strict=True)]
+            return paths
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"template {self.text!r}: {error}; the format does not fit the column") from None

@@ -29,6 +29,7 @@ from lensscan.survey.stamps import (
     StampReader,
     StampSource,
     check_scale,
+    number_files,
 )
 from lensscan.survey.template import Template
 from lensscan.survey.tilefile import TileFile
@@ -87,16 +88,17 @@ class TileSource(StampSource):
             files = [self._index.files[n] if n >= 0 else "" for n in number.tolist()]
             status[number < 0] = Status.NO_POSITION
         offset = np.zeros(chunk.n, np.int64)
-        names, which = np.unique(np.asarray(files, dtype=np.str_), return_inverse=True)
-        for tile, name in enumerate(names.tolist()):
-            rows = np.flatnonzero((which == tile) & (status == PENDING))
+        names, which = number_files(files)
+        order = np.argsort(which, kind="stable")
+        borders = np.searchsorted(which[order], np.arange(len(names) + 1))
+        for tile, name in enumerate(names):
+            rows = order[borders[tile] : borders[tile + 1]]
+            rows = rows[status[rows] == PENDING]
             if len(rows):
                 offset[rows], status[rows] = self._place(name, chunk, rows)
         return Located(files, offset, status)
 
-    def _place(
-        self, name: str, chunk: Chunk, rows: NDArray[np.intp]
-    ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    def _place(self, name: str, chunk: Chunk, rows: NDArray[np.intp]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
         offset, status = np.zeros(len(rows), np.int64), np.full(len(rows), PENDING, np.uint8)
         geometry = self._geometry(name)
         if isinstance(geometry, int):
@@ -204,9 +206,7 @@ class TileReader(StampReader):
             filling.sky.stale(row)
         return PENDING
 
-    def _cut_band(
-        self, tile: OpenTile, name: str, band: int, row: int, x: float, y: float, filling: Filling
-    ) -> None:
+    def _cut_band(self, tile: OpenTile, name: str, band: int, row: int, x: float, y: float, filling: Filling) -> None:
         facts, file = tile.facts[name], tile.files[name]
         if facts.factor is None:
             raise StampError(Status.NO_ZERO_POINT, f"{file.path}: no zero point for band {name}")
@@ -283,9 +283,7 @@ def _same_file(rows: Rows, start: int, stop: int) -> Iterator[tuple[int, int]]:
             low = row
 
 
-def _planes(
-    file: TileFile, place: Placement, facts: Facts
-) -> tuple[NDArray[np.bool_] | None, float, float]:
+def _planes(file: TileFile, place: Placement, facts: Facts) -> tuple[NDArray[np.bool_] | None, float, float]:
     bad: NDArray[np.bool_] | None = None
     noise, fwhm = math.nan, facts.fwhm
     for kind, index in file.extra:

@@ -136,7 +136,9 @@ def test_fluxes_and_extinction(tmp_path):
     np.testing.assert_allclose(chunk.mags["g"], [31.4 - 10 - 0.1, np.nan, np.nan])
 
 
-@pytest.mark.parametrize(("name", "content"), [("a.csv", b""), ("a.fits", b"<html>"), ("a.h5", b"x"), ("a.parquet", b"x"), ("a.doc", b"")])
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.csv", b""), ("a.fits", b"<html>"), ("a.h5", b"x"), ("a.parquet", b"x"), ("a.doc", b"")]
+)
 def test_files_that_are_no_tables(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CatalogError, match=name) as error:
@@ -155,7 +157,9 @@ def test_real_catalogs(shared_data):
     assert chunk.n == 4830
     assert set(chunk.mags) == set("ugriz")
     des = load_survey("des")
-    tables = [read(open_catalog(str(shared_data / f"des_stamps/catalog.{k}"), des, ("file",)))[0] for k in ("csv", "fits")]
+    tables = [
+        read(open_catalog(str(shared_data / f"des_stamps/catalog.{k}"), des, ("file",)))[0] for k in ("csv", "fits")
+    ]
     assert tables[0].id.tolist() == tables[1].id.tolist()
     np.testing.assert_allclose(tables[0].mags["g"], tables[1].mags["g"])
     assert tables[0].columns["file"].tolist() == tables[1].columns["file"].tolist()

@@ -20,11 +20,20 @@ FRAME = Frame(("g", "r", "i", "z"), 64, 0.263, 1)
 NJY = 10 ** (-0.4 * (30.0 - 31.4))
 
 
-def read(file: Path | str, survey=SURVEY, frame: Frame = FRAME, ra: float = np.nan, dec: float = np.nan, **options) -> Batch:
+def read(
+    file: Path | str, survey=SURVEY, frame: Frame = FRAME, ra: float = np.nan, dec: float = np.nan, **options
+) -> Batch:
     source = open_source(f"stamps:{file}", survey, frame, **options)
     nan = np.full(1, np.nan)
     rows = Rows(
-        np.array([1]), np.array([ra]), np.array([dec]), nan, nan, [str(file)], np.zeros(1, np.int64), np.zeros(1, np.uint8)
+        np.array([1]),
+        np.array([ra]),
+        np.array([dec]),
+        nan,
+        nan,
+        [str(file)],
+        np.zeros(1, np.int64),
+        np.zeros(1, np.uint8),
     )
     batch = allocate(1, frame)
     source.reader().read(rows, 0, 1, batch)
@@ -69,17 +78,26 @@ def test_cubes(tmp_path, stated):
 
 def test_names_are_found_in_any_case_and_with_suffixes(tmp_path):
     images = zoo.pixels()
-    for names in (("g", "r", "i", "z"), ("G_SCI", "R_SCI", "I_SCI", "Z_SCI"), ("IMAGE_g", "IMAGE_r", "IMAGE_i", "IMAGE_z")):
+    for names in (
+        ("g", "r", "i", "z"),
+        ("G_SCI", "R_SCI", "I_SCI", "Z_SCI"),
+        ("IMAGE_g", "IMAGE_r", "IMAGE_i", "IMAGE_z"),
+    ):
         (tmp_path / "a.fits").write_bytes(zoo.stamp(images, names))
         np.testing.assert_allclose(read(tmp_path / "a.fits").images[0], images * NJY, rtol=2e-7)
 
 
-@pytest.mark.parametrize(("plane", "good", "bad", "noise"), [("IVAR", 4.0, 0.0, 0.5), ("RMS", 0.5, 1e16, 0.5), ("VAR", 0.25, -1.0, 0.5), ("MASK", 0.0, 4.0, None)])
+@pytest.mark.parametrize(
+    ("plane", "good", "bad", "noise"),
+    [("IVAR", 4.0, 0.0, 0.5), ("RMS", 0.5, 1e16, 0.5), ("VAR", 0.25, -1.0, 0.5), ("MASK", 0.0, 4.0, None)],
+)
 def test_planes_mask_and_state_the_noise(tmp_path, plane, good, bad, noise):
     image, beside = zoo.pixels()[0], np.full((64, 64), good, np.float32)
     beside[3, 7] = bad
-    psf = np.exp(-np.hypot(*(np.mgrid[:25, :25] - 12)) ** 2 / (2 * 2.0**2)).astype(np.float32)
-    raw = zoo.primary() + b"".join(zoo.extension(n, i) for n, i in (("G", image), (f"G_{plane}", beside), ("G_PSF", psf)))
+    psf = np.exp(-(np.hypot(*(np.mgrid[:25, :25] - 12)) ** 2) / (2 * 2.0**2)).astype(np.float32)
+    raw = zoo.primary() + b"".join(
+        zoo.extension(n, i) for n, i in (("G", image), (f"G_{plane}", beside), ("G_PSF", psf))
+    )
     (tmp_path / "a.fits").write_bytes(raw)
     batch = read(tmp_path / "a.fits", frame=Frame(("g",), 64, 0.263, 1))
     assert batch.status[0] == Status.PENDING
@@ -151,7 +169,10 @@ def test_compressed_stamps_go_through_cfitsio(tmp_path):
     batch = read(f"{tmp_path}/c_{{band}}.fits", frame=frame)
     np.testing.assert_allclose(batch.images[0, 0], image * NJY, rtol=2e-7)
     raw = (tmp_path / "c_g.fits").read_bytes()
-    for old, new in ((b"ZNAXIS1 =                   64", b"ZNAXIS1 =               226000"), (b"ZNAXIS2 =                   64", b"ZNAXIS2 =            226000000")):
+    for old, new in (
+        (b"ZNAXIS1 =                   64", b"ZNAXIS1 =               226000"),
+        (b"ZNAXIS2 =                   64", b"ZNAXIS2 =            226000000"),
+    ):
         assert old in raw
         (tmp_path / "f_g.fits").write_bytes(raw.replace(old, new))
         assert read(f"{tmp_path}/f_{{band}}.fits", frame=frame).status[0] == Status.UNREADABLE

@@ -219,9 +219,13 @@ def test_packs_that_do_not_fit_are_refused(tmp_path):
 
 
 def test_an_interrupted_writer_leaves_nothing(tmp_path):
-    with pytest.raises(RuntimeError), PackWriter(tmp_path / "a.fits", FRAME, np.dtype("i8")) as writer:
-        writer.add(filled(2), np.arange(2), np.zeros(2), np.zeros(2))
-        raise RuntimeError
+    def interrupted() -> None:
+        with PackWriter(tmp_path / "a.fits", FRAME, np.dtype("i8")) as writer:
+            writer.add(filled(2), np.arange(2), np.zeros(2), np.zeros(2))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        interrupted()
     assert list(tmp_path.iterdir()) == []
 
 

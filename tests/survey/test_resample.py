@@ -67,7 +67,9 @@ def test_coverage_counts_what_lies_on_the_image():
     np.testing.assert_allclose(cover, [0] + [1] * 10 + [0])
 
 
-@pytest.mark.parametrize(("side", "size", "expected"), [(91, 64, -0.5), (90, 64, 0.0), (91, 91, 0.0), (60, 91, -0.5), (45, 64, -0.5)])
+@pytest.mark.parametrize(
+    ("side", "size", "expected"), [(91, 64, -0.5), (90, 64, 0.0), (91, 91, 0.0), (60, 91, -0.5), (45, 64, -0.5)]
+)
 def test_offsets_of_centred_crops_and_pads(side, size, expected):
     placed = place_centred((side, side), size)
     assert abs(placed.offset[0]) == pytest.approx(abs(expected))

@@ -92,7 +92,16 @@ def test_shipped_cuts_and_surveys_load_and_state_their_prevalence():
 )
 def test_real_catalogs_keep_the_published_numbers(shared_data, tmp_path, capsys, survey, file, expected):
     out = tmp_path / "selection.fits"
-    arguments = ["select", str(shared_data / file), "--survey", survey, "--cut", "des-jacobs2019a-colours", "-o", str(out)]
+    arguments = [
+        "select",
+        str(shared_data / file),
+        "--survey",
+        survey,
+        "--cut",
+        "des-jacobs2019a-colours",
+        "-o",
+        str(out),
+    ]
     assert main(arguments) == 0
     assert f"selected {expected[1]:,} of {expected[0]:,}" in capsys.readouterr().out
     flow = read_stored_flow(out)

@@ -96,7 +96,15 @@ def test_edges_are_padded_and_flagged_and_the_outside_fails(tmp_path):
     nan = np.full(7, np.nan)
     batch, rows = cut(f"tiles:{tmp_path}/t_{{band}}.fits", chunk_at(nan, nan, x, y))
     status = dict(zip(rows.id.tolist(), batch.status.tolist(), strict=True))
-    assert [status[i] for i in range(7)] == [0, 0, 0, Status.MASKED, Status.MASKED, Status.OUTSIDE_IMAGE, Status.NO_POSITION]
+    assert [status[i] for i in range(7)] == [
+        0,
+        0,
+        0,
+        Status.MASKED,
+        Status.MASKED,
+        Status.OUTSIDE_IMAGE,
+        Status.NO_POSITION,
+    ]
     row = rows.id.tolist().index(1)
     assert batch.flags[row] == Flag.EDGE | Flag.MASKED
     low = int(np.floor(5.0 - 15.5 + 0.5))
@@ -207,6 +215,7 @@ def test_strips_of_a_row_tiled_image_read_every_row_once(tmp_path, monkeypatch):
     assert seen == [(0, 32), (32, 35), (35, 52), (60, 92), (92, 93), (120, 152), (10, 42)]
 
 
+@pytest.mark.filterwarnings("ignore:Keyword name:astropy.io.fits.verify.VerifyWarning")
 def test_lsst_masks_mean_damage_not_detections(tmp_path):
     images = write_tile(tmp_path, "t")
     mask = np.zeros((SIDE, SIDE), np.int32)

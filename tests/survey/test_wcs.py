@@ -79,7 +79,10 @@ def test_general_agrees_with_tan(name):
     ("cards", "expected"),
     [
         ([("CDELT1", -SCALE), ("CDELT2", SCALE), ("CROTA2", 30.0)], None),
-        ([("CDELT1", -SCALE), ("CDELT2", SCALE), ("PC1_1", 0.8), ("PC1_2", -0.6), ("PC2_1", 0.6), ("PC2_2", 0.8)], None),
+        (
+            [("CDELT1", -SCALE), ("CDELT2", SCALE), ("PC1_1", 0.8), ("PC1_2", -0.6), ("PC2_1", 0.6), ("PC2_2", 0.8)],
+            None,
+        ),
     ],
 )
 def test_old_and_new_matrices(cards, expected):

@@ -76,7 +76,7 @@ def test_other_rows_are_bitwise_unchanged(specimens):
 
 
 def test_plain_decoding_agrees_with_cfitsio(specimens):
-    folder, all_of_them = specimens
+    folder, _ = specimens
     batch = read(folder, ["good.fits", "int16-bscale.fits"])
     for row, name in enumerate(("good.fits", "int16-bscale.fits")):
         with fitsio.FITS(str(folder / name)) as file:

@@ -129,7 +129,10 @@ FILES: dict[str, tuple[Callable[[], bytes], Status]] = {
     "constant": (lambda: stamp(np.full_like(pixels(), 3.5)), Status.BLANK),
     "bit-flips": (_flipped, Status.UNREADABLE),
     "noise": (lambda: np.random.default_rng(3).bytes(70_000), Status.UNREADABLE),
-    "wrong-scale": (lambda: stamp(pixels()).replace(card("PIXSCALE", SCALE), card("PIXSCALE", 0.4)), Status.WRONG_SCALE),
+    "wrong-scale": (
+        lambda: stamp(pixels()).replace(card("PIXSCALE", SCALE), card("PIXSCALE", 0.4)),
+        Status.WRONG_SCALE,
+    ),
 }
 
 
