@@ -29,11 +29,10 @@ row_of = {int(number): row for row, number in enumerate(truth["id"])}
 print(f"{'rank':>4} {'id':>8} {'logit':>7} {'p_lens':>8} {'theta_E (arcsec)':>18}   truth")
 for candidate in candidates[:20]:
     row = truth[row_of[int(candidate["id"])]]
-    kind = f"lens, theta_E = {row['theta_E']:.2f}" if row["is_lens"] else "no lens"
+    kind = f"lens, theta_E = {row['theta_E']:.2f}" if row["is_lens"] else f"no lens ({row['class']})"
     theta = f"{candidate['theta_E'].value:.2f} +- {candidate['theta_E_err'].value:.2f}"
     print(f"{candidate['rank']:4d} {candidate['id']:8d} {candidate['logit']:7.2f} {candidate['p_lens']:8.2g} {theta:>18}   {kind}")
 END
 
-"$lensscan" mosaic demo/candidates.h5 -o demo/mosaic
-say "the pictures:"
-ls demo/mosaic/*.png
+say "the pictures (true lenses framed in green, the circle is the Einstein radius)"
+"$lensscan" mosaic demo/candidates.h5 --truth demo/survey/truth.fits --ring -o demo/mosaic

@@ -57,17 +57,24 @@ install_packages() {
     "$VENV/bin/pip" install -qq --no-build-isolation -e "${ROOT}[$extras]"
 }
 
-# the stamp tells what was installed from which lists; nothing is done again while it holds
-fingerprint() { { echo "$extras $VENV"; cat "$ROOT/setup.cfg" "$ROOT/jobs/constraints.txt" "$ROOT/jobs/build-horovod.sh"; } | sha256sum | cut -d' ' -f1; }
+# a stamp for each extra tells from which lists it was installed; nothing is done again while it holds
+fingerprint() { { echo "$VENV"; cat "$ROOT/setup.cfg" "$ROOT/jobs/constraints.txt" "$ROOT/jobs/build-horovod.sh"; } | sha256sum | cut -d' ' -f1; }
+
+installed() {
+    local extra lists
+    lists=$(fingerprint)
+    for extra in ${extras//,/ }; do
+        [ "$(cat "$VENV/.lensscan-$extra" 2>/dev/null)" = "$lists" ] || return 1
+    done
+}
 
 check_python
 make_venv
-stamp=$VENV/.lensscan-$train-${extras//,/-}
-if [ "$(cat "$stamp" 2>/dev/null)" != "$(fingerprint)" ]; then
+if ! installed; then
     [ $train = no ] || "$VENV/bin/python" -c 'import horovod' 2>/dev/null || check_compiler
     install_packages
     [ $train = no ] || bash "$ROOT/jobs/build-horovod.sh"
-    fingerprint >"$stamp"
+    for extra in ${extras//,/ }; do fingerprint >"$VENV/.lensscan-$extra"; done
 fi
 "$VENV/bin/lensscan" --version >/dev/null || die "the installed lensscan does not start; remove $VENV and run this again"
 say "ready: $VENV/bin/lensscan"
