@@ -229,6 +229,7 @@ class PackReader(StampReader):
                 self._place(opened, low + index - row, index, filling)
         self._columns(opened, low, high, row, filling)
         same = opened.pack.ids_at(low, high) == rows.id[start + row : start + end]
+        opened.pack.release(low, high)
         for wrong in np.flatnonzero(~same).tolist():
             filling.fail(row + wrong, Status.WRONG_ID)
 

@@ -112,6 +112,7 @@ class PackFile:
     index: NDArray[Any] | None
     planes: NDArray[Any] | None
     failures: NDArray[Any] | None
+    _start: int
     _memory: mmap.mmap
     _descriptor: int
 
@@ -149,6 +150,7 @@ class PackFile:
                 _beside(file, hdus.get("INDEX"), len(rows)),
                 _beside(file, hdus.get("PLANES"), len(rows)),
                 _beside(file, hdus.get("FAILURES")),
+                stamps.start,
                 memory,
                 descriptor,
             )
@@ -160,6 +162,14 @@ class PackFile:
         """Raise `StampError` if the file has shrunk since it was opened: touching the map would end the process."""
         if os.fstat(self._descriptor).st_size < len(self._memory):
             raise StampError(Status.UNREADABLE, f"{self.path}: was truncated while in use")
+
+    def release(self, low: int, high: int) -> None:
+        """Give the pages of rows [low, high) back, so that the process does not grow with the packs it has read."""
+        first = self._start + low * self.rows.itemsize
+        first += -first % mmap.PAGESIZE
+        length = self._start + high * self.rows.itemsize - first
+        if length > 0:
+            self._memory.madvise(mmap.MADV_DONTNEED, first, length - length % mmap.PAGESIZE)
 
     def ids(self) -> NDArray[Any]:
         """Return the identifiers in native form: int64, uint64 or str."""

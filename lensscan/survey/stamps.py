@@ -254,6 +254,20 @@ class Rows:
     def __len__(self) -> int:
         return len(self.file)
 
+    def cut(self, start: int, stop: int) -> Rows:
+        """Return a copy of the rows [start, stop)."""
+        piece = slice(start, stop)
+        return Rows(
+            id=self.id[piece],
+            ra=self.ra[piece],
+            dec=self.dec[piece],
+            px=self.px[piece],
+            py=self.py[piece],
+            file=self.file[piece],
+            offset=self.offset[piece],
+            status=self.status[piece].copy(),
+        )
+
     @classmethod
     def of(cls, chunk: Chunk, located: Located, order: NDArray[np.intp] | None = None) -> Rows:
         """Join a catalog chunk and its places, permuted by `order` (default: storage order)."""

@@ -92,6 +92,10 @@ class TileFile:
         pixels = np.frombuffer(self._memory, dtype, math.prod(hdu.shape), hdu.start).reshape(hdu.shape)
         return physical(pixels[rows, columns], hdu.header)
 
+    def release(self) -> None:
+        """Give the mapped pages back, so that the process does not grow with the tiles it has read."""
+        self._memory.madvise(mmap.MADV_DONTNEED)
+
     def _strip(self, hdu: Hdu, rows: slice) -> NDArray[Any]:
         first, strip = self._strips.get(hdu.index, (0, np.empty((0, hdu.shape[1]), np.float32)))
         last = first + len(strip)

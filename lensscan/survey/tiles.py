@@ -185,6 +185,7 @@ class TileReader(StampReader):
             status = self._cut(tile, row, column, line, filling)
             if status != PENDING:
                 filling.fail(row, status)
+        tile.release()
 
     def _cut(self, tile: OpenTile, row: int, x: float, y: float, filling: Filling) -> int:
         if not (math.isfinite(x) and math.isfinite(y)):
@@ -267,6 +268,11 @@ class OpenTile:
             x, y = mine.pixels(sky[:, 0], sky[:, 1])
             if not (abs(x[0]) < ALIGNED and abs(y[0]) < ALIGNED):
                 raise StampError(Status.WRONG_SHAPE, f"{name}: band {band} lies on another pixel grid")
+
+    def release(self) -> None:
+        """Give mapped pages back."""
+        for file in self.files.values():
+            file.release()
 
     def close(self) -> None:
         """Close the files."""
