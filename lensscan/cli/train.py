@@ -70,7 +70,8 @@ def run(args: argparse.Namespace) -> int:
     except Exception as error:
         if size == 1:
             raise
-        traceback.print_exc()
+        if args.debug or not isinstance(error, LensscanError):
+            traceback.print_exc()
         sys.stderr.write(f"lensscan train: error: {error}\n")
         sys.stderr.flush()
         code = error.exit_code if isinstance(error, LensscanError) else ExitCode.ERROR

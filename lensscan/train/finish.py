@@ -186,7 +186,8 @@ def evaluate(card: Card, scored: Scored) -> dict[str, Any]:
             rate, threshold = tpr_at_fpr(logit, lens, fpr)
             interval = wilson(round(rate * lens.sum()), int(lens.sum()))
             result[f"tpr_at_fpr_{fpr:g}"] = {"tpr": rate, "threshold": threshold, "interval_95": interval}
-    result["false_positives"] = _by_class(scored, logit, result["tpr_at_fpr_0.01"]["threshold"])
+    known = result.get("tpr_at_fpr_0.01")
+    result["false_positives"] = _by_class(scored, logit, known["threshold"]) if known else {}
     result |= _regression(scored)
     return _rounded(result)
 

@@ -1,0 +1,105 @@
+"""The finish: calibration, posterior scale, ranges and evaluation of scores whose truth is known."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from lensscan.metrics.posterior import marginal_coverage
+from lensscan.mocks.recipes import CLASSES
+from lensscan.nets.latent import N_LATENT, PARAMETERS, TRIANGLE, from_latent
+from lensscan.nets.model import make_trivial
+from lensscan.train.finish import Scored, _sigmas, calibrate, evaluate, latent_truth
+from lensscan.train.settings import Augmentation, Finish
+
+WIDTH = np.array([0.1, 0.05, 0.05, 0.04, 0.04, 0.2, 0.2])
+STATED = np.array([0.5, 2.0, 2.0, 1.0, 1.0, 1.25, 1.25])
+
+
+def scores(n=20_000, seed=1, scale=(1.0,) * 7) -> Scored:
+    """Two-Gaussian logits, a fifth too large; posteriors whose stated width is off by `STATED`."""
+    rng = np.random.default_rng(seed)
+    lens = rng.random(n) < 0.4
+    latent = rng.normal(0, [0.3, 0.1, 0.1, 0.1, 0.1, 0.3, 0.3], (n, N_LATENT))
+    mean = latent + WIDTH * rng.normal(size=latent.shape)
+    sigma = WIDTH * STATED * np.asarray(scale)
+    cov = np.zeros((n, len(TRIANGLE)))
+    for i in range(N_LATENT):
+        cov[:, TRIANGLE.index((i, i))] = sigma[i] ** 2
+    truth = {
+        name: np.where(lens, column, np.nan) for name, column in zip(PARAMETERS, from_latent(latent).T, strict=True)
+    }
+    truth |= {"is_lens": lens, "klass": np.where(lens, 0, rng.integers(2, len(CLASSES), n))}
+    logit = 1.25 * 2 * rng.normal(np.where(lens, 1.0, -1.0))
+    bands = rng.uniform(5, 20, (n, 2))
+    return Scored(logit.astype(np.float32), mean.astype(np.float32), cov.astype(np.float32), bands, bands / 10, truth)
+
+
+@pytest.fixture(scope="module")
+def model():
+    found = scores()
+    return calibrate(make_trivial("gr", 32, 0.2), found, Finish(), Augmentation())
+
+
+def test_logit_is_calibrated(model):
+    assert model.card.calibration.kind == "platt"
+    assert model.card.calibration.a == pytest.approx(0.8, abs=0.03)
+    assert model.card.calibration.b == pytest.approx(0.0, abs=0.06)
+
+
+def test_posterior_scale_undoes_the_wrong_width(model):
+    np.testing.assert_allclose(model.card.posterior_scale, 1 / STATED, rtol=0.03)
+    fresh = scores(seed=2, scale=model.card.posterior_scale)
+    lens = fresh.is_lens
+    covered = marginal_coverage(latent_truth(fresh), fresh.mean[lens], _sigmas(fresh), 0.68)
+    np.testing.assert_allclose(covered, 0.68, atol=0.02)
+
+
+def test_scale_keeps_the_dihedral_rules(model):
+    scale = model.card.posterior_scale
+    assert scale[1] == scale[2]
+    assert scale[3] == scale[4]
+    assert scale[5] == scale[6]
+
+
+def test_lens_density_integrates_to_one(model):
+    density = model.card.f_lens
+    assert len(density.edges) == len(density.density) + 1
+    assert np.sum(np.diff(density.edges) * density.density) == pytest.approx(1.0, abs=1e-4)
+    peak = density.edges[int(np.argmax(density.density))]
+    assert peak == pytest.approx(2.0, abs=1.5)
+
+
+def test_ranges_and_prior(model):
+    low, high = model.card.sigma_range["g"]
+    assert 3 < low < 5.1
+    assert 19.9 < high < 26
+    assert model.card.fwhm_range["r"][1] == pytest.approx(2 * np.exp(0.08), rel=0.02)
+    assert set(model.card.prior) == set(PARAMETERS)
+
+
+def test_evaluation_is_plain_json(model):
+    found = evaluate(model.card, scores(seed=3, scale=model.card.posterior_scale))
+    json.dumps(found, allow_nan=False)
+    assert found["n_lens"] + found["n_other"] == 20_000
+    assert found["auroc"] == pytest.approx(0.921, abs=0.01)
+    assert found["ece"] < 0.02
+    assert found["tpr_at_fpr_0.01"]["interval_95"][0] < found["tpr_at_fpr_0.01"]["tpr"]
+    assert found["coverage"]["0.68"]["joint"] == pytest.approx(0.68, abs=0.03)
+    assert found["parameters"]["x"]["half_width_68"] == pytest.approx(0.04, rel=0.1)
+    rates = found["false_positives"]
+    assert "lens" not in rates
+    assert np.mean([rate["above"] for rate in rates.values()]) == pytest.approx(0.01, abs=0.004)
+
+
+def test_rates_that_the_sample_cannot_show_are_left_out(model):
+    found = evaluate(model.card, scores(n=3000, seed=4))
+    assert "tpr_at_fpr_0.001" not in found, "1800 negatives cannot show a rate of 1e-3"
+
+
+def test_too_small_an_evaluation_still_works(model):
+    found = evaluate(model.card, scores(n=300, seed=4))
+    assert "tpr_at_fpr_0.01" not in found
+    assert found["false_positives"] == {}

@@ -1,0 +1,126 @@
+"""lensscan train: from a training file to a model that scores, resumed, refused, finished."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from launch import Finished, run
+
+from lensscan.errors import ExitCode
+from lensscan.nets.model import Model
+
+SMALL = """
+name = "small"
+recipe = "des-griz"
+steps = 6
+batch = 16
+validate_every = 3
+validation = 64
+min_bands = 3
+[network]
+widths = [8, 12, 16]
+depths = [0, 0, 0]
+hidden = 16
+squeeze = 8
+[stream]
+chunk = 64
+window = 1
+reuse = 2.0
+[finish]
+calibration = 192
+evaluation = 192
+"""
+
+
+def train(folder: Path, *options: str, **how: object) -> Finished:
+    (folder / "small.toml").write_text(SMALL)
+    output = [] if "-o" in options else ["-o", str(folder / "small.safetensors")]
+    return run(["train", str(folder / "small.toml"), *output, *options], **how)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("train")
+    first = train(folder, "--max-seconds", "0")
+    stopped = (folder / "small.safetensors").exists()
+    second = train(folder)
+    return folder, first, stopped, second
+
+
+@pytest.mark.slow
+def test_stop_and_resume(trained):
+    folder, first, stopped, second = trained
+    assert first.code == ExitCode.INCOMPLETE, first
+    assert not stopped, "no model before the last step"
+    assert second.code == 0, second
+    assert "small.safetensors, sha256" in second.err
+    run_folder = folder / "small.safetensors.run"
+    records = [json.loads(line) for line in (run_folder / "curves.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records if r["kind"] == "valid"] == [3, 6]
+    assert (run_folder / "curves.png").exists()
+
+
+@pytest.mark.slow
+def test_model_is_complete(trained):
+    model = Model.load(str(trained[0] / "small.safetensors"))
+    card = model.card
+    assert card.bands == ("g", "r", "i", "z")
+    assert card.min_bands == 3
+    assert card.label.startswith("recipe des-griz")
+    assert card.training["steps"] == 6
+    assert len(card.training["recipe_digest"]) == 64
+    assert card.evaluation["n_lens"] + card.evaluation["n_other"] == 192
+    assert set(card.sigma_range) == set(card.bands)
+    table = model.score(np.random.default_rng(1).normal(0, 20, (3, 4, 91, 91)), prevalence=1e-3)
+    assert np.isfinite(table["logit"]).all()
+    assert np.isfinite(table["theta_E"].value).all()
+
+
+@pytest.mark.slow
+def test_whole_run_gives_the_same_bytes(trained):
+    folder = trained[0]
+    whole = train(folder, "-o", str(folder / "whole.safetensors"))
+    assert whole.code == 0, whole
+    first, second = (Model.load(str(folder / name)) for name in ("small.safetensors", "whole.safetensors"))
+    for key, value in first.module.state_dict().items():
+        assert (second.module.state_dict()[key] == value).all(), key
+    same = {key: value for key, value in first.card.to_mapping().items() if key != "training"}
+    assert same == {key: value for key, value in second.card.to_mapping().items() if key != "training"}
+
+
+@pytest.mark.slow
+def test_finished_is_nothing_to_do_and_other_settings_are_refused(trained):
+    folder = trained[0]
+    again = train(folder)
+    assert again.code == 0, again
+    assert "nothing to do" in again.err
+    other = train(folder, "--set", "seed=5")
+    assert other.code == ExitCode.ERROR
+    assert other.err.strip().count("\n") == 0
+    assert "other settings" in other.err
+
+
+@pytest.mark.slow
+@pytest.mark.mpi
+def test_two_ranks(tmp_path):
+    done = train(tmp_path, "--backend", "torch", "--set", "steps=3", ranks=2)
+    assert done.code == 0, done
+    assert Model.load(str(tmp_path / "small.safetensors")).card.training["ranks"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.mpi
+def test_an_error_on_one_rank_ends_the_job(tmp_path):
+    done = train(tmp_path, "--backend", "torch", ranks=2, fault="point=checkpoint:written,do=raise")
+    assert done.code != 0, "a rank that fails must not hang or look complete"
+    assert not (tmp_path / "small.safetensors").exists()
+
+
+def test_unknown_training_is_one_line():
+    done = run(["train", "no-such"])
+    assert done.code == ExitCode.USAGE
+    assert "des-griz" in done.err
+    assert done.err.strip().count("\n") == 0

@@ -1,0 +1,63 @@
+"""Settings of a training: strict, hashed by what can change a weight."""
+
+from __future__ import annotations
+
+import pytest
+
+from lensscan.config import find, read_toml, shipped
+from lensscan.errors import ConfigError
+from lensscan.mocks.recipes import load_recipe
+from lensscan.nets.model import build_network
+from lensscan.train.loop import architecture
+from lensscan.train.settings import TrainSettings
+
+LEAST = {"name": "x", "recipe": "des-griz", "steps": 10}
+
+
+def settings(**changes) -> TrainSettings:
+    return TrainSettings.from_mapping({**LEAST, **changes}, "here.toml")
+
+
+@pytest.mark.parametrize("name", shipped("training"))
+def test_shipped_trainings_are_valid(name):
+    loaded = TrainSettings.from_mapping(read_toml(find("training", name)), name)
+    recipe = load_recipe(loaded.recipe)
+    network = build_network(architecture(loaded), len(recipe.bands), recipe.size)
+    megabytes = 4e-6 * sum(parameter.numel() for parameter in network.parameters())
+    assert megabytes < 3, "a shipped model must stay small"
+
+
+BAD = {
+    "unknown key": ({"stepps": 3}, "did you mean 'steps'"),
+    "unknown nested key": ({"optimiser": {"momentum": 1.0}}, "unknown key 'momentum'"),
+    "no steps": ({"steps": 0}, "steps must be positive"),
+    "negative rate": ({"optimiser": {"lr": -1.0}}, "optimiser.lr must be positive"),
+    "no reuse": ({"stream": {"reuse": 0.0}}, "stream.reuse must be positive"),
+    "views": ({"views": 4}, "views must be 1 or 8"),
+    "ema": ({"optimiser": {"ema": 1.0}}, "optimiser.ema"),
+    "precision": ({"precision": "fp8"}, "must be one of fp32, tf32, bf16"),
+    "type": ({"batch": "many"}, "batch must be int"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(BAD))
+def test_bad_settings_are_one_line(name):
+    changes, words = BAD[name]
+    with pytest.raises(ConfigError) as caught:
+        settings(**changes)
+    assert words in str(caught.value)
+    assert "here.toml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"seed": 2}, {"steps": 11}, {"softening": 3.0}, {"optimiser": {"lr": 1e-3}}, {"stream": {"window": 3}}],
+)
+def test_digest_sees_what_changes_a_weight(changes):
+    assert settings(**changes).digest != settings().digest
+
+
+@pytest.mark.parametrize("changes", [{"notes": "n"}, {"version": "9"}, {"checkpoint_seconds": 5.0}, {"views": 8}])
+def test_digest_does_not_see_the_rest(changes):
+    assert settings(**changes).digest == settings().digest
