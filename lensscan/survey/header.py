@@ -17,11 +17,12 @@ class Header:
     Equal header blocks share one object (`parse_header`).
     """
 
-    __slots__ = ("_index", "_text")
+    __slots__ = ("_index", "_text", "_values")
 
     def __init__(self, raw: bytes) -> None:
         self._text = raw.decode("latin-1")
         self._index: dict[str, int] | None = None
+        self._values: dict[str, tuple[Any, str]] = {}
 
     def _cards(self) -> dict[str, int]:
         if self._index is None:
@@ -53,6 +54,12 @@ class Header:
 
     def card(self, key: str) -> tuple[Any, str]:
         """Return (value, comment) of a keyword; of repeated ones the last; (None, "") if absent or undefined."""
+        known = self._values.get(key)
+        if known is None:
+            known = self._values[key] = self._card(key)
+        return known
+
+    def _card(self, key: str) -> tuple[Any, str]:
         start = self._cards().get(key)
         if start is None:
             return None, ""

@@ -74,6 +74,7 @@ class _File:
     data: bytes
     hdus: list[Hdu]
     _handle: Any = field(default=None)
+    _last: tuple[int, NDArray[Any]] | None = field(default=None)
 
     @classmethod
     def load(cls, path: str) -> _File:
@@ -81,7 +82,11 @@ class _File:
         return cls(path, data, scan(data))
 
     def pixels(self, index: int) -> NDArray[Any]:
-        hdu = self.hdus[index]
+        if self._last is None or self._last[0] != index:  # the planes of a cube are asked for one by one
+            self._last = index, self._decode(self.hdus[index])
+        return self._last[1]
+
+    def _decode(self, hdu: Hdu) -> NDArray[Any]:
         if hdu.kind != "compressed":
             return decode(self.data, hdu)
         if self._handle is None:

@@ -304,7 +304,7 @@ class StampSource(ABC):
 
     @abstractmethod
     def fingerprint(self) -> list[tuple[str, int, int]]:
-        """Return (path, size, mtime_ns) of index, pack and tile files located so far (not of loose stamps)."""
+        """Return (path, size, mtime_ns) of index, pack and tile files (not of loose stamps)."""
 
     @abstractmethod
     def required_columns(self) -> tuple[str, ...]:

@@ -67,9 +67,15 @@ class TileSource(StampSource):
         check_scale(survey.pixel_scale, frame, resample, f"survey {survey.name}")
 
     def fingerprint(self) -> list[tuple[str, int, int]]:
-        """Return (path, size, mtime_ns) of the index and of the tiles located so far; call it after `locate`."""
+        """Return (path, size, mtime_ns) of the index and its tiles, or of the tile of a template without columns.
+
+        The tiles of a template over catalog columns are not looked at: which they are shows only row by row.
+        """
+        tiles = self._index.files if self._index else []
+        if self._template is not None and not self._template.columns:
+            tiles = self._template.expand({}, 1)
         paths = [self._index.path] if self._index else []
-        for tile in sorted(self._seen):
+        for tile in tiles:
             files = {band_file(tile, self._survey, b) for b in self._frame.bands if b in self._survey.bands}
             paths += sorted(file for file in files if os.path.exists(file))
         return [(path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in paths]
