@@ -24,8 +24,8 @@ KINDS = ("none", "temperature", "platt")
 Floats = NDArray[np.floating]
 
 
-def apply(kind: str, a: float, b: float, logit: Floats) -> Floats:
-    """Return calibrated logits: ``logit``, ``a * logit`` or ``a * logit + b``, in the dtype of `logit`.
+def apply(kind: str, a: float, b: float, logit: Floats) -> NDArray[np.float64]:
+    """Return calibrated logits in float64: ``logit``, ``a * logit`` or ``a * logit + b``.
 
     Parameters
     ----------
@@ -45,11 +45,10 @@ def apply(kind: str, a: float, b: float, logit: Floats) -> Floats:
         raise ValueError(f"calibration {kind!r}; known are: {', '.join(KINDS)}")
     if not a > 0:
         raise ValueError(f"calibration slope {a} is not positive")
-    values = np.asarray(logit)
+    values = np.asarray(logit, np.float64)
     if kind == "none":
         return values.copy()
-    offset = b if kind == "platt" else 0.0
-    return (a * values.astype(np.float64) + offset).astype(values.dtype)
+    return a * values + (b if kind == "platt" else 0.0)
 
 
 def fit(kind: str, logit: Floats, is_lens: NDArray[np.bool_], prior: float | None = None) -> tuple[float, float]:
@@ -99,7 +98,7 @@ def fit(kind: str, logit: Floats, is_lens: NDArray[np.bool_], prior: float | Non
     return float(np.exp(found.x[0])), float(found.x[1]) if kind == "platt" else 0.0
 
 
-def prevalence_shift(logit: Floats, prevalence: float) -> Floats:
+def prevalence_shift(logit: Floats, prevalence: float) -> NDArray[np.float64]:
     """Return p_lens = sigmoid(logit + log(pi / (1 - pi))), DESIGN section 1.
 
     Raises
@@ -109,9 +108,8 @@ def prevalence_shift(logit: Floats, prevalence: float) -> Floats:
     """
     if not 0 < prevalence < 1:
         raise ValueError(f"prevalence {prevalence} does not lie between 0 and 1")
-    values = np.asarray(logit)
-    shift = np.log(prevalence) - np.log1p(-prevalence)
-    return expit(values.astype(np.float64) + shift).astype(values.dtype)
+    with np.errstate(over="ignore"):
+        return 1.0 / (1.0 + np.exp(-np.asarray(logit, np.float64)) * ((1.0 - prevalence) / prevalence))
 
 
 def log_loss(logit: Floats, is_lens: NDArray[np.bool_], weight: Floats | None = None) -> float:

@@ -57,7 +57,7 @@ def test_order_is_kept(kind):
     score = np.sort(np.random.default_rng(3).normal(size=100)).astype(np.float32)
     out = apply(kind, 0.37, -2.0, score)
     assert (np.diff(out) >= 0).all()
-    assert out.dtype == np.float32
+    assert out.dtype == np.float64
     assert np.isnan(apply(kind, 0.37, -2.0, np.array([np.nan]))).all()
 
 

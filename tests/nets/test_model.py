@@ -123,7 +123,7 @@ def test_score_is_bit_equal_to_the_scorer(model):
     slot.close(6)
     expected = Scorer([model], "cpu", 64).submit(slot).result()
     assert np.array_equal(table["logit_raw"][64:], expected["logit"][:6, 0])
-    assert np.array_equal(table["logit"], (0.5 * table["logit_raw"].astype(float) - 1).astype(np.float32))
+    assert np.array_equal(table["logit"], 0.5 * table["logit_raw"].astype(float) - 1)
     odds = np.log(1e-3 / 0.999)
     np.testing.assert_allclose(table["p_lens"], 1 / (1 + np.exp(-(table["logit"] + odds))), rtol=1e-5)
     assert table["theta_E"].unit == u.arcsec

@@ -1,0 +1,74 @@
+"""Shipped models: complete cards, files that belong to the committed training, sane scores of real stamps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from lensscan.config import find, read_toml, shipped
+from lensscan.mocks.recipes import load_recipe
+from lensscan.nets.latent import PARAMETERS
+from lensscan.nets.model import Model
+from lensscan.train.settings import TrainSettings
+
+MODELS = shipped("models")
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request):
+    return Model.load(request.param)
+
+
+def test_the_des_model_is_shipped():
+    assert "des-griz" in MODELS
+
+
+def test_card_is_complete(model):
+    card = model.card
+    assert find("models", card.name).stat().st_size < 3e6
+    assert card.label
+    assert card.calibration.kind in ("temperature", "platt")
+    assert np.sum(np.diff(card.f_lens.edges) * card.f_lens.density) == pytest.approx(1.0, abs=1e-3)
+    assert set(card.prior) == set(PARAMETERS)
+    assert set(card.sigma_range) == set(card.fwhm_range) == set(card.bands)
+    assert all(0.7 < scale < 1.4 for scale in card.posterior_scale), "a head that is far off needs training"
+    assert card.evaluation["auroc"] > 0.85
+
+
+def test_file_belongs_to_the_committed_training_and_recipe(model):
+    training = model.card.training
+    settings = TrainSettings.from_mapping(read_toml(find("training", model.card.name)), model.card.name)
+    assert training["settings_digest"] == settings.digest, "train again, or restore the training file"
+    assert training["recipe_digest"] == load_recipe(settings.recipe).digest, "train again, or restore the recipe"
+
+
+def test_coverage_in_the_card(model):
+    for level, parts in model.card.evaluation["coverage"].items():
+        for name, found in parts["marginal"].items():
+            assert found == pytest.approx(float(level), abs=0.03), f"{name} at {level}"
+
+
+def test_mocks_are_told_apart(model):
+    from lensscan.metrics.detection import auroc
+    from lensscan.mocks.simulate import simulate
+
+    recipe = load_recipe(read_toml(find("training", model.card.name))["recipe"])
+    mocks = simulate(recipe, seed=987_654, n=256)
+    table = model.score(mocks.images.numpy(), fwhm=mocks.fwhm.numpy())
+    lens = mocks.truth["is_lens"].numpy()
+    assert auroc(table["logit"], lens) > model.card.evaluation["auroc"] - 0.06
+    pull = (table["x"].value - mocks.truth["x"].numpy())[lens] / table["x_err"].value[lens]
+    assert 0.5 < np.sqrt(np.median(pull**2)) / 0.6745 < 1.5
+
+
+def test_real_des_galaxies_do_not_look_like_lenses(shared_data):
+    """36 ordinary luminous red galaxies from DES coadds; a few hundredths may pass a threshold of FPR 1e-2."""
+    model = Model.load("des-griz")
+    files = sorted((shared_data / "des_stamps").glob("des_dls_*.fits"))
+    assert len(files) == 36
+    counts = np.stack([[fits.getdata(path, band) for band in "GRIZ"] for path in files])
+    table = model.score(counts * 10 ** (-0.4 * (30.0 - 31.4)))
+    threshold = model.card.evaluation["tpr_at_fpr_0.01"]["threshold"]
+    assert (table["logit"] >= threshold).sum() <= 4
+    assert np.median(table["logit"]) < 0
