@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ __all__ = ["PackReader", "PackSource", "list_packs"]
 
 OPEN_PACKS = 8
 PENDING = int(Status.PENDING)
+INDEX_COLUMNS = ("ORIGIN", "WCS", "FWHM", "SIGMA", "FLAGS", "PADDING")
 KEPT_FLAGS = int(Flag.EDGE | Flag.STALE_WCS | Flag.RESAMPLED)
 ID_CACHE = 32
 
@@ -156,6 +158,7 @@ class _Opened:
         straight = self.source == list(range(len(pack.bands)))
         self.fast = straight and self.place.whole and pack.planes is None and survey.mask_value is None
         self.unit = all(factor == 1.0 for factor in self.factor)
+        self.beside = _Beside.of(self, frame)
 
     def _factor(self, survey: Survey, number: int) -> float:
         if number < 0:
@@ -270,28 +273,61 @@ class PackReader(StampReader):
     def _columns(self, opened: _Opened, low: int, high: int, row: int, filling: Filling) -> None:
         """Fill seeing, noise, origin, sky position and flags from INDEX; fail rows without a zero point."""
         slots = slice(filling.at + row, filling.at + row + high - low)
-        batch, index = filling.batch, opened.pack.index
+        batch = filling.batch
         if not np.isfinite(opened.factor).all():
             for lost in range(row, row + high - low):
                 filling.fail(lost, Status.NO_ZERO_POINT)
             return
-        if index is None or "ORIGIN" not in (index.dtype.names or ()):
+        beside = opened.beside
+        if beside is None:
             return
-        part = index[low:high]
-        stretch = 1.0 if opened.place.resampling is not None else self._frame.pixel_scale / opened.scale
-        batch.origin[slots] += part["ORIGIN"] * np.float32(stretch)
-        batch.wcs[slots] = part["WCS"]
-        batch.wcs[slots, 2:] /= stretch
-        batch.flags[slots] |= part["FLAGS"].astype(np.uint32) & np.uint32(KEPT_FLAGS)
-        have = np.array(opened.source) >= 0
-        source = np.array(opened.source)[have]
-        fwhm, noise = part["FWHM"][:, source], part["SIGMA"][:, source]
-        gain = opened.place.resampling.noise if opened.place.resampling is not None else 1.0
-        factor = np.array(opened.factor, np.float32)[have] * np.float32(gain)
-        batch.fwhm[slots, have] = np.where(np.isfinite(fwhm), fwhm, batch.fwhm[slots, have])
-        batch.sigma[slots, have] = np.where(np.isfinite(noise), noise * factor, batch.sigma[slots, have])
-        if opened.place.resampling is None and opened.place.source[0] == opened.place.target[0]:
-            batch.padding[slots] = part["PADDING"]
+        batch.origin[slots] += beside.origin[low:high]
+        batch.wcs[slots] = beside.wcs[low:high]
+        batch.flags[slots] |= beside.flags[low:high]
+        batch.padding[slots] = beside.padding[low:high]
+        if opened.pack.planes is None:
+            batch.fwhm[slots] = beside.fwhm[low:high]
+            batch.sigma[slots] = beside.sigma[low:high]
+
+
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """The INDEX of a pack in the frame's bands and units, native byte order: one row per stamp."""
+
+    origin: NDArray[np.float32]
+    wcs: NDArray[np.float64]
+    flags: NDArray[np.uint32]
+    padding: NDArray[np.int32]
+    fwhm: NDArray[np.float32]
+    sigma: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, opened: _Opened, frame: Frame) -> _Beside | None:
+        """Convert the INDEX of a pack; None if it has none of ours."""
+        index, place = opened.pack.index, opened.place
+        if index is None or not set(INDEX_COLUMNS) <= set(index.dtype.names or ()):
+            return None
+        resampling = place.resampling
+        stretch = 1.0 if resampling is not None else frame.pixel_scale / opened.scale
+        wcs = index["WCS"].astype(np.float64)
+        wcs[:, 2:] /= stretch
+        whole = resampling is None and place.source[0] == place.target[0]
+        fwhm = np.full((len(index), len(frame.bands)), np.nan, np.float32)
+        sigma = fwhm.copy()
+        for band, source in enumerate(opened.source):
+            if source >= 0:
+                stated = index["FWHM"][:, source]
+                fwhm[:, band] = np.where(np.isfinite(stated), stated, opened.fwhm[band])
+                gain = opened.factor[band] * (resampling.noise if resampling is not None else 1.0)
+                sigma[:, band] = index["SIGMA"][:, source] * np.float32(gain)
+        return cls(
+            index["ORIGIN"].astype(np.float32) * np.float32(stretch),
+            wcs,
+            index["FLAGS"].astype(np.uint32) & np.uint32(KEPT_FLAGS),
+            index["PADDING"].astype(np.int32) * np.int32(whole),
+            fwhm,
+            sigma,
+        )
 
 
 def _runs(rows: Rows, start: int, stop: int) -> Iterator[tuple[int, int]]:
