@@ -33,7 +33,7 @@ CHUNK = 2048
 GROUPS = ((0,), (1, 2), (3, 4), (5, 6))
 LOGIT_EDGES = np.arange(-20.0, 20.5, 0.5)
 RANGE_QUANTILES = (0.001, 0.999)
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating]
 
 
 @dataclass(frozen=True, slots=True)

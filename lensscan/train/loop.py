@@ -30,6 +30,7 @@ __all__ = ["Trainer", "architecture", "learning_rate"]
 log = logging.getLogger(__name__)
 
 REPORT_EVERY = 50
+AGREE_EVERY = 10
 VALIDATION_BATCH = 256
 UNDECAYED = ("gain", "shift", "bias")
 
@@ -140,9 +141,11 @@ class Trainer:
         return ExitCode.OK
 
     def _agree(self, code: ExitCode | None) -> ExitCode | None:
-        """Return the stop that any rank asked for, the same on every rank."""
+        """Return the stop that any rank asked for, the same on every rank; ranks ask one another now and then."""
         if self.engine.size == 1:
             return code
+        if self.step % AGREE_EVERY and self.step < self.settings.steps:
+            return None
         flag = self.engine.any(int(code) if code is not None else 0)
         return ExitCode(flag) if flag else None
 

@@ -204,6 +204,13 @@ def test_members_are_those_of_single_scans(model, stamps, reference):
         np.testing.assert_array_equal(both[name][:, 1:], alone[name])
 
 
+def test_bf16_is_near_and_only_on_request(model, stamps, reference):
+    half = score(model, fill(stamps), precision="bf16")
+    assert not np.array_equal(half["logit"], reference["logit"])
+    np.testing.assert_allclose(half["logit"], reference["logit"], atol=0.1)
+    assert np.array_equal(half["sigma"], reference["sigma"])
+
+
 def test_regress_above(model, stamps, reference):
     limit = float(np.median(reference["logit"]))
     result = score(model, fill(stamps), regress_above=limit)
