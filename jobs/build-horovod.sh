@@ -35,10 +35,12 @@ print("-".join(["horovod", sys.argv[1], "relative", tag, "torch" + version("torc
 END
 }
 
-cache_folder() {
-    local folder=${LENSSCAN_CACHE:-${XDG_CACHE_HOME:-${HOME:-/nonexistent}/.cache}/lensscan}/wheels
-    if mkdir -p -- "$folder" 2>/dev/null && [ -w "$folder" ]; then
-        echo "$folder"
+# where a wheel may be kept; one that cannot be written to may still hold one
+cache=${LENSSCAN_CACHE:-${XDG_CACHE_HOME:-${HOME:-/nonexistent}/.cache}/lensscan}/wheels
+
+writable_cache() {
+    if mkdir -p -- "$cache" 2>/dev/null && [ -w "$cache" ]; then
+        echo "$cache"
     else
         mkdir -p -- "$ROOT/.cache/wheels"
         echo "$ROOT/.cache/wheels"
@@ -92,15 +94,19 @@ install() {
     "$VENV/bin/pip" install -qq --no-deps --force-reinstall "$1"/horovod-*.whl
 }
 
-kept=$(cache_folder)/$(built_against)
-if [ -d "$kept" ]; then
+name=$(built_against)
+for kept in "$cache/$name" "$ROOT/.cache/wheels/$name"; do
+    [ -d "$kept" ] || continue
     say "using the wheel in $kept"
     install "$kept"
-    works || { say "the kept wheel does not work here, building anew"; rm -rf -- "$kept"; }
-fi
-if [ ! -d "$kept" ]; then
-    build "$kept"
-    install "$kept"
-fi
+    if works; then
+        say "Horovod $VERSION works"
+        exit 0
+    fi
+    say "that wheel does not work here"
+done
+kept=$(writable_cache)/$name
+build "$kept"
+install "$kept"
 works || die "Horovod was built but does not start: $("$PYTHON" -c 'import horovod.torch as hvd; hvd.init()' 2>&1 | tail -1)"
 say "Horovod $VERSION works"

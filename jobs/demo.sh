@@ -34,5 +34,5 @@ for candidate in candidates[:20]:
     print(f"{candidate['rank']:4d} {candidate['id']:8d} {candidate['logit']:7.2f} {candidate['p_lens']:8.2g} {theta:>18}   {kind}")
 END
 
-say "the pictures (true lenses framed in green, the circle is the Einstein radius)"
+say "the pictures (true lenses framed in green, with the critical curve of the posterior's median)"
 "$lensscan" mosaic demo/candidates.h5 --truth demo/survey/truth.fits --ring -o demo/mosaic
