@@ -107,8 +107,7 @@ def build_engine(settings: ScanSettings, local_size: int) -> Engine:
         regress_above=settings.regress_above,
     )  # fmt: skip
     source = stamp_source(settings, settings.load()[0], frame)
-    readers = settings.readers or max(1, min(4, cores - 1))
-    ring = ReaderRing(source, frame, plan.batch, readers, pinned=device == "cuda")
+    ring = ReaderRing(source, frame, plan.batch, _readers(settings, cores), pinned=device == "cuda")
     attempts = Attempts(settings, plan)
     return Engine(
         plan,
@@ -119,3 +118,14 @@ def build_engine(settings: ScanSettings, local_size: int) -> Engine:
         attempts.suspects,
         attempts.finished,
     )
+
+
+def _readers(settings: ScanSettings, cores: int) -> int:
+    """Return the reader threads of a rank.
+
+    On a single core, packs are read by the scoring thread itself: they stream at memory speed, and two threads
+    would only fight for the core.  Loose files and tiles wait for metadata, which a thread hides.
+    """
+    if settings.readers:
+        return settings.readers
+    return 0 if cores == 1 and settings.stamps.startswith("packs:") else max(1, min(4, cores - 1))

@@ -53,7 +53,8 @@ class ReaderRing:
     batch : int
         Rows per slot.
     readers : int
-        Threads.
+        Threads; with 0 a batch is read when it is asked for, in the caller's thread: the best on a single core
+        where reading waits for nothing.
     pinned : bool
         Page-locked slots, for asynchronous copies to a GPU.
     """
@@ -72,7 +73,7 @@ class ReaderRing:
 
     def __post_init__(self) -> None:
         self._free.extend(allocate(self.batch, self.frame, self.pinned) for _ in range(self.readers + 2))
-        self._pool = ThreadPoolExecutor(self.readers, thread_name_prefix="reader")
+        self._pool = ThreadPoolExecutor(max(1, self.readers), thread_name_prefix="reader")
 
     @property
     def room(self) -> bool:
@@ -87,11 +88,18 @@ class ReaderRing:
     def submit(self, task: ReadTask) -> None:
         """Start reading into a free slot (there must be `room`)."""
         batch = self._free.popleft()
-        self._flight.append(Reading(task, batch, self._pool.submit(self._read, task, batch)))
+        future = self._pool.submit(self._read, task, batch) if self.readers else Future[float]()
+        self._flight.append(Reading(task, batch, future))
 
     def next(self) -> Reading:
         """Return the oldest batch; its future may still be running."""
-        return self._flight.popleft()
+        reading = self._flight.popleft()
+        if not self.readers:
+            try:
+                reading.future.set_result(self._read(reading.task, reading.batch))
+            except Exception as error:
+                reading.future.set_exception(error)
+        return reading
 
     def give_back(self, batch: Batch) -> None:
         """Return a slot to the ring."""

@@ -32,6 +32,7 @@ __all__ = ["BATCHES_PER_BLOCK", "CHUNK_ROWS", "FORMAT", "Plan", "PlanWriter"]
 FORMAT = 1
 CHUNK_ROWS = 1_000_000
 BATCHES_PER_BLOCK = 16
+WINDOW_ROWS = 16_384
 OPEN_COST = 20.0  # opening a file costs about as much as reading so many rows
 NUMBERS = {
     "ra": "f8",
@@ -307,6 +308,7 @@ class Plan:
     id_width: int
     blocks: np.ndarray
     cutflow: np.ndarray
+    _window: tuple[int, int, Rows] | None = None
 
     @classmethod
     def open(cls, path: Path) -> Plan:
@@ -336,7 +338,17 @@ class Plan:
             raise OutputError(f"cannot read the plan {path} ({error}); remove {path.parent} and start again") from None
 
     def rows(self, start: int, stop: int) -> Rows:
-        """Return the rows [start, stop) as the stamp readers want them."""
+        """Return the rows [start, stop) as the stamp readers want them.
+
+        A window of several blocks is read at a time: opening the file costs more than reading it.
+        """
+        if self._window is None or not (self._window[0] <= start and stop <= self._window[1]):
+            end = min(self.n_rows, max(stop, start + WINDOW_ROWS))
+            self._window = (start, end, self._read_rows(start, end))
+        first, _, rows = self._window
+        return rows.cut(start - first, stop - first)
+
+    def _read_rows(self, start: int, stop: int) -> Rows:
         from lensscan.survey.stamps import Rows
 
         with h5py.File(self.path, "r", locking=False) as h5:

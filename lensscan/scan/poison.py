@@ -41,7 +41,7 @@ class Attempts:
 
     def suspects(self, block: int, rows: Rows) -> list[int]:
         """Mark the attempt; return the rows of the block that crash a process, after two dead attempts."""
-        earlier = list(self.folder.glob(f"B{block:06d}.*"))
+        earlier = self._marks(block)
         mark = self.folder / f"B{block:06d}.{os.uname().nodename}-{os.getpid()}-{next(_serial)}"
         try:
             mark.touch()
@@ -55,8 +55,12 @@ class Attempts:
 
     def finished(self, block: int) -> None:
         """Remove the block's marks."""
-        for mark in self.folder.glob(f"B{block:06d}.*"):
+        for mark in self._marks(block):
             mark.unlink(missing_ok=True)
+
+    def _marks(self, block: int) -> list[Path]:
+        name = f"B{block:06d}."
+        return [self.folder / entry for entry in os.listdir(self.folder) if entry.startswith(name)]
 
 
 def find_crashers(settings: ScanSettings, start: int, stop: int) -> list[int]:

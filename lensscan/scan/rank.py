@@ -12,10 +12,11 @@ from lensscan.scan.protocol import Kind, Message
 from lensscan.scan.signals import StopRequest
 from lensscan.scan.worker import Engine, Worker
 
-__all__ = ["BEAT_SECONDS", "NAP", "SILENCE_SECONDS", "serve"]
+__all__ = ["BEAT_SECONDS", "LONG_NAP", "NAP", "SILENCE_SECONDS", "serve"]
 
 log = logging.getLogger(__name__)
 NAP = 1e-3
+LONG_NAP = 8e-3  # a poll costs about 0.1 ms of a core; with nothing to do the naps grow up to this
 BEAT_SECONDS = 5.0
 SILENCE_SECONDS = 120.0
 ROOT = 0
@@ -31,6 +32,7 @@ def serve(world: World, build: Callable[[], Engine], stop: StopRequest) -> int:
     orphaned = orphan_watch()
     heard = beaten = time.monotonic()
     told = False
+    nap = NAP
     world.send(ROOT, Message(Kind.HELLO, world.rank).pack())
     while True:
         now = time.monotonic()
@@ -45,8 +47,7 @@ def serve(world: World, build: Callable[[], Engine], stop: StopRequest) -> int:
                 worker.start()
             elif worker is not None and message.kind in (Kind.BLOCK, Kind.DRAIN):
                 worker.inbox.put(message)
-        if worker is not None:
-            _carry(world, worker)
+        busy = worker is not None and _carry(world, worker)
         if ROOT in world.dead():
             abort(
                 world,
@@ -66,13 +67,16 @@ def serve(world: World, build: Callable[[], Engine], stop: StopRequest) -> int:
             beaten = now
             rows = worker.rows_now if worker is not None else 0
             world.send(ROOT, Message(Kind.BEAT, world.rank, rows=rows).pack())
+        nap = NAP if received is not None or busy else min(2 * nap, LONG_NAP)
         if received is None:
-            time.sleep(NAP)
+            time.sleep(nap)
 
 
-def _carry(world: World, worker: Worker) -> None:
-    """Send what the worker thread left: log lines first, then messages."""
+def _carry(world: World, worker: Worker) -> bool:
+    """Send what the worker thread left, log lines first, then messages; True if there was anything."""
+    busy = bool(worker.notes or worker.outbox)
     while worker.notes:
         world.send(ROOT, worker.notes.popleft().encode()[:4000], text=True)
     while worker.outbox:
         world.send(ROOT, worker.outbox.popleft().pack())
+    return busy

@@ -23,7 +23,7 @@ from lensscan.scan.lock import RunLock
 from lensscan.scan.plan import Plan
 from lensscan.scan.progress import Progress, RunLog
 from lensscan.scan.protocol import Kind, Message
-from lensscan.scan.rank import BEAT_SECONDS, NAP
+from lensscan.scan.rank import BEAT_SECONDS, LONG_NAP, NAP
 from lensscan.scan.scheduler import Action, Scheduler, Send, Warn
 from lensscan.scan.settings import ScanSettings
 from lensscan.scan.signals import StopRequest
@@ -150,6 +150,7 @@ class Root:
         self.note("scoring_begins", rows=self._progress.done, peak_memory=peak_memory())
         self._start_workers(local)
         drained_at: float | None = None
+        nap = NAP
         while not scheduler.finished:
             busy = self.pump()
             now = time.monotonic()
@@ -164,10 +165,13 @@ class Root:
                     break
             self.act(scheduler.on_tick(now))
             self._progress.show(sum(w.rows_now for w in scheduler.workers.values() if not w.gone))
+            nap = NAP if busy else min(2 * nap, LONG_NAP)
             if not busy:
-                time.sleep(NAP)
+                time.sleep(nap)
         self._progress.show(last=True)
-        self.note("scoring_ends", rows=self._progress.done, peak_memory=peak_memory())
+        self.note(
+            "scoring_ends", rows=self._progress.done, peak_memory=peak_memory(), cpu=round(time.process_time(), 3)
+        )
         return scheduler
 
     def _start_workers(self, local: bool) -> None:
@@ -227,7 +231,7 @@ class Root:
         if message.kind == Kind.BYE:
             self.note("left", rank=message.rank, code=message.code, peak_memory=message.rows)
         if message.kind == Kind.READY:
-            self.note("ready", rank=message.rank)
+            self.note("ready", rank=message.rank, cpu=round(time.process_time(), 3))
         new = message.kind == Kind.DONE and message.block not in self._scheduler.done
         self.act(self._scheduler.on_message(message, time.monotonic()))
         if new:

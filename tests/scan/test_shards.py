@@ -46,7 +46,9 @@ def test_a_shard_of_another_plan_or_range_is_refused(run_dir, args):
 def test_damage_is_noticed_and_the_shard_removed(run_dir):
     path = shards.write_shard(run_dir, PLAN, 0, 0, 10, columns())
     with h5py.File(path, "r+") as h5:
-        h5["logit"][3, 0] += 1e-6
+        table = h5["rows"][()]
+        table["logit"][3, 0] += 1e-6
+        h5["rows"][...] = table
     done, bad = shards.done_blocks(run_dir, PLAN, [(0, 0, 10)])
     assert done == set()
     assert "checksum" in bad[0]
@@ -73,15 +75,13 @@ def test_full_disk_is_74_and_leaves_no_file(run_dir, monkeypatch, point):
     assert [p for p in run_dir.rglob("*") if p.is_file()] == []
 
 
-def test_checksum_sees_values_dtypes_and_shapes():
+def test_checksum_sees_values_dtypes_shapes_and_names():
     base = {"a": np.arange(4, dtype="f4")}
-    assert shards.checksum(base) == shards.checksum({"a": np.arange(4, dtype="f4")})
-    others = [
-        {"a": np.arange(4, dtype="f8")},
-        {"a": np.arange(4, dtype="f4").reshape(2, 2)},
-        {"b": base["a"]},
-    ]
-    assert len({shards.checksum(c) for c in [base, *others]}) == 4
+    others = [{"a": np.arange(4, dtype="f8")}, {"a": np.arange(4, dtype="f4").reshape(2, 2)}, {"b": base["a"]}]
+    others.append({"a": np.arange(4, dtype="f4") + 1})
+    sums = [shards.checksum(shards.as_table(columns)) for columns in (base, {"a": base["a"].copy()}, *others)]
+    assert sums[0] == sums[1]
+    assert len(set(sums)) == 5
 
 
 def test_sweep_removes_only_the_dead(run_dir):

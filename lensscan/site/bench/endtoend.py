@@ -28,7 +28,8 @@ from lensscan.survey.stamps import Frame, Rows, StampReader, allocate, open_sour
 
 __all__ = ["bench_scan"]
 
-BATCH = 64
+BATCH = 64  # the scan's default on a CPU
+FAST_BATCH = 512  # its default on a GPU: the read-bound cases stand for a device that outruns reading
 N_PACKED = 24_000
 N_LOOSE = 4_000
 
@@ -72,11 +73,11 @@ def _one_core(
     fast = Model.load(trivial)
     few = Subset(packs, _network_rows(model))
     tasks: dict[str, Callable[[], int]] = {
-        "read packs": reading(packs, packs.n),
-        "read loose files": reading(loose, loose.n),
+        "read packs": reading(packs, packs.n, FAST_BATCH),
+        "read loose files": reading(loose, loose.n, FAST_BATCH),
         "bare fitsio loop": bare_fitsio(loose),
-        "network": network(model, few.n),
-        "trivial network": network(fast, packs.n),
+        "network": network(model, few.n, BATCH),
+        "trivial network": network(fast, packs.n, FAST_BATCH),
     }
     rates = interleave(tasks, rounds)
     for key, rate in rates.items():
@@ -108,7 +109,7 @@ class Subset:
 def _network_rows(model: Model) -> int:
     """Return how many stamps keep the network busy for a few seconds."""
     begin = time.perf_counter()
-    network(model, 4 * BATCH)()
+    network(model, 4 * BATCH, BATCH)()
     rate = 4 * BATCH / (time.perf_counter() - begin)
     return int(min(N_PACKED, max(16 * BATCH, 6 * rate)) // BATCH * BATCH)
 
@@ -118,15 +119,22 @@ def _end_to_end(
     few: Subset, rounds: int,
 ) -> None:  # fmt: skip
     cases = {
-        "network-bound": (packs, name, few.catalog(), "read packs", "network"),
-        "read-bound, packs": (packs, str(trivial), packs.catalog, "read packs", "trivial network"),
-        "read-bound, loose files": (loose, str(trivial), loose.catalog, "read loose files", "trivial network"),
+        "network-bound": (packs, name, few.catalog(), "read packs", "network", BATCH),
+        "read-bound, packs": (packs, str(trivial), packs.catalog, "read packs", "trivial network", FAST_BATCH),
+        "read-bound, loose files": (
+            loose,
+            str(trivial),
+            loose.catalog,
+            "read loose files",
+            "trivial network",
+            FAST_BATCH,
+        ),
     }
     samples: dict[str, list[Scanned]] = {case: [] for case in cases}
     for _ in range(rounds):
-        for case, (data, model, catalog, _, _) in cases.items():
-            samples[case].append(scan(data, model, catalog, BATCH))
-    for case, (_, _, _, reader, net) in cases.items():
+        for case, (data, model, catalog, _, _, batch) in cases.items():
+            samples[case].append(scan(data, model, catalog, batch))
+    for case, (_, _, _, reader, net, _) in cases.items():
         rate = Rate(tuple(s.rate for s in samples[case]))
         ceiling = 1 / (1 / rates[reader].median + 1 / rates[net].median)
         report.rate(f"scan, {case}, one core, scoring phase", rate)
@@ -147,7 +155,7 @@ def _rivals(
     }
     their_loose, their_packs = LooseStamps(loose.folder / "stamps"), PackedStamps(packs.folder / "packs")
     tasks: dict[str, Callable[[], int]] = {
-        f"lensscan {key}": together(data, net, n) for key, (data, net, n) in ours.items()
+        f"lensscan {key}": together(data, net, n, BATCH) for key, (data, net, n) in ours.items()
     }
     tasks["rival loose"] = score_all(their_loose, fast, BATCH, min(loose.n, 1_000))
     tasks["rival packs"] = score_all(their_packs, fast, BATCH, min(packs.n, 4_000))
@@ -178,16 +186,16 @@ def reader_of(data: Dataset) -> StampReader:
     return open_source(data.spec, load_survey(data.survey), data.frame).reader()
 
 
-def reading(data: Dataset, n: int) -> Callable[[], int]:
+def reading(data: Dataset, n: int, size: int) -> Callable[[], int]:
     """Return a task that reads `n` stamps into a ring of three batches."""
     rows, reader = rows_of(data, n), reader_of(data)
-    ring = [allocate(BATCH, data.frame) for _ in range(3)]
+    ring = [allocate(size, data.frame) for _ in range(3)]
 
     def task() -> int:
-        for k, start in enumerate(range(0, n, BATCH)):
+        for k, start in enumerate(range(0, n, size)):
             batch = ring[k % len(ring)]
             batch.clear()
-            reader.read(rows, start, min(start + BATCH, n), batch)
+            reader.read(rows, start, min(start + size, n), batch)
             if batch.status[: batch.n].any():
                 raise LensscanError("a benchmark stamp could not be read")
         return n
@@ -209,33 +217,33 @@ def bare_fitsio(data: Dataset) -> Callable[[], int]:
     return task
 
 
-def network(model: Model, n: int) -> Callable[[], int]:
+def network(model: Model, n: int, size: int) -> Callable[[], int]:
     """Return a task that scores batches of noise, `n` stamps in all."""
     frame: Frame = model.frame()
-    scorer = Scorer([model], "cpu", BATCH)
-    batch = allocate(BATCH, frame)
+    scorer = Scorer([model], "cpu", size)
+    batch = allocate(size, frame)
     batch.images[:] = np.random.default_rng(0).normal(0, 1, batch.images.shape)
     batch.present[:] = True
-    batch.n = BATCH
+    batch.n = size
 
     def task() -> int:
-        for _ in range(n // BATCH):
+        for _ in range(n // size):
             scorer.submit(batch).result()
-        return n // BATCH * BATCH
+        return n // size * size
 
     return task
 
 
-def together(data: Dataset, model: Model, n: int) -> Callable[[], int]:
+def together(data: Dataset, model: Model, n: int, size: int) -> Callable[[], int]:
     """Return a task that reads and scores `n` stamps one batch after the other, with the scan's own parts."""
     rows, reader = rows_of(data, n), reader_of(data)
-    scorer = Scorer([model], "cpu", BATCH)
-    batch = allocate(BATCH, data.frame)
+    scorer = Scorer([model], "cpu", size)
+    batch = allocate(size, data.frame)
 
     def task() -> int:
-        for start in range(0, n, BATCH):
+        for start in range(0, n, size):
             batch.clear()
-            reader.read(rows, start, min(start + BATCH, n), batch)
+            reader.read(rows, start, min(start + size, n), batch)
             scorer.submit(batch).result()
         return n
 
