@@ -11,7 +11,7 @@ from lensscan.scan.plan import Plan
 from lensscan.scan.poison import Attempts
 from lensscan.scan.settings import ScanSettings
 from lensscan.scan.worker import Engine
-from lensscan.survey.stamps import Frame, StampSource, open_source
+from lensscan.survey.stamps import Frame, StampSource, allocate, open_source
 
 if TYPE_CHECKING:
     from lensscan.config import Survey
@@ -108,6 +108,7 @@ def build_engine(settings: ScanSettings, local_size: int) -> Engine:
     )  # fmt: skip
     source = stamp_source(settings, settings.load()[0], frame)
     ring = ReaderRing(source, frame, plan.batch, _readers(settings, cores), pinned=device == "cuda")
+    scorer.submit(allocate(plan.batch, frame)).result()  # the first call sets up libraries and memory
     attempts = Attempts(settings, plan)
     return Engine(
         plan,
