@@ -314,12 +314,14 @@ class _Beside:
         whole = resampling is None and place.source[0] == place.target[0]
         fwhm = np.full((len(index), len(frame.bands)), np.nan, np.float32)
         sigma = fwhm.copy()
+        # FITS has no arrays of length 1: the columns of a pack of one band come back flat
+        stated_fwhm, stated_sigma = (index[name].reshape(len(index), -1) for name in ("FWHM", "SIGMA"))
         for band, source in enumerate(opened.source):
             if source >= 0:
-                stated = index["FWHM"][:, source]
+                stated = stated_fwhm[:, source]
                 fwhm[:, band] = np.where(np.isfinite(stated), stated, opened.fwhm[band])
                 gain = opened.factor[band] * (resampling.noise if resampling is not None else 1.0)
-                sigma[:, band] = index["SIGMA"][:, source] * np.float32(gain)
+                sigma[:, band] = stated_sigma[:, source] * np.float32(gain)
         return cls(
             index["ORIGIN"].astype(np.float32) * np.float32(stretch),
             wcs,

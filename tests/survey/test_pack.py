@@ -80,6 +80,16 @@ def test_what_is_written_is_read_back_bit_for_bit(tmp_path, kind):
     assert not batch.images[5:].any()
 
 
+def test_packs_of_one_band(tmp_path):
+    frame = Frame(("i",), 16, 0.263, 1)
+    ids = np.arange(5) + 10
+    written = write(tmp_path / "packs", ids, frame)
+    batch, _ = read(tmp_path / "packs", ids, frame)
+    np.testing.assert_array_equal(batch.images[:5], written.images)
+    np.testing.assert_array_equal(batch.fwhm[:5], written.fwhm)
+    np.testing.assert_array_equal(batch.sigma[:5], written.sigma)
+
+
 def test_a_pack_is_plain_fits(tmp_path):
     written = write(tmp_path / "p", IDS["int64"])
     with fits.open(tmp_path / "p" / "a.fits") as file:
