@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,39 +94,38 @@ class PlanWriter:
         self,
         ids: np.ndarray,
         numbers: dict[str, np.ndarray],
-        files: list[str],
+        files: Sequence[str],
         columns: dict[str, np.ndarray],
     ) -> None:
-        """Add the selected rows of one catalog chunk.
+        """Add the selected rows of one catalog chunk, one column after the other to save memory.
 
         Parameters
         ----------
         ids : (n,) integer or string array
         numbers : dict of (n,) arrays
             ``ra dec px py offset row status``.
-        files : list of str
+        files : sequence of str
             Storage of each row.
         columns : dict of (n,) arrays
             Catalog columns carried along.
         """
         index, names = self._intern(files)
         order = np.lexsort((numbers["offset"], index))
-        values = {
-            name: np.ascontiguousarray(numbers[name][order], dtype=NUMBERS[name]) for name in NUMBERS if name != "file"
-        }
-        values["file"] = index[order].astype("u4")
+        place = index[order].astype(NUMBERS["file"])
+        del index
         self._extend("files", np.array(names, dtype=object), TEXT)
         self._extend("rows/id", self._checked_ids(ids)[order], TEXT if self._id_kind == "str" else None)
-        for name, array in values.items():
-            self._extend(f"rows/{name}", array)
+        self._extend("rows/file", place)
+        for name, array in numbers.items():
+            self._extend(f"rows/{name}", np.ascontiguousarray(array[order], dtype=NUMBERS[name]))
         for name, array in columns.items():
             array = np.asarray(array)[order]
             text = array.dtype.kind in "USO"
             self._extend(f"rows/cat_{name}", array.astype(object) if text else array, TEXT if text else None)
         self._hashes.append(hash_ids(ids[order]))
-        self._split(values["file"], len(order))
+        self._split(place, len(order))
 
-    def _intern(self, files: list[str]) -> tuple[np.ndarray, list[str]]:
+    def _intern(self, files: Sequence[str]) -> tuple[np.ndarray, list[str]]:
         """Return the file number of each row, and the names that are new."""
         known = self._files if self.shared_files else {}
         first = self._n_files
@@ -165,7 +164,7 @@ class PlanWriter:
             if len(array):
                 dataset[at:] = array
         running = self._digests.setdefault(name, hashlib.sha256())
-        running.update("\0".join(array).encode() if array.dtype == object else array.tobytes())
+        running.update("\0".join(array).encode() if array.dtype == object else np.ascontiguousarray(array).data)
 
     def _split(self, files: np.ndarray, n: int) -> None:
         """Cut the chunk's rows into blocks."""
@@ -181,11 +180,8 @@ class PlanWriter:
 
     def mark_duplicates(self) -> int:
         """Give every row but the first of each id the status DUPLICATE_ID; return their number."""
-        hashes = np.concatenate(self._hashes) if self._hashes else np.zeros(0, np.uint64)
+        twice = repeated(self._hashes)
         self._hashes.clear()
-        hashes.sort()
-        twice = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
-        del hashes
         if not len(twice):
             return 0
         best: dict[Any, int] = {}
@@ -260,9 +256,10 @@ class PlanWriter:
 
 
 def hash_ids(ids: np.ndarray) -> np.ndarray:
-    """Return 64-bit hashes of ids: integers as they are, strings by a multiplicative hash of their words."""
+    """Return 64-bit hashes of ids: integers without collision, strings by a multiplicative hash of their words."""
     if ids.dtype.kind in "iu":
-        return ids.astype(np.uint64) if ids.dtype.kind == "u" else ids.astype(np.int64).view(np.uint64).copy()
+        words = ids.astype(np.uint64) if ids.dtype.kind == "u" else ids.astype(np.int64).view(np.uint64)
+        return words * np.uint64(0x9E3779B97F4A7C15)  # odd, so invertible: spreads ids over the high bits
     raw = np.char.encode(ids.astype(str), "utf-8")
     width = -(-max(raw.dtype.itemsize, 1) // 8) * 8
     words = raw.astype(f"S{width}").view(np.uint64).reshape(len(raw), -1)
@@ -272,6 +269,16 @@ def hash_ids(ids: np.ndarray) -> np.ndarray:
         mixed = (result ^ column) * np.uint64(0xBF58476D1CE4E5B9)
         result = np.where(column == 0, result, mixed ^ (mixed >> np.uint64(29)))
     return result
+
+
+def repeated(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the hashes that occur more than once, bucket by bucket of their high bits to save memory."""
+    found = [np.zeros(0, np.uint64)]
+    for bucket in range(16):
+        some = np.concatenate([part[part >> np.uint64(60) == bucket] for part in parts] or found)
+        some.sort()
+        found.append(np.unique(some[1:][some[1:] == some[:-1]]))
+    return np.concatenate(found)
 
 
 def read_ids(dataset: Any, start: int, stop: int) -> np.ndarray:

@@ -126,14 +126,14 @@ class Planner:
         return self.stored_flow
 
     def _append(self, writer: PlanWriter, chunk: Chunk, mask: np.ndarray) -> None:
-        kept = chunk.select(mask)
+        kept = chunk if mask.all() else chunk.select(mask)
         located = self.source.locate(kept)
         numbers: dict[str, NDArray[Any]] = {
             "ra": kept.ra, "dec": kept.dec, "px": kept.px, "py": kept.py,
             "offset": located.offset, "status": located.status, "row": chunk.start + np.flatnonzero(mask),
         }  # fmt: skip
         columns = {name: kept.columns[name] for name in self.survey.catalog.keep if name in kept.columns}
-        writer.append(kept.id, numbers, list(located.file), columns)
+        writer.append(kept.id, numbers, located.file, columns)
 
     def resume(self, path: Path) -> Plan:
         """Return the plan at `path` if it is ours, or make it anew if the input files were touched but say the same.
