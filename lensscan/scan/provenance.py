@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import lensscan
 from lensscan.config import Cut
 from lensscan.mpi import World
+from lensscan.process import available_cores, tune_allocator
 from lensscan.scan.settings import ScanSettings, canonical
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ def collect(
         "models": [{"name": c.name, "version": c.version, "sha256": c.hash, "label": c.label} for c in planner.cards],
         "plan_hash": plan.plan_hash,
         "mpi": {"vendor": world.vendor, "ranks": world.size, "fault_tolerant": world.fault_tolerant},
+        "allocator": tune_allocator(),
+        "cores": available_cores(world.local_size),
         "python": sys.version.split()[0],
         "machine": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES},
