@@ -175,7 +175,7 @@ def _bisect(lenses: _Lenses, low: Tensor, high: Tensor, which: int, steps: int) 
     low, high = low[:, : max(used, 1)], high[:, : max(used, 1)]
     order = 2 if which == 3 else 1
     rising = lenses.functions(high, order)[which] > 0
-    newton = 14 if which == 1 else 0
+    newton = 26 if which == 1 else 0
     middle = 0.5 * (low + high)
     for step in range(steps + newton):
         values = lenses.functions(middle, order)

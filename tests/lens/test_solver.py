@@ -8,6 +8,9 @@ import torch
 from astropy.cosmology import FlatLambdaCDM
 
 from lensscan.lens import SIE
+from lensscan.lens.caustics import caustic, cut, image_number
+
+NAMES = ("theta_E", "e1", "e2", "x", "y", "gamma1", "gamma2")
 
 
 def random_lenses(n, seed, shear=0.2):
@@ -122,3 +125,109 @@ def test_shapes_broadcast():
     assert images.x.shape == (3, 4, 5)
     assert images.count.shape == (3, 4)
     assert lens.images(np.zeros((3, 0)), 0.0).x.shape == (3, 0, 5)
+
+
+def part(lens, rows):
+    return SIE(*(getattr(lens, name)[rows] for name in NAMES))
+
+
+def hard_systems(n, seed):
+    """Lenses with q = 1, q = 0.2 and shear 0.2 among them; every fourth source anywhere, the others 1e-6 to 1e-4
+    arcsec from a fold, from a cusp and from the cut."""
+    rng = np.random.default_rng(seed)
+    q = rng.uniform(0.2, 1.0, n)
+    q[: n // 10], q[n // 10 : n // 5] = 1.0, 0.2
+    e, phi, psi = (1 - q) / (1 + q), rng.uniform(0, np.pi, n), rng.uniform(0, np.pi, n)
+    g = rng.uniform(0, 0.2, n)
+    g[::5], g[1::5] = 0.0, 0.2
+    shape = (e * np.cos(2 * phi), e * np.sin(2 * phi), rng.normal(0, 0.3, n), rng.normal(0, 0.3, n))
+    lens = SIE(rng.uniform(0.3, 3, n), *shape, g * np.cos(2 * psi), g * np.sin(2 * psi))
+    r, angle = np.sqrt(rng.uniform(size=n)) * 1.4 * lens.theta_E.numpy(), rng.uniform(0, 2 * np.pi, n)
+    s = torch.stack([lens.x + torch.from_numpy(r * np.cos(angle)), lens.y + torch.from_numpy(r * np.sin(angle))])
+    folds, edge = torch.stack(caustic(lens, 2001)), torch.stack(cut(lens, 2001))
+    steps = torch.linalg.vector_norm(torch.diff(folds, dim=2), dim=0)
+    places = torch.from_numpy(rng.integers(0, 2000, n))
+    quarter = torch.from_numpy(rng.integers(0, 4, n) * 500)
+    cusps = quarter + torch.stack([steps[k, i : i + 500].argmin() for k, i in enumerate(quarter.tolist())])
+    away = 10 ** torch.from_numpy(rng.uniform(-6, -4, n))
+    step = away * torch.stack([torch.cos(torch.from_numpy(angle)), torch.sin(torch.from_numpy(angle))])
+    rows, kind = torch.arange(n), torch.arange(n) % 4
+    for number, (curve, place) in enumerate(((folds, places), (folds, cusps), (edge, places)), start=1):
+        s = torch.where(kind == number, curve[:, rows, place] + step, s)
+    return lens, s[0], s[1]
+
+
+def winding_number_count(lens, sx, sy, found):
+    """Count images by degree theory, with finer polygons where `found` disagrees with the coarse ones."""
+    want = torch.cat([image_number(part(lens, k), sx[k], sy[k]) for k in torch.arange(len(sx)).split(200)])
+    for k in torch.nonzero(want.clamp(max=5) != found)[:, 0]:
+        want[k] = image_number(part(lens, k), sx[k], sy[k], 2_000_001)
+    return want
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [11, 12])
+def test_ten_thousand_hard_systems(seed):
+    lens, sx, sy = hard_systems(5_000, seed)
+    images = lens.images(sx, sy)
+    want = winding_number_count(lens, sx, sy, images.count)
+    assert torch.equal(images.count, want.clamp(max=5))
+    assert {1, 2, 3, 4} <= set(want.tolist())
+    bx, by = SIE(*(getattr(lens, name)[:, None] for name in NAMES)).source(images.x, images.y)
+    found = torch.isfinite(images.x)
+    left = torch.hypot(bx - sx[:, None], by - sy[:, None])
+    assert float((left * images.magnification.abs())[found].max()) < 1e-8, "arcsec in the image plane"
+    assert float(left[found & (images.magnification.abs() > 1e-3)].max()) < 1e-11, "arcsec in the source plane"
+    apart = torch.hypot(images.x[:, :, None] - images.x[:, None], images.y[:, :, None] - images.y[:, None])
+    assert float(apart.nan_to_num(1.0)[:, ~torch.eye(5, dtype=torch.bool)].min()) > 1e-9, "no image twice"
+    minima, saddles = ((sign * images.magnification > 0).sum(1) for sign in (1, -1))
+    normal = want <= 5  # inside the cut as many minima as saddles, outside one more
+    assert torch.equal((minima - saddles)[normal], (want % 2)[normal])
+
+
+def triangle_search(lens, sx, sy, size, cells=600):
+    """Find images by triangles of an image-plane grid that hold the source in the source plane, then Newton."""
+    axis = torch.linspace(-size, size, cells + 1, dtype=torch.float64) + 0.0003
+    px, py = torch.meshgrid(lens.x + axis, lens.y + axis, indexing="xy")
+    bx, by = (v - s for v, s in zip(lens.source(px, py), (sx, sy), strict=True))
+
+    def crosses(i, j):
+        return bx[i] * by[j] - bx[j] * by[i]
+
+    low, high = slice(None, -1), slice(1, None)
+    corners = [(low, low), (low, high), (high, high), (high, low)]
+    hits = []
+    for i, j, k in ((0, 1, 2), (0, 2, 3)):
+        a, b, c = corners[i], corners[j], corners[k]
+        signs = torch.stack([crosses(a, b), crosses(b, c), crosses(c, a)]) > 0
+        for row, column in torch.nonzero(signs.all(0) | (~signs).all(0)).tolist():
+            hits.append((float(px[row, column]), float(py[row, column])))
+    found = []
+    for x, y in hits:
+        for _ in range(60):
+            f_xx, f_xy, f_yy = lens.hessian(x, y)
+            rx, ry = (v - s for v, s in zip(lens.source(x, y), (sx, sy), strict=True))
+            det = (1 - f_xx) * (1 - f_yy) - f_xy * f_xy
+            step = complex((1 - f_yy) * rx + f_xy * ry, f_xy * rx + (1 - f_xx) * ry) / float(det)
+            step *= min(1.0, size / cells / max(abs(step), 1e-300))  # half a cell at most
+            x, y = x - step.real, y - step.imag
+        left = np.hypot(*(float(v - s) for v, s in zip(lens.source(x, y), (sx, sy), strict=True)))
+        if left < 1e-9 and all(np.hypot(x - u, y - v) > 1e-6 for u, v in found):
+            found.append((x, y))
+    return found
+
+
+def test_same_images_as_a_triangle_search():
+    rng, lens = random_lenses(40, 8)
+    r, phi = np.sqrt(rng.uniform(size=40)) * 0.7 * lens.theta_E.numpy(), rng.uniform(0, 2 * np.pi, 40)
+    sx, sy = lens.x + torch.from_numpy(r * np.cos(phi)), lens.y + torch.from_numpy(r * np.sin(phi))
+    images = lens.images(sx, sy)
+    for k in range(40):
+        size = 4 * float(lens.theta_E[k])
+        want = triangle_search(part(lens, k), sx[k], sy[k], size)
+        # the grid is too coarse for the faint images beside the singular centre, where A changes within a cell
+        bright = images.magnification[k].abs() > 0.05
+        got = list(zip(images.x[k][bright].tolist(), images.y[k][bright].tolist(), strict=True))
+        want = [place for place in want if abs(float(part(lens, k).magnification(*place))) > 0.05]
+        assert len(got) == len(want)
+        np.testing.assert_allclose(sorted(got), sorted(want), atol=1e-8)
