@@ -100,8 +100,8 @@ class Planner:
         selector = Selector(self.survey, self.cut)
         try:
             for chunk in self.catalog.chunks(CHUNK_ROWS):
-                mask = selector.apply(chunk)
-                self._append(writer, chunk, mask)
+                self._append(writer, chunk, selector.apply(chunk))
+                del chunk  # else it would still be held while the next one is read
                 rate = selector.flow.n_catalog / max(1e-9, time.monotonic() - begun)
                 self.announce(
                     f"plan: {selector.flow.n_catalog} catalog rows read, {writer.n_rows} selected, {rate:.0f} rows/s"

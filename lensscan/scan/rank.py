@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from lensscan import faults
 from lensscan.errors import ExitCode
 from lensscan.mpi import World, abort, orphan_watch
 from lensscan.scan.protocol import Kind, Message
@@ -34,6 +35,7 @@ def serve(world: World, build: Callable[[], Engine], stop: StopRequest) -> int:
     told = False
     nap = NAP
     world.send(ROOT, Message(Kind.HELLO, world.rank).pack())
+    faults.reach("rank:up")
     while True:
         now = time.monotonic()
         received = world.receive()

@@ -59,6 +59,7 @@ class Root:
     ready: list[Message] = field(default_factory=list)
     fatal_code: int | None = None
     abandoned: bool = False
+    lost: set[int] = field(default_factory=set)  # ranks that died before there was a scheduler
     _scheduler: Scheduler | None = None
     _progress: Progress | None = None
     _beaten: float = 0.0
@@ -104,13 +105,13 @@ class Root:
         """Tell the user how far the run is; on standard error, never more often than the caller means."""
         sys.stderr.write(f"scan: {text}\n")
         sys.stderr.flush()
-        self.runlog.write("say", text=text)
+        self.note("say", text=text)
 
     def warn(self, text: str) -> None:
         """Say something on standard error and in the log."""
         sys.stderr.write(f"scan: warning: {text}\n")
         sys.stderr.flush()
-        self.runlog.write("warning", text=text)
+        self.note("warning", text=text)
 
     def during(self, task: Callable[[], T]) -> T | None:
         """Run `task` in a helper thread while the main loop keeps ranks, lock and signals alive.
@@ -149,6 +150,8 @@ class Root:
             return scheduler
         self.note("scoring_begins", rows=self._progress.done, peak_memory=peak_memory())
         self._start_workers(local)
+        for rank in self.lost:
+            self.act(scheduler.on_dead(rank, time.monotonic()))
         drained_at: float | None = None
         nap = NAP
         while not scheduler.finished:
@@ -201,6 +204,7 @@ class Root:
             if self._scheduler is not None:
                 self.act(self._scheduler.on_dead(rank, time.monotonic()))
             else:
+                self.lost.add(rank)
                 self.warn(f"rank {rank} died")
         self._beat()
         return busy
@@ -243,7 +247,7 @@ class Root:
         for k, n in enumerate(message.reasons):
             if n:
                 self._progress.failures[Status(Status.MISSING_FILE + k).name.lower()] += n
-        self.runlog.write(
+        self.note(
             "block", block=message.block, rank=message.rank, rows=message.rows, failed=message.failed,
             seconds=round(message.seconds, 3), line=self._progress.line(),
         )  # fmt: skip
@@ -288,5 +292,6 @@ class Root:
         return self.runlog.path
 
     def note(self, event: str, **values: Any) -> None:
-        """Write one event to the log."""
-        self.runlog.write(event, **values)
+        """Write one event to the log, if the run folder is ours."""
+        if self.lock.held:
+            self.runlog.write(event, **values)

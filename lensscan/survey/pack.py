@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PackReader", "PackSource", "list_packs"]
 
-OPEN_PACKS = 8
+OPEN_PACKS = 4
 PENDING = int(Status.PENDING)
 INDEX_COLUMNS = ("ORIGIN", "WCS", "FWHM", "SIGMA", "FLAGS", "PADDING")
 KEPT_FLAGS = int(Flag.EDGE | Flag.STALE_WCS | Flag.RESAMPLED)

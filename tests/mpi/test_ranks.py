@@ -116,6 +116,15 @@ def test_a_worker_killed_under_ulfm_costs_nothing(survey, reference, tmp_path):
     assert content_hash(out) == reference
 
 
+def test_a_rank_that_dies_during_planning_is_not_waited_for(survey, reference, tmp_path):
+    out = tmp_path / "out.h5"
+    fault = "point=plan:before_rename,do=nap,hit=0;point=rank:up,do=SIGKILL,rank=2"
+    result = run(survey.args(out), 3, ulfm=True, fault=fault)
+    assert result.code == 0, result
+    assert "rank 2 died" in result.err
+    assert content_hash(out) == reference
+
+
 def test_two_of_three_workers_killed_under_ulfm(survey, reference, tmp_path):
     out = tmp_path / "out.h5"
     fault = SLOW + "point=worker:block,do=SIGKILL,rank=2,hit=1;point=shard:before_write,do=SIGKILL,rank=1,hit=1"
