@@ -74,6 +74,8 @@ class Card:
         The distributions of the parameters in training, in words, by parameter.
     posterior_scale : tuple of 7 float
         Factors on the posterior's standard deviations in latent space, from a calibration split.
+    posterior_scale_views : tuple of 7 float, or empty
+        The same for the mixture over the eight dihedral views, which is wider; empty: as for one.
     views : int
         Dihedral views to average, 1 or 8.
     label : str
@@ -99,6 +101,7 @@ class Card:
     f_lens: LensDensity = field(default_factory=LensDensity)
     prior: Mapping[str, str] = field(default_factory=dict)
     posterior_scale: tuple[float, ...] = (1.0,) * 7
+    posterior_scale_views: tuple[float, ...] = ()
     views: int = 1
     label: str = ""
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -111,6 +114,10 @@ class Card:
         mapping = dataclasses.asdict(self)
         del mapping["hash"]
         return mapping
+
+    def scale_of(self, views: int) -> tuple[float, ...]:
+        """Return the factors on the posterior's standard deviations for a number of views."""
+        return self.posterior_scale_views if views > 1 and self.posterior_scale_views else self.posterior_scale
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], where: str) -> Card:
@@ -136,6 +143,7 @@ class Card:
             raise ModelError(f"{where}: min_bands {self.min_bands} does not fit {len(self.bands)} bands")
         if not self.calibration.a > 0:
             raise ModelError(f"{where}: calibration slope {self.calibration.a} is not positive")
-        if len(self.posterior_scale) != 7 or self.views not in (1, 8):
+        scales = (self.posterior_scale, self.posterior_scale_views or self.posterior_scale)
+        if any(len(scale) != 7 for scale in scales) or self.views not in (1, 8):
             raise ModelError(f"{where}: needs 7 posterior scales and 1 or 8 views")
         return self

@@ -232,7 +232,7 @@ class _Network:
         self.softening = card.softening
         self.views = views or card.views
         self.half = precision == "bf16"
-        scale = torch.tensor(card.posterior_scale, dtype=torch.float32)
+        scale = torch.tensor(card.scale_of(self.views), dtype=torch.float32)
         rows, columns = (list(axis) for axis in zip(*TRIANGLE, strict=True))
         self.cov_scale = (scale[rows] * scale[columns]).to(device)
         self.ranges = [

@@ -26,7 +26,7 @@ from lensscan.nets.scorer import Scorer
 from lensscan.survey.stamps import allocate
 from lensscan.train.settings import Augmentation, Finish
 
-__all__ = ["Scored", "calibrate", "evaluate", "score_mocks"]
+__all__ = ["Scored", "calibrate", "evaluate", "posterior_scale", "score_mocks"]
 
 BATCH = 64
 CHUNK = 2048
@@ -62,10 +62,15 @@ class Scored:
 
 
 def score_mocks(
-    model: Model, recipe: Recipe, seed: int, n: int, report: Callable[[str], None] = lambda line: None
+    model: Model,
+    recipe: Recipe,
+    seed: int,
+    n: int,
+    report: Callable[[str], None] = lambda line: None,
+    views: int | None = None,
 ) -> Scored:
     """Simulate n mocks and score them as a scan would."""
-    scorer = Scorer([model], "cpu", BATCH)
+    scorer = Scorer([model], "cpu", BATCH, views=views)
     slot = allocate(BATCH, model.frame())
     scores: dict[str, list[NDArray[Any]]] = {}
     truths: dict[str, list[NDArray[Any]]] = {}
@@ -107,18 +112,27 @@ def _sigmas(scored: Scored) -> NDArray[np.float64]:
     return np.sqrt(scored.cov[scored.is_lens][:, diagonal].astype(np.float64))
 
 
-def calibrate(model: Model, scored: Scored, finish: Finish, augmentation: Augmentation) -> Model:
-    """Return the model with calibration, posterior scale, f_lens, ranges and prior in its card.
+def posterior_scale(scored: Scored) -> tuple[float, ...]:
+    """Return the factors on the posterior's standard deviations that put 68.27 % of the truths within one.
 
-    The posterior's standard deviations are rescaled by one factor for theta_E, one for the ellipticity, one
-    for the position and one for the source position (the same for both components, so that the dihedral rules
-    hold), such that 68.27 % of the truths lie within one sigma.
+    One for theta_E, one for the ellipticity, one for the position and one for the source position: the same
+    for both components, so that the dihedral rules hold.
     """
-    a, b = calibration.fit(finish.kind, scored.logit, scored.is_lens)
     pull = np.abs(latent_truth(scored) - scored.mean[scored.is_lens]) / _sigmas(scored)
     scale = np.ones(N_LATENT)
     for group in GROUPS:
         scale[list(group)] = np.quantile(pull[:, list(group)], 0.6827)
+    return tuple(float(s) for s in np.round(scale, 4))
+
+
+def calibrate(
+    model: Model, scored: Scored, finish: Finish, augmentation: Augmentation, views: Scored | None = None
+) -> Model:
+    """Return the model with calibration, posterior scales, f_lens, ranges and prior in its card.
+
+    `scored` are mocks scored with one view and without posterior scale, `views` the same with eight views.
+    """
+    a, b = calibration.fit(finish.kind, scored.logit, scored.is_lens)
     logit = calibration.apply(finish.kind, a, b, scored.logit.astype(np.float64))[scored.is_lens]
     clipped = np.clip(logit, LOGIT_EDGES[0], LOGIT_EDGES[-1])
     density, _ = np.histogram(clipped, LOGIT_EDGES, density=True)
@@ -126,7 +140,8 @@ def calibrate(model: Model, scored: Scored, finish: Finish, augmentation: Augmen
     card = dataclasses.replace(
         model.card,
         calibration=Calibration(finish.kind, round(a, 6), round(b, 6)),
-        posterior_scale=tuple(float(s) for s in np.round(scale, 4)),
+        posterior_scale=posterior_scale(scored),
+        posterior_scale_views=() if views is None else posterior_scale(views),
         f_lens=LensDensity(tuple(float(e) for e in LOGIT_EDGES), tuple(float(d) for d in np.round(density, 6))),
         sigma_range=_ranges(bands, scored.sigma, augmentation.gain + augmentation.sigma),
         fwhm_range=_ranges(bands, scored.fwhm, augmentation.fwhm),

@@ -92,6 +92,8 @@ class Trainer:
         self.optimiser = torch.optim.AdamW(self._groups(), lr=settings.optimiser.lr, betas=(0.9, 0.99))
         self.stream = MockStream(source, settings.stream, settings.batch, settings.seed, engine.rank, engine.size)
         self.step = 0
+        self.seconds = 0.0
+        self._clock = time.monotonic()
         self.sums = torch.zeros(3, device=device)
         self.history = History(folder / "curves.jsonl")
         self._make_validation = validation
@@ -120,7 +122,7 @@ class Trainer:
             ``OK`` when the last step is done, else the stop's code; a checkpoint stands in both cases.
         """
         progress = Progress(self.settings.steps, self.settings.batch, self.step)
-        saved = time.monotonic()
+        saved = self._clock = time.monotonic()
         while self.step < self.settings.steps:
             self.sums += self.train_step()
             if self.step % REPORT_EVERY == 0:
@@ -204,8 +206,11 @@ class Trainer:
         """Write a checkpoint; rank 0 only."""
         if self.engine.rank != 0:
             return
+        now = time.monotonic()
+        self.seconds, self._clock = self.seconds + now - self._clock, now
         state = {
             "step": self.step,
+            "seconds": self.seconds,
             "sums": self.sums,
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
@@ -221,6 +226,7 @@ class Trainer:
             self.average.load_state_dict(state["average"])
             self.optimiser.load_state_dict(state["optimiser"])
             self.step = int(state["step"])
+            self.seconds = float(state["seconds"])
             self.sums.copy_(state["sums"])
             log.info("resumed at step %d", self.step)
         if self.engine.rank == 0:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import platform
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import torch
 from lensscan import __version__
 from lensscan.errors import ExitCode, OutputError
 from lensscan.mocks.recipes import Recipe, load_recipe
+from lensscan.nets.dihedral import N_VIEWS
 from lensscan.nets.heads import to_latent
 from lensscan.nets.model import Card, Model
 from lensscan.train.distributed import Engine, start_engine
@@ -87,14 +87,13 @@ class TrainRun:
             self.folder,
             self.device,
         )
-        begun = time.monotonic()
         try:
             trainer.resume()
             code = trainer.fit(self.stop, self.report)
         finally:
             trainer.stream.close()
         if code == ExitCode.OK and engine.rank == 0:
-            self._finish(trainer, recipe, engine, time.monotonic() - begun)
+            self._finish(trainer, recipe, engine)
         if engine.rank == 0:
             trainer.history.plot(self.folder / "curves.png", f"{settings.name}, step {trainer.step}")
         engine.close()
@@ -116,7 +115,7 @@ class TrainRun:
         self.report(f"{self.output} is complete, nothing to do")
         return True
 
-    def _finish(self, trainer: Trainer, recipe: Recipe, engine: Engine, seconds: float) -> None:
+    def _finish(self, trainer: Trainer, recipe: Recipe, engine: Engine) -> None:
         """Calibrate, evaluate and save the averaged network."""
         settings, finish = trainer.settings, self.settings.finish
         card = Card(
@@ -141,7 +140,7 @@ class TrainRun:
                 "ranks": engine.size,
                 "backend": engine.name,
                 "device": _device_name(self.device),
-                "hours": round(seconds / 3600, 2),
+                "hours": round(trainer.seconds / 3600, 2),
                 "versions": {
                     "lensscan": __version__,
                     "torch": torch.__version__,
@@ -151,8 +150,11 @@ class TrainRun:
             },
         )
         model = Model(card, trainer.average.cpu().eval())
-        scored = score_mocks(model, recipe, self._seed("calibration"), finish.calibration, self.report)
-        model = calibrate(model, scored, finish, settings.augmentation)
+        seed = self._seed("calibration")
+        scored = score_mocks(model, recipe, seed, finish.calibration, self.report, views=1)
+        few = max(1, finish.calibration // 4)
+        turned = score_mocks(model, recipe, seed, few, self.report, views=N_VIEWS)
+        model = calibrate(model, scored, finish, settings.augmentation, turned)
         scored = score_mocks(model, recipe, self._seed("evaluation"), finish.evaluation, self.report)
         evaluation = {"mocks_of_seed": self._seed("evaluation"), **evaluate(model.card, scored)}
         model = Model(dataclasses.replace(model.card, evaluation=evaluation), model.module)

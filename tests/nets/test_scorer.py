@@ -195,6 +195,13 @@ def test_posterior_scale_widens_only_the_covariance(stamps, reference):
     np.testing.assert_allclose(result["post_cov"][..., 27], 0.25 * reference["post_cov"][..., 27], rtol=1e-6)
 
 
+def test_posterior_scale_of_eight_views(stamps):
+    plain = score(make_model(posterior_scale=(2.0,) * 7), fill(stamps), views=8)
+    own = make_model(posterior_scale=(2.0,) * 7, posterior_scale_views=(0.5,) * 7)
+    np.testing.assert_allclose(score(own, fill(stamps), views=8)["post_cov"], plain["post_cov"] / 16, rtol=1e-5)
+    assert_same(score(own, fill(stamps)), score(make_model(posterior_scale=(2.0,) * 7), fill(stamps)))
+
+
 def test_members_are_those_of_single_scans(model, stamps, reference):
     other = make_model(2, softening=3.0)
     both = Scorer([model, other], "cpu", BATCH).submit(fill(stamps)).result()

@@ -39,8 +39,8 @@ def scores(n=20_000, seed=1, scale=(1.0,) * 7) -> Scored:
 
 @pytest.fixture(scope="module")
 def model():
-    found = scores()
-    return calibrate(make_trivial("gr", 32, 0.2), found, Finish(), Augmentation())
+    wider = scores(seed=5, scale=(2.0,) * 7)
+    return calibrate(make_trivial("gr", 32, 0.2), scores(), Finish(), Augmentation(), wider)
 
 
 def test_logit_is_calibrated(model):
@@ -55,6 +55,12 @@ def test_posterior_scale_undoes_the_wrong_width(model):
     lens = fresh.is_lens
     covered = marginal_coverage(latent_truth(fresh), fresh.mean[lens], _sigmas(fresh), 0.68)
     np.testing.assert_allclose(covered, 0.68, atol=0.02)
+
+
+def test_eight_views_have_a_scale_of_their_own(model):
+    np.testing.assert_allclose(model.card.posterior_scale_views, 0.5 / STATED, rtol=0.03)
+    assert model.card.scale_of(8) == model.card.posterior_scale_views
+    assert model.card.scale_of(1) == model.card.posterior_scale
 
 
 def test_scale_keeps_the_dihedral_rules(model):
