@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 
-__all__ = ["available_cores", "peak_memory", "tune_allocator"]
+__all__ = ["available_cores", "peak_memory", "release_memory", "tune_allocator"]
 
 # glibc mallopt parameters and values: keep large temporaries mapped instead of returning them page by page.
 MALLOPT = {"M_MMAP_THRESHOLD": (-3, 1 << 30), "M_TRIM_THRESHOLD": (-1, 1 << 30), "M_TOP_PAD": (-2, 64 << 20)}
@@ -35,6 +36,12 @@ def tune_allocator() -> dict[str, int]:
     except (OSError, AttributeError):
         return {}
     return {name: value for name, (number, value) in MALLOPT.items() if mallopt(number, value) == 1}
+
+
+def release_memory() -> None:
+    """Give freed memory back to the system; with the raised thresholds glibc would keep it."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def peak_memory() -> int:

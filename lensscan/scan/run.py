@@ -16,7 +16,7 @@ from lensscan import faults
 from lensscan.config import build, read_toml
 from lensscan.errors import ExitCode, LensscanError, OutputError
 from lensscan.mpi import World, abort
-from lensscan.process import tune_allocator
+from lensscan.process import release_memory, tune_allocator
 from lensscan.scan import shards
 from lensscan.scan.engine import build_engine
 from lensscan.scan.plan import Plan
@@ -114,6 +114,7 @@ def _scan(root: Root, settings: ScanSettings, argv: Sequence[str]) -> int:
     plan = root.during(lambda: _plan(planner, settings))
     if plan is None:
         return _stopped(root, "during planning")
+    release_memory()
     done = root.ledger(plan)
     if done:
         root.say(f"resuming: {len(done)} of {len(plan.blocks)} blocks stand")
@@ -218,6 +219,7 @@ def _merge(planner: Planner, plan: Plan, root: Root, settings: ScanSettings, arg
     from lensscan.scan.merge import MergeSettings, merge
     from lensscan.scan.provenance import collect
 
+    release_memory()
     faults.reach("merge:before")
     provenance = collect(planner, plan, settings, root.world, argv, root.log_path)
     settings_of_merge = MergeSettings(**merge_settings(planner, settings))
