@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 import traceback
 from collections.abc import Sequence
 from types import ModuleType
+from typing import NoReturn
 
 from lensscan import __version__
-from lensscan.errors import ExitCode, LensscanError
+from lensscan.cli.streams import steady_streams
+from lensscan.errors import ExitCode, LensscanError, OutputError, disk_error
 
 __all__ = ["COMMANDS", "main"]
 
@@ -21,7 +22,8 @@ COMMANDS = {
     "scan": "score a survey's stamps: THE main job, plain or under mpiexec",
     "verify": "re-check the accounting law and the content hash of an output",
     "show": "summary, provenance, timings and failures of an output",
-    "export": "candidates as FITS, VOTable, Parquet, CSV, ECSV or ds9 regions",
+    "export": "candidates as FITS, VOTable, Parquet, CSV, ECSV, ds9 regions or lenstronomy JSON",
+    "images": "image positions, magnifications and time delays of the candidates, with uncertainties",
     "mosaic": "PNG pages of the ranked candidates",
     "simulate": "mock stamps with truth, from a recipe and a seed",
     "train": "train a network, plain or under mpiexec",
@@ -31,10 +33,20 @@ COMMANDS = {
 }
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with exit code 2."""
+        self.exit(int(ExitCode.USAGE), f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
+
 def build_parser(command: str | None) -> argparse.ArgumentParser:
     """Return the parser; only the module of `command` is imported."""
-    parser = argparse.ArgumentParser(prog="lensscan", description="Score survey image stamps for galaxy-scale strong gravitational lenses.")
-    parser.add_argument("--version", action="version", version=f"lensscan {__version__}")
+    parser = Parser(
+        prog="lensscan", description="Score survey image stamps for galaxy-scale strong gravitational lenses."
+    )
+    parser.add_argument("-V", "--version", action="version", version=f"lensscan {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, text in COMMANDS.items():
         if name != command:
@@ -62,23 +74,45 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; never lets a traceback reach the user by itself."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = next((word for word in arguments if word in COMMANDS), None)
-    args = build_parser(command).parse_args(arguments)
+    parser = build_parser(command)
+    if not arguments:
+        parser.print_help(sys.stderr)
+        return int(ExitCode.USAGE)
+    with steady_streams():
+        args = parser.parse_args(arguments)
+        return run_command(args)
+
+
+def run_command(args: argparse.Namespace) -> int:
+    """Run the command of parsed arguments; errors become one line and an exit code."""
     try:
-        return int(command_module(args.command).run(args))
-    except LensscanError as error:
-        if args.debug:
-            traceback.print_exc()
-        print(f"lensscan {args.command}: error: {error}", file=sys.stderr)
-        return int(error.exit_code)
+        code = int(command_module(args.command).run(args))
+        sys.stdout.flush()  # a full disk shows here
+        return code
     except KeyboardInterrupt:
-        print(f"lensscan {args.command}: interrupted", file=sys.stderr)
+        say(args, "interrupted; run the same command again")
         return int(ExitCode.INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return int(ExitCode.ERROR)
     except Exception as error:
         if args.debug:
             traceback.print_exc()
-        name = type(error).__name__
-        print(f"lensscan {args.command}: internal error: {name}: {error}; run again with --debug and report it", file=sys.stderr)
+        known = error if isinstance(error, LensscanError) else file_error(error)
+        if known is not None:
+            say(args, f"error: {known}")
+            return int(known.exit_code)
+        say(args, f"internal error: {type(error).__name__}: {error}; run again with --debug and report it")
         return int(ExitCode.ERROR)
+
+
+def file_error(error: Exception) -> LensscanError | None:
+    """Return what a failed access to a file means to the user, None if it is no such failure."""
+    if not isinstance(error, OSError):
+        return None
+    problem = disk_error(error, error.filename or "the output")
+    if problem is None and error.filename is not None:
+        return OutputError(f"cannot use {error.filename}: {error.strerror}; check the path and its permissions")
+    return problem
+
+
+def say(args: argparse.Namespace, text: str) -> None:
+    """Print one line on stderr, whatever line breaks a library put into its message."""
+    print(f"lensscan {args.command}: {' '.join(text.split())}", file=sys.stderr)
