@@ -15,7 +15,18 @@ _LAZY = {
     "read_candidates": ("lensscan.candidates.file", "read_candidates"),
     "simulate": ("lensscan.mocks.simulate", "simulate_named"),
 }
-_SUBPACKAGES = ("lens", "render", "metrics", "survey", "mocks", "nets", "candidates", "train", "scan", "evaluate")
+_SUBPACKAGES = (
+    "lens",
+    "render",
+    "metrics",
+    "survey",
+    "mocks",
+    "nets",
+    "candidates",
+    "train",
+    "scan",
+    "evaluate",
+)
 
 __all__ = ["__version__", "load_model", "read_candidates", "simulate"]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib.resources
+import math
 import tomllib
 import types
 import typing
@@ -26,6 +27,7 @@ __all__ = [
     "CutStep",
     "Survey",
     "build",
+    "check_keys",
     "find",
     "load_cut",
     "load_survey",
@@ -154,9 +156,8 @@ def find(kind: str, name: str | Path) -> Path:
     if text.endswith(suffix) or "/" in text:
         if Path(text).is_file():
             return Path(text)
-        raise ConfigError(
-            f"{kind}: no file {text}; give a path that exists or one of: {', '.join(shipped(kind)) or 'none shipped'}"
-        )
+        known = ", ".join(shipped(kind)) or "none"
+        raise ConfigError(f"{kind}: no file {text}; give a path that exists, or a shipped name: {known}")
     file = importlib.resources.files("lensscan") / "catalogs" / kind / f"{text}{suffix}"
     path = Path(str(file))
     if not path.is_file():
@@ -208,13 +209,8 @@ def build(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
     Unknown and missing keys, and values of the wrong type, raise a `ConfigError` that names the key, the
     file (`where`) and the nearest known key.
     """
+    check_keys(cls, mapping, where)
     hints = typing.get_type_hints(cls)
-    known = [f.name for f in dataclasses.fields(cls) if f.init]  # type: ignore[arg-type]
-    for key in mapping:
-        if key not in known:
-            close = difflib.get_close_matches(key, known, 1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(known)}"
-            raise ConfigError(f"{where}: unknown key {key!r}; {hint}")
     values = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in mapping.items()}
     missing = [
         f.name
@@ -227,6 +223,16 @@ def build(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
     if missing:
         raise ConfigError(f"{where}: missing key {missing[0]!r}; add it")
     return cls(**values)
+
+
+def check_keys(cls: type, mapping: Mapping[str, Any], where: str) -> None:
+    """Raise a `ConfigError` for a key that is no field of the dataclass `cls`, naming the nearest."""
+    known = [f.name for f in dataclasses.fields(cls) if f.init]
+    for key in mapping:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(known)}"
+            raise ConfigError(f"{where}: unknown key {key!r}; {hint}")
 
 
 def _convert(kind: Any, value: Any, where: str) -> Any:
@@ -270,10 +276,17 @@ def load_survey(name: str | Path) -> Survey:
     """Load a survey by shipped name or path."""
     path = find("surveys", name)
     survey = build(Survey, read_toml(path), str(path))
-    if survey.pixel_scale <= 0:
+    if not 0 < survey.pixel_scale < math.inf:
         raise ConfigError(f"{path}: pixel_scale must be positive (arcsec per pixel)")
+    if survey.stamp_size < 1:
+        raise ConfigError(f"{path}: stamp_size must be positive (pixels)")
     if not survey.bands:
         raise ConfigError(f"{path}: no bands; add tables [bands.<name>]")
+    for name, band in survey.bands.items():
+        if band.zero_point is not None and not math.isfinite(band.zero_point):
+            raise ConfigError(f"{path}: bands.{name}.zero_point is no magnitude; correct it or leave it out")
+        if band.fwhm is not None and not 0 < band.fwhm < math.inf:
+            raise ConfigError(f"{path}: bands.{name}.fwhm must be positive (arcsec); correct it or leave it out")
     return survey
 
 
@@ -284,6 +297,10 @@ def load_cut(name: str | Path) -> Cut:
     for step in cut.step:
         if step.min is None and step.max is None:
             raise ConfigError(f"{path}: step {step.value!r} has neither min nor max; add one")
+        if step.min is not None and step.max is not None and not step.min < step.max:
+            raise ConfigError(
+                f"{path}: step {step.value!r} keeps nothing: min {step.min:g} is not below max {step.max:g}"
+            )
     if cut.prevalence is not None and not 0 < cut.prevalence < 1:
         raise ConfigError(f"{path}: prevalence must lie between 0 and 1")
     return cut

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 
+from lensscan.cli.numbers import at_least
+
 EXAMPLE = "lensscan bench scan --rounds 5 -o bench.json"
 NAMES = ("scan", "scheduler", "memory")
 
@@ -15,8 +17,10 @@ NAMES = ("scan", "scheduler", "memory")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("name", choices=NAMES, metavar="NAME", help=", ".join(NAMES))
-    parser.add_argument("--rounds", type=int, default=3, help="measured rounds (default 3)")
-    parser.add_argument("--rows", type=int, nargs="+", help="catalog lengths of the memory benchmark")
+    parser.add_argument("--rounds", type=at_least(1), default=3, metavar="N", help="measured rounds (default 3)")
+    parser.add_argument(
+        "--rows", type=at_least(1), nargs="+", metavar="N", help="catalog lengths of the memory benchmark"
+    )
     parser.add_argument("--model", default="des-griz", help="network of the scan benchmark (default des-griz)")
     parser.add_argument("--folder", help="where to put the test data (default: a temporary folder)")
     parser.add_argument("-o", "--output", metavar="FILE.json", help="also write the figures as JSON")
@@ -24,10 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run one benchmark and print its figures."""
-    from lensscan.errors import ConfigError
-
-    if args.rounds < 1:
-        raise ConfigError(f"--rounds {args.rounds}: must be at least 1")
     if args.name == "scheduler":
         from lensscan.site.bench.scheduler import bench_scheduler
 

@@ -79,7 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help(sys.stderr)
         return int(ExitCode.USAGE)
     with steady_streams():
-        args = parser.parse_args(arguments)
+        try:
+            args = parser.parse_args(arguments)
+        except SystemExit as leave:  # --help, --version, or an error that has been reported
+            return int(leave.code or 0)
         return run_command(args)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lensscan.cli.numbers import at_least
 from lensscan.errors import ExitCode
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
@@ -20,10 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("output", metavar="OUT.h5", help="output of lensscan scan")
     parser.add_argument("-o", "--pages", metavar="NAME", help="pages are NAME-01.png ... (default: beside OUT.h5)")
-    parser.add_argument("-n", type=int, default=48, metavar="N", help="candidates to draw (default 48)")
-    parser.add_argument("--columns", type=int, default=8, help="stamps in a row (default 8)")
-    parser.add_argument("--rows", type=int, default=6, help="rows of a page (default 6)")
-    parser.add_argument("--stamp", type=int, default=150, metavar="PIXELS", help="side of a drawn stamp (default 150)")
+    parser.add_argument("-n", type=at_least(1), default=48, metavar="N", help="candidates to draw (default 48)")
+    parser.add_argument("--columns", type=at_least(1), default=8, metavar="N", help="stamps in a row (default 8)")
+    parser.add_argument("--rows", type=at_least(1), default=6, metavar="N", help="rows of a page (default 6)")
+    parser.add_argument(
+        "--stamp", type=at_least(32), default=150, metavar="PX", help="side of a drawn stamp (default 150)"
+    )
     parser.add_argument("--ring", action="store_true", help="draw the Einstein ring of the posterior's median")
     parser.add_argument("--clean", action="store_true", help="leave out candidates with a warning flag")
     parser.add_argument("--truth", metavar="FILE", help="table with id and is_lens: true lenses get a green frame")
@@ -34,10 +37,10 @@ def run(args: argparse.Namespace) -> int:
     from lensscan.render.png import save_png
     from lensscan.view.mosaic import Layout, mosaic, read_truth
 
-    layout = Layout(max(1, args.columns), max(1, args.rows), max(32, args.stamp), args.ring)
+    layout = Layout(args.columns, args.rows, args.stamp, args.ring)
     stem = args.pages.removesuffix(".png") if args.pages else str(Path(args.output).with_suffix(""))
     truth = read_truth(args.truth) if args.truth else None
-    pages = mosaic(args.output, max(1, args.n), layout=layout, clean=args.clean, truth=truth)
+    pages = mosaic(args.output, args.n, layout=layout, clean=args.clean, truth=truth)
     for number, page in enumerate(pages, start=1):
         print(save_png(page, f"{stem}-{number:02d}.png"))
     return int(ExitCode.OK)

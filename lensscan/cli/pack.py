@@ -7,6 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from lensscan.cli.numbers import at_least
 from lensscan.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,8 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--survey", required=True, metavar="S", help="survey: shipped name or TOML file")
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of the packs")
     parser.add_argument("--bands", nargs="+", metavar="B", help="bands to pack (default: all of the survey)")
-    parser.add_argument("--size", type=int, metavar="PX", help="side of a stamp, pixels (default: the survey's)")
-    parser.add_argument("--rows", type=int, default=50_000, metavar="N", help="rows a pack (at most 50,000)")
+    parser.add_argument(
+        "--size", type=at_least(1), metavar="PX", help="side of a stamp, pixels (default: the survey's)"
+    )
+    parser.add_argument("--rows", type=at_least(1), default=50_000, metavar="N", help="rows a pack (at most 50,000)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,11 +44,9 @@ def run(args: argparse.Namespace) -> int:
     unknown = [band for band in bands if band not in survey.bands]
     if unknown:
         raise ConfigError(f"--bands {unknown[0]}: survey {survey.name} has {', '.join(survey.bands)}")
-    if not 1 <= args.rows <= MAX_ROWS:
-        raise ConfigError(f"--rows {args.rows}: a pack holds 1 to {MAX_ROWS} rows")
+    if args.rows > MAX_ROWS:
+        raise ConfigError(f"--rows {args.rows}: a pack holds at most {MAX_ROWS} rows")
     size = survey.stamp_size if args.size is None else args.size
-    if size < 1:
-        raise ConfigError(f"--size {size}: must be positive")
     frame = Frame(bands, size, survey.pixel_scale, 1)
     source = open_source(args.stamps, survey, frame)
     catalog = open_catalog(args.selection, survey, source.required_columns())

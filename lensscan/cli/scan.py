@@ -12,7 +12,8 @@ import dataclasses
 import sys
 from typing import Any
 
-from lensscan.config import override, read_toml
+from lensscan.cli.numbers import seconds
+from lensscan.config import check_keys, override, read_toml
 from lensscan.errors import ConfigError, ExitCode
 from lensscan.scan.settings import ScanSettings
 
@@ -27,9 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("run", nargs="?", metavar="RUN.toml", help="settings; without it give them as options")
     inputs = parser.add_argument_group("what to scan")
-    inputs.add_argument("--catalog", help="survey catalog: file or quoted glob (FITS, HDF5, Parquet, CSV, ECSV)")
-    inputs.add_argument("--survey", help="survey: shipped name or TOML file")
-    inputs.add_argument("--cut", help="colour cut: shipped name or TOML file; none: every row")
+    inputs.add_argument(
+        "--catalog", metavar="F", help="survey catalog: file or quoted glob (FITS, HDF5, Parquet, CSV, ECSV)"
+    )
+    inputs.add_argument("--survey", metavar="S", help="survey: shipped name or TOML file")
+    inputs.add_argument("--cut", metavar="C", help="colour cut: shipped name or TOML file; none: every row")
     inputs.add_argument(
         "--stamps", metavar="SPEC", help="packs:DIR, stamps:TEMPLATE, tiles:TEMPLATE or tiles:INDEX.csv"
     )
@@ -37,9 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inputs.add_argument("-o", "--output", metavar="OUT.h5", help="output")
     how = parser.add_argument_group("how")
     how.add_argument("--resample", action="store_true", help="resample stamps to the model's pixel scale")
-    how.add_argument("--prevalence", type=float, help="lenses per selected row (default: the cut's)")
-    how.add_argument("--max-seconds", type=float, help="stop in order after so long (exit 75)")
-    how.add_argument("--max-failed", type=float, help="fraction of rows that may fail (default 0.01)")
+    how.add_argument("--prevalence", type=float, metavar="PI", help="lenses per selected row (default: the cut's)")
+    how.add_argument("--max-seconds", type=seconds, metavar="S", help="stop in order after so long (exit 75)")
+    how.add_argument(
+        "--max-failed", type=float, metavar="F", help="fraction of rows that may fail before exit 3 (0.01)"
+    )
     how.add_argument("--keep-shards", action="store_true", help="keep the run folder after the merge")
     how.add_argument("--overwrite", action="store_true", help="replace an output of another plan")
     how.add_argument(
@@ -48,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="any other setting",
+        help="any other setting (batch, views, top, min_logit, device, threads ...: see the page The scan)",
     )
     how.add_argument(
         "--dry-run",
@@ -69,6 +74,7 @@ def read_settings(args: argparse.Namespace) -> ScanSettings:
             mapping[name] = True
     mapping = override(mapping, args.assignments)
     where = args.run or "command line"
+    check_keys(ScanSettings, mapping, where)  # first: a misspelt key looks like a missing one
     for field in dataclasses.fields(ScanSettings):
         if field.default is dataclasses.MISSING and field.name not in mapping:
             option = "-o" if field.name == "output" else f"--{field.name}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
+from lensscan.cli.numbers import at_least
 from lensscan.errors import ExitCode
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
@@ -15,7 +16,7 @@ EXAMPLE = "lensscan show candidates.h5 -n 50 --clean"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("output", metavar="OUT.h5", help="output of lensscan scan")
-    parser.add_argument("-n", type=int, default=20, metavar="N", help="candidates to list (default 20)")
+    parser.add_argument("-n", type=at_least(0), default=20, metavar="N", help="candidates to list (default 20)")
     parser.add_argument("--clean", action="store_true", help="leave out candidates with a warning flag")
     parser.add_argument("--provenance", action="store_true", help="print the whole provenance as JSON instead")
 
@@ -28,5 +29,5 @@ def run(args: argparse.Namespace) -> int:
     if args.provenance:
         print(json.dumps(read_provenance(args.output), indent=1))
     else:
-        print("\n".join(summary(args.output, max(0, args.n), args.clean)))
+        print("\n".join(summary(args.output, args.n, args.clean)))
     return int(ExitCode.OK)

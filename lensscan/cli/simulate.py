@@ -11,6 +11,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from lensscan.cli.numbers import at_least
+
 if TYPE_CHECKING:
     from lensscan.mocks.dataset import Dataset
 
@@ -21,8 +23,8 @@ SHEET = 32
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("recipe", metavar="RECIPE", help="shipped name or TOML file")
-    parser.add_argument("-n", "--number", type=int, required=True, metavar="N", help="number of objects")
-    parser.add_argument("--seed", type=int, default=1, metavar="S", help="seed of the universe (default: 1)")
+    parser.add_argument("-n", "--number", type=at_least(1), required=True, metavar="N", help="number of objects")
+    parser.add_argument("--seed", type=at_least(0), default=1, metavar="S", help="seed of the universe (default: 1)")
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to write or to complete")
     parser.add_argument("--fits", action="store_true", help="one FITS file per object instead of packs")
     parser.add_argument(
@@ -33,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="change a setting of the recipe, e.g. --set classes.lens=0.1",
     )
-    parser.add_argument("--device", default="cpu", help="where images are made: cpu or cuda (default: cpu)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where images are made (default: cpu)")
+    parser.add_argument("--threads", type=at_least(1), default=1, metavar="N", help="CPU threads (default: 1)")
     parser.add_argument("--no-sheet", action="store_true", help="no contact sheet")
 
 
@@ -44,9 +46,6 @@ def run(args: argparse.Namespace) -> int:
 
     from lensscan.config import find, override, read_toml
     from lensscan.errors import ConfigError
-
-    if args.number < 1:
-        raise ConfigError(f"-n {args.number}: must be at least 1")
     from lensscan.process import tune_allocator
 
     tune_allocator()
@@ -55,8 +54,8 @@ def run(args: argparse.Namespace) -> int:
     from lensscan.mocks.dataset import Dataset
     from lensscan.mocks.recipes import make_recipe
 
-    torch.set_num_threads(max(1, args.threads))
-    if args.device.startswith("cuda") and not torch.cuda.is_available():
+    torch.set_num_threads(args.threads)
+    if args.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: no GPU that torch can use; leave the option out")
     path = find("recipes", args.recipe)
     recipe = make_recipe(override(read_toml(path), args.assignments), str(path))

@@ -15,19 +15,23 @@ import traceback
 from pathlib import Path
 from types import FrameType
 
-from lensscan.errors import ExitCode, LensscanError
+from lensscan.cli.numbers import at_least, seconds
+from lensscan.errors import ConfigError, ExitCode, LensscanError
 
-EXAMPLE = "lensscan train des-griz -o my-des-griz.safetensors"
+EXAMPLE = "mpiexec -n 4 lensscan train des-griz -o my-des-griz.safetensors      (or without mpiexec)"
+BACKENDS = ("auto", "none", "torch", "horovod")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("train", metavar="TRAIN.toml", help="training: shipped name or TOML file")
     parser.add_argument("-o", "--output", metavar="FILE", help="model file (default: <name>.safetensors)")
-    parser.add_argument("--backend", default="auto", help="auto, none, torch or horovod: what joins the ranks")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--threads", type=int, default=1, help="threads of the network (default 1)")
-    parser.add_argument("--max-seconds", type=float, help="checkpoint and exit 75 after so long")
+    parser.add_argument("--backend", choices=BACKENDS, default="auto", help="what joins the ranks (default auto)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default auto")
+    parser.add_argument(
+        "--threads", type=at_least(1), default=1, metavar="N", help="threads of the network (default 1)"
+    )
+    parser.add_argument("--max-seconds", type=seconds, metavar="S", help="checkpoint and exit 75 after so long")
     parser.add_argument(
         "--set",
         dest="assignments",
@@ -92,8 +96,10 @@ def train(args: argparse.Namespace, stop: _Stop) -> ExitCode:
 
     path = find("training", args.train)
     settings = TrainSettings.from_mapping(override(read_toml(path), args.assignments), str(path))
-    torch.set_num_threads(max(1, args.threads))
+    torch.set_num_threads(args.threads)
     name = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: no GPU that torch can use; leave the option out")
     device = torch.device(name)
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = settings.precision != "fp32"

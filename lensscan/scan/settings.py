@@ -114,6 +114,10 @@ class ScanSettings:
         for name in ("batch", "readers", "threads", "stamp_size", "top"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{where}: {name} must not be negative")
+        if self.max_seconds is not None and not self.max_seconds >= 0:
+            raise ConfigError(f"{where}: max_seconds must not be negative")
+        if not self.stall_seconds > 0:
+            raise ConfigError(f"{where}: stall_seconds must be positive, not {self.stall_seconds:g}")
         if self.prevalence is not None and not 0 < self.prevalence < 1:
             raise ConfigError(f"{where}: prevalence must lie between 0 and 1, not {self.prevalence}")
         if not 0 <= self.max_failed <= 1:

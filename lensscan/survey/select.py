@@ -98,8 +98,8 @@ def _walk(node: ast.expr, text: str, names: dict[str, None]) -> None:
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, OPERATORS):
         _walk(node.operand, text, names)
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FUNCTIONS:
-        if node.keywords:
-            raise ConfigError(f"cut: {text!r}: {node.func.id} takes no keywords")
+        if node.keywords or len(node.args) != 1:
+            raise ConfigError(f"cut: {text!r}: {node.func.id} takes one argument")
         for argument in node.args:
             _walk(argument, text, names)
     elif isinstance(node, ast.Name):

@@ -1,0 +1,34 @@
+"""Numbers on the command line, checked where they are read."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+__all__ = ["at_least", "seconds"]
+
+
+def at_least(lowest: int) -> Callable[[str], int]:
+    """Return what argparse needs to read a whole number that is not below `lowest`."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = lowest - 1
+        if value < lowest:
+            raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, at least {lowest}")
+        return value
+
+    return read
+
+
+def seconds(text: str) -> float:
+    """Read a time, 0 included."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of seconds, not negative")
+    return value
