@@ -1,7 +1,8 @@
 """Benchmarks, as ratios within one run on one machine.
 
 NAME is one of: scan (end to end against its ceilings and against what one would write instead),
-scheduler (block messages a second), memory (peak memory against the number of rows).
+scheduler (block messages a second), memory (peak memory against the number of rows), solver (image
+positions of lenses a second, beside lenstronomy's).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import argparse
 from lensscan.cli.numbers import at_least
 
 EXAMPLE = "lensscan bench scan --rounds 5 -o bench.json"
-NAMES = ("scan", "scheduler", "memory")
+NAMES = ("scan", "scheduler", "memory", "solver")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +33,10 @@ def run(args: argparse.Namespace) -> int:
         from lensscan.site.bench.scheduler import bench_scheduler
 
         report = bench_scheduler(args.rounds)
+    elif args.name == "solver":
+        from lensscan.site.bench.solver import bench_solver
+
+        report = bench_solver(args.rounds)
     elif args.name == "memory":
         from lensscan.site.bench.memory import ROWS, bench_memory
 
