@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -208,7 +209,9 @@ def start() -> World:
             "pip install 'lensscan[mpi]' built for this launcher's MPI"
         ) from None
     if not MPI.Is_initialized():
-        MPI.Init_thread(MPI.THREAD_SERIALIZED)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a foreign launcher: said below, in one line
+            MPI.Init_thread(MPI.THREAD_SERIALIZED)
     comm = MPI.COMM_WORLD
     if comm.size != expected:
         library = MPI.Get_library_version().split(",")[0].strip()
