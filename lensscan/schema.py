@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 __all__ = [
     "COLUMNS",
     "ENDPOINTS",
+    "FLAG_TEXT",
     "PARAMETERS",
+    "STATUS_TEXT",
     "Column",
     "Flag",
     "Status",
@@ -64,6 +66,43 @@ class Flag(enum.IntFlag):
     STALE_WCS = 1 << 11
 
 
+STATUS_TEXT: dict[Status, str] = {
+    Status.PENDING: "not looked at yet (inside a run only)",
+    Status.SCORED: "scored",
+    Status.CUT: "dropped by the cut (counted, not written)",
+    Status.MISSING_FILE: "no such file",
+    Status.UNREADABLE: "not a readable FITS file: truncated, damaged, something else by that name",
+    Status.WRONG_SHAPE: "an image of another shape, size or pixel grid than expected",
+    Status.NOT_FINITE: "too many pixels are NaN or infinite",
+    Status.BLANK: "no signal at all",
+    Status.MASKED: "too many pixels are masked",
+    Status.OUTPUT_NOT_FINITE: "the network returned NaN or infinity",
+    Status.CRASHED: "reading or scoring it killed a process",
+    Status.TIMEOUT: "reading it took too long",
+    Status.DUPLICATE_ID: "its id stands for several stamps",
+    Status.WRONG_BANDS: "bands are missing that the model needs",
+    Status.NO_ZERO_POINT: "no zero point in header or survey file",
+    Status.WRONG_SCALE: "another pixel scale than the model's",
+    Status.OUTSIDE_IMAGE: "the position lies outside every tile",
+    Status.NO_POSITION: "no position in the catalog, and the stamps need one",
+    Status.WRONG_ID: "the file holds another object",
+}
+FLAG_TEXT: dict[Flag, str] = {
+    Flag.THETA_E_UNRESOLVED: "theta_E is small against the best seeing",
+    Flag.POSTERIOR_WIDE: "theta_E_err is large against theta_E",
+    Flag.POSTERIOR_AT_PRIOR: "the interval of theta_E touches a bound of the model's prior",
+    Flag.OFF_CENTRE: "the lens centre lies more than 1 arcsec from the stamp's origin",
+    Flag.MEMBERS_DISAGREE: "the networks' logits differ much",
+    Flag.OOD: "unlike anything in training",
+    Flag.OUT_OF_RANGE: "noise, seeing or pixel scale outside what the model was trained for",
+    Flag.EDGE: "the stamp reaches over the edge of its image",
+    Flag.MASKED: "some pixels are missing",
+    Flag.MISSING_BAND: "a band is missing",
+    Flag.RESAMPLED: "resampled to the model's pixel scale",
+    Flag.STALE_WCS: "a WCS that was not used, because it does not describe the stamp",
+}
+
+
 def status_name(code: int) -> str:
     """Return ``"scored"``, ``"cut"`` or ``"failed:<reason>"`` for a status code."""
     status = Status(int(code))
@@ -71,8 +110,9 @@ def status_name(code: int) -> str:
 
 
 def flag_names(bits: int) -> list[str]:
-    """Return the lower-case names of the flags set in `bits`."""
-    return [flag.name.lower() for flag in Flag if flag.name and int(bits) & flag.value]
+    """Return the names of the flags set in `bits`, as they are written everywhere (``theta_E_unresolved edge``)."""
+    names = [flag.name.lower() for flag in Flag if flag.name and int(bits) & flag.value]
+    return [name.replace("theta_e", "theta_E") for name in names]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,14 +13,19 @@ import numpy as np
 
 from lensscan.candidates.file import Header, open_output, read_candidates, read_cutflow, read_header, read_provenance
 from lensscan.candidates.flags import UNCLEAN
-from lensscan.schema import flag_names
+from lensscan.schema import STATUS_TEXT, flag_names, status_name
+from lensscan.survey.select import flow_lines
 
 if TYPE_CHECKING:
     from astropy.table import QTable
 
-__all__ = ["clean_leaders", "format_table", "summary"]
+__all__ = ["clean_leaders", "format_table", "probability", "summary"]
 
 FAILURE_CHUNK = 1_000_000
+NUMBER = re.compile(r"-|[+-]?[\d,]*\.?\d+(e[+-]?\d+)?")
+WIDTH = 120
+"""Columns of a line of the ranking; longer ones (many flags) are cut off."""
+FLOW = ("name", "n_in", "n_kept", "n_nan", "n_sentinel")
 
 
 def clean_leaders(table: QTable, clean: bool = False) -> QTable:
@@ -79,12 +85,7 @@ def _cutflow(path: str | Path) -> list[str]:
     steps = read_cutflow(path)
     if not steps:
         return ["", "no colour cut: every catalog row was scored"]
-    rows = []
-    for step in steps:
-        share = f"{100 * step['n_kept'] / max(step['n_in'], 1):.2f} %"
-        counts = [f"{step[name]:,}" for name in ("n_in", "n_kept", "n_nan", "n_sentinel")]
-        rows.append([step["name"], *counts, share])
-    return ["", "cut flow", *format_table(["step", "in", "kept", "NaN", "not measured", "share kept"], rows)]
+    return ["", "cut flow", *flow_lines([tuple(step[name] for name in FLOW) for step in steps])]
 
 
 def _failures(path: str | Path, header: Header) -> list[str]:
@@ -100,28 +101,31 @@ def _failures(path: str | Path, header: Header) -> list[str]:
             for name, at, count in zip(names, first, counts, strict=True):
                 reasons[name.decode()] += int(count)
                 examples.setdefault(name.decode(), _text(records["id"][at]))
-    rows = [[name, f"{count:,}", examples[name]] for name, count in reasons.most_common()]
-    return ["", "failed rows", *format_table(["reason", "rows", "first id"], rows)]
+    meaning = {status_name(code).removeprefix("failed:"): text for code, text in STATUS_TEXT.items()}
+    rows = [[name, f"{count:,}", examples[name], meaning.get(name, "")] for name, count in reasons.most_common()]
+    return ["", "failed rows", *format_table(["reason", "rows", "first id", "meaning"], rows)]
 
 
 def _top(table: QTable, n: int, clean: bool) -> list[str]:
     leaders = clean_leaders(table, clean)
     which = "clean candidates" if clean else "candidates"
     hidden = len(table) - len(leaders)
-    title = f"top {min(n, len(leaders))} of {len(leaders):,} {which}"
+    title = f"top {min(n, len(leaders))} of {len(leaders):,} {which}" if len(leaders) else f"no {which}"
     if hidden:
-        title += f" ({hidden:,} rows are left out: further members of a group{', or flagged' if clean else ''})"
+        title += f" (left out: {hidden:,} further members of a group{', or flagged' if clean else ''})"
+    if not len(leaders) or not n:
+        return ["", title]
     rows = []
     for row in leaders[:n]:
         theta, error = _value(row["theta_E"]), _value(row["theta_E_err"])
         size = f"{theta:.2f} +- {error:.2f}" if np.isfinite(theta) else "-"
         rows.append([
             str(row["rank"]), str(row["id"]), _number(row["ra"], ".5f"), _number(row["dec"], "+.5f"),
-            _number(row["logit"], "+.3f"), _number(row["p_lens"], ".4f"), size, _number(row["snr"], ".1f"),
-            str(row["tile"]), " ".join(flag_names(int(row["flags"]))),
+            _number(row["logit"], "+.3f"), probability(_value(row["p_lens"])), size, _number(row["snr"], ".1f"),
+            " ".join(flag_names(int(row["flags"]))),
         ])  # fmt: skip
-    head = ["rank", "id", "ra", "dec", "logit", "p_lens", 'theta_E ["]', "S/N", "tile", "flags"]
-    return ["", title, *format_table(head, rows)]
+    head = ["rank", "id", "ra", "dec", "logit", "p_lens", 'theta_E ["]', "S/N", "flags"]
+    return ["", title, *(_cut_off(line) for line in format_table(head, rows))]
 
 
 def _provenance(header: Header, p: dict[str, Any]) -> list[str]:
@@ -157,6 +161,17 @@ def _scoring_time(blocks: dict[str, Any], header: Header) -> str | None:
     return f"{blocks['seconds']:.1f} worker seconds ({rate:,.0f} rows/s; reading {read:.1f} s, network {network:.1f} s)"
 
 
+def probability(p: float) -> str:
+    """Return a probability with two significant digits, more near 1; ``-`` if it is NaN."""
+    if not np.isfinite(p):
+        return "-"
+    return f"{p:.3f}" if p >= 0.1 else f"{p:.2g}"
+
+
+def _cut_off(line: str) -> str:
+    return line if len(line) <= WIDTH else line[: WIDTH - 4] + " ..."
+
+
 def _value(cell: Any) -> float:
     return float(getattr(cell, "value", cell))
 
@@ -171,4 +186,4 @@ def _text(value: Any) -> str:
 
 
 def _is_number(text: str) -> bool:
-    return text == "-" or text.replace(",", "").lstrip("+-").replace(".", "", 1).isdigit()
+    return NUMBER.fullmatch(text) is not None

@@ -95,7 +95,10 @@ def run(args: argparse.Namespace) -> int:
             return int(ExitCode.USAGE)
         raise
     if args.dry_run:
-        return dry_run(settings, world.rank)
+        try:
+            return dry_run(settings, world.rank)
+        finally:
+            world.finalize()
     from lensscan.scan.run import run_scan
 
     return run_scan(settings, world, sys.argv)
@@ -109,15 +112,16 @@ def dry_run(settings: ScanSettings, rank: int) -> int:
     from pathlib import Path
 
     from lensscan.scan.planning import Planner
+    from lensscan.survey.select import flow_lines
 
     planner = Planner(settings)
     with tempfile.TemporaryDirectory() as folder:
         plan = planner.make(Path(folder) / "plan.h5")
-        for step in plan.cutflow:
-            print(f"  {step['name'].decode():40s} {step['n_kept']:>12d} of {step['n_in']}")
+        if len(plan.cutflow):
+            print("\n".join(flow_lines((step["name"].decode(), *map(int, list(step)[1:])) for step in plan.cutflow)))
         size, bands = planner.frame.size, planner.frame.bands
-        print(f"{plan.n_rows} of {plan.n_catalog} catalog rows selected")
-        print(f"{len(plan.blocks)} blocks of at most {16 * plan.batch} rows")
+        print(f"{plan.n_rows:,} of {plan.n_catalog:,} catalog rows selected")
+        print(f"{len(plan.blocks):,} blocks of at most {16 * plan.batch} rows")
         gigabytes = plan.n_rows * len(bands) * size**2 * 4 / 1e9
         print(f"stamps: {' '.join(bands)}, {size}x{size} px, {gigabytes:.3g} GB to read")
         print(

@@ -70,10 +70,11 @@ class Planner:
 
     @property
     def prevalence(self) -> float | None:
-        """Return the prevalence: the setting, else the cut's, else None."""
+        """Return the prevalence: the setting, else that of the cut made here or by ``lensscan select``, else None."""
         if self.settings.prevalence is not None:
             return self.settings.prevalence
-        return self.cut.prevalence if self.cut else None
+        made = self.cut or self.stored_flow
+        return made.prevalence if made else None
 
     def identity(self) -> dict[str, Any]:
         """Return everything but the rows that can change a byte of a shard."""

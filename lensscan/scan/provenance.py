@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lensscan
-from lensscan.config import Cut
 from lensscan.mpi import World
 from lensscan.process import available_cores, tune_allocator
 from lensscan.scan.settings import ScanSettings, canonical
@@ -78,7 +77,7 @@ def collect(
         "command": " ".join(argv),
         "config": settings.resolved(),
         "survey": json.loads(canonical(planner.survey)),
-        "cut": _cut(planner.cut),
+        "cut": _cut(planner),
         "magnitudes": planner.survey.catalog.magnitudes or "not stated in the survey file",
         "models": [{"name": c.name, "version": c.version, "sha256": c.hash, "label": c.label} for c in planner.cards],
         "plan_hash": plan.plan_hash,
@@ -93,8 +92,12 @@ def collect(
     }
 
 
-def _cut(cut: Cut | None) -> Any:
-    return json.loads(canonical(cut)) if cut else None
+def _cut(planner: Planner) -> Any:
+    """Return the cut made here, or what ``lensscan select`` left of its own."""
+    if planner.cut:
+        return json.loads(canonical(planner.cut))
+    flow = planner.stored_flow
+    return {"name": flow.name, "prevalence": flow.prevalence, "magnitudes": flow.magnitudes} if flow else None
 
 
 def _version(name: str) -> str:

@@ -16,7 +16,7 @@ from lensscan.errors import CatalogError, ConfigError, StampError
 from lensscan.survey.catalog import Chunk
 from lensscan.survey.fits import open_fitsio
 
-__all__ = ["CutFlow", "FlowStep", "Selector", "expression_bands", "read_stored_flow"]
+__all__ = ["CutFlow", "FlowStep", "Selector", "expression_bands", "flow_lines", "read_stored_flow"]
 
 OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow, ast.USub, ast.UAdd)
 FUNCTIONS = ("abs", "log10", "sqrt", "exp")
@@ -45,21 +45,33 @@ class FlowStep:
 
 @dataclass(slots=True)
 class CutFlow:
-    """The count of every step of a cut over a whole catalog."""
+    """The count of every step of a cut over a whole catalog.
+
+    Attributes
+    ----------
+    name : str
+        Of the cut.
+    steps : list of FlowStep
+    n_catalog, n_selected : int
+        Rows of the catalog, and those that passed every step.
+    magnitudes : str
+        Which magnitudes were cut.
+    prevalence : float or None
+        Lenses per selected row, as the cut states it.
+    """
 
     name: str
     steps: list[FlowStep] = field(default_factory=list)
     n_catalog: int = 0
     n_selected: int = 0
     magnitudes: str = ""
+    prevalence: float | None = None
 
     def table(self) -> str:
         """Return the cut flow as text, one line per step."""
-        head = f"{'step':<32} {'in':>12} {'kept':>12} {'missing':>10} {'sentinel':>10}"
-        lines = [f"cut {self.name}" + (f" ({self.magnitudes})" if self.magnitudes else ""), head]
-        for step in self.steps:
-            numbers = f"{step.n_in:>12,} {step.n_kept:>12,} {step.n_nan:>10,} {step.n_sentinel:>10,}"
-            lines.append(f"{step.name:<32} {numbers}")
+        lines = [f"cut {self.name}"]
+        lines += [f"magnitudes: {self.magnitudes}"] if self.magnitudes else []
+        lines += flow_lines([(s.name, s.n_in, s.n_kept, s.n_nan, s.n_sentinel) for s in self.steps])
         share = 100 * self.n_selected / self.n_catalog if self.n_catalog else 0.0
         lines.append(f"selected {self.n_selected:,} of {self.n_catalog:,} ({share:.3g} %)")
         return "\n".join(lines)
@@ -70,6 +82,17 @@ class CutFlow:
         kind = [("name", f"S{width}"), ("n_in", "i8"), ("n_kept", "i8"), ("n_nan", "i8"), ("n_sentinel", "i8")]
         values = [(s.name.encode(), s.n_in, s.n_kept, s.n_nan, s.n_sentinel) for s in self.steps]
         return np.array(values, dtype=kind)
+
+
+def flow_lines(steps: Iterable[tuple[str, int, int, int, int]]) -> list[str]:
+    """Return the table of a cut flow, a line for each step ``(name, n_in, n_kept, n_nan, n_sentinel)``."""
+    steps = list(steps)
+    width = max([len(step[0]) for step in steps] or [4])
+    lines = [f"{'step':<{width}}  {'in':>13}  {'kept':>13}  {'share kept':>10}  {'NaN':>11}  {'sentinel':>11}"]
+    for name, n_in, n_kept, n_nan, n_sentinel in steps:
+        share = f"{100 * n_kept / max(n_in, 1):.2f} %"
+        lines.append(f"{name:<{width}}  {n_in:>13,}  {n_kept:>13,}  {share:>10}  {n_nan:>11,}  {n_sentinel:>11,}")
+    return lines
 
 
 def expression_bands(text: str) -> tuple[str, ...]:
@@ -145,7 +168,12 @@ class Selector:
         defined = f"cut defined for {cut.magnitudes}" if cut and cut.magnitudes else ""
         given = f"catalog has {survey.catalog.magnitudes}" if survey.catalog.magnitudes else ""
         statement = "; ".join(text for text in (defined, given) if text)
-        self.flow = CutFlow(cut.name if cut else "none", [FlowStep(_describe(s)) for s in steps], magnitudes=statement)
+        self.flow = CutFlow(
+            cut.name if cut else "none",
+            [FlowStep(_describe(s)) for s in steps],
+            magnitudes=statement,
+            prevalence=cut.prevalence if cut else None,
+        )
 
     @property
     def bands(self) -> tuple[str, ...]:
@@ -216,4 +244,5 @@ def read_stored_flow(path: str | Path) -> CutFlow | None:
         int(header.get("N_CAT", 0)),
         int(header.get("N_SEL", 0)),
         str(header.get("MAGS", "") or "").strip(),
+        float(header["PREVALEN"]) if "PREVALEN" in header else None,
     )

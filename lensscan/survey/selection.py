@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lensscan.errors import CatalogError, OutputError, disk_error
+from lensscan.errors import CatalogError, ConfigError, OutputError, disk_error
 from lensscan.survey.fits import create_fitsio, open_fitsio
 from lensscan.survey.select import CutFlow
 
@@ -31,13 +31,16 @@ class SelectionWriter:
 
     Raises
     ------
-    OutputError, DiskError
+    ConfigError, OutputError, DiskError
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = str(path)
         if not self.path.endswith(".fits"):
-            raise OutputError(f"-o {self.path}: a selection is a FITS file; end its name in .fits")
+            raise ConfigError(f"-o {self.path}: a selection is a FITS file; end its name in .fits")
+        folder = os.path.dirname(self.path) or "."
+        if not os.path.isdir(folder):
+            raise OutputError(f"cannot write {self.path}: no folder {folder}; make it, or give another name")
         self._part = f"{self.path[:-5]}.{os.getpid()}.part.fits"
         self._file: Any = None
         self._dtype: np.dtype[Any] | None = None
@@ -95,6 +98,8 @@ class SelectionWriter:
             header.write_key("N_CAT", flow.n_catalog, "rows of the catalog")
             header.write_key("N_SEL", flow.n_selected, "rows selected")
             header.write_key("MAGS", flow.magnitudes, "which magnitudes were cut")
+            if flow.prevalence is not None:
+                header.write_key("PREVALEN", flow.prevalence, "lenses per selected row, as the cut states it")
             self._file.close()
             self._verify()
             with open(self._part, "rb") as stream:

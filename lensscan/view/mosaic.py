@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensscan.candidates.file import Header, read_candidates, read_files, read_header, read_provenance
-from lensscan.candidates.summary import clean_leaders
+from lensscan.candidates.summary import clean_leaders, probability
 from lensscan.config import Survey, build
 from lensscan.errors import OutputError
 from lensscan.render.rgb import asinh_rgb
@@ -185,7 +185,7 @@ def _picture(batch: Batch, k: int, bands: Sequence[str], page: QTable, row: Any)
 
 def _caption(row: Any) -> tuple[str, ...]:
     p, theta, error = _value(row["p_lens"]), _value(row["theta_E"]), _value(row["theta_E_err"])
-    score = f"logit {_value(row['logit']):+.2f}" + (f"  p {p:.3f}" if np.isfinite(p) else "")
+    score = f"logit {_value(row['logit']):+.2f}" + (f"  p {probability(p)}" if np.isfinite(p) else "")
     size = f'\u03b8_E {theta:.2f} \u00b1 {error:.2f}"' if np.isfinite(theta) else "\u03b8_E \u2013"
     return score, size, _text(row["id"])
 

@@ -7,7 +7,7 @@ from synthetic_run import make_run
 
 from lensscan.candidates.file import read_candidates
 from lensscan.candidates.flags import UNCLEAN
-from lensscan.candidates.summary import clean_leaders, format_table, summary
+from lensscan.candidates.summary import clean_leaders, format_table, probability, summary
 from lensscan.cli.main import main
 from lensscan.scan.merge import MergeSettings, merge
 
@@ -28,10 +28,21 @@ def test_summary_says_it_all(output):
     text = "\n".join(summary(output, 5))
     assert "n_catalog = 217 = 17 cut + " in text
     assert "cut flow" in text
-    assert "98.6" not in text
+
     for word in ("g - i", "blank", "unreadable", "top 5 of", "lensscan scan RUN.toml", "abababababab", "plan hash"):
         assert word in text
-    assert len(summary(output, 0)) == len(summary(output, 5)) - 5
+    assert len(summary(output, 0)) == len(summary(output, 5)) - 6
+    assert "no signal at all" in text
+    ranking = text.split("\n\n")[3].splitlines()
+    assert len(ranking) == 7
+    assert all(len(line) <= 120 for line in ranking)
+
+
+@pytest.mark.parametrize(
+    ("p", "text"), [(8.1234e-4, "0.00081"), (3.21e-7, "3.2e-07"), (0.5, "0.500"), (1.0, "1.000"), (float("nan"), "-")]
+)
+def test_small_probabilities_keep_two_digits(p, text):
+    assert probability(p) == text
 
 
 def test_leaders_only_and_clean(output):

@@ -46,6 +46,14 @@ def test_a_finished_run_is_left_alone(survey, reference, tmp_path):
     assert (out.stat().st_mtime_ns, out.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_dry_run_tells_and_keeps_nothing(survey, tmp_path, ranks):
+    result = run(survey.args(tmp_path / "out.h5", "--dry-run"), ranks)
+    assert result.code == 0, result
+    assert "catalog rows selected" in result.out
+    assert not list(tmp_path.glob("out.h5*"))
+
+
 def test_other_merge_settings_merge_anew_without_scoring(survey, tmp_path):
     out = tmp_path / "out.h5"
     assert run(survey.args(out, "--keep-shards")).code == 0

@@ -107,6 +107,7 @@ def test_real_catalogs_keep_the_published_numbers(shared_data, tmp_path, capsys,
     flow = read_stored_flow(out)
     assert (flow.n_catalog, flow.n_selected) == expected
     assert flow.name == "des-jacobs2019a-colours"
+    assert flow.prevalence == load_cut("des-jacobs2019a-colours").prevalence
     assert flow.steps[0].name == "1.8 < g - i < 5"
     (chunk,) = open_catalog(str(out), load_survey(survey)).chunks()
     assert chunk.n == expected[1]
@@ -121,7 +122,18 @@ def test_an_empty_selection_is_a_valid_catalog(tmp_path, capsys):
     out = tmp_path / "empty.fits"
     assert main(["select", path, "--survey", str(survey), "--cut", "des-jacobs2019a", "-o", str(out)]) == 0
     assert list(open_catalog(str(out), load_survey(survey)).chunks()) == []
-    assert read_stored_flow(out).n_catalog == 2
+    flow = read_stored_flow(out)
+    assert (flow.n_catalog, flow.n_selected, flow.prevalence) == (2, 0, load_cut("des-jacobs2019a").prevalence)
+
+
+def test_a_selection_is_not_written_into_the_void(tmp_path, capsys):
+    path = catalog(tmp_path, mag_g=[1.0], mag_r=[1.0], mag_i=[1.0])
+    arguments = ["select", path, "--survey", "des", "--cut", "des-jacobs2019a", "-o"]
+    assert main([*arguments, str(tmp_path / "no" / "s.fits")]) == 1
+    assert main([*arguments, str(tmp_path / "s.csv")]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2
+    assert "no folder" in errors[0]
 
 
 def test_other_files_have_no_stored_flow(tmp_path):
