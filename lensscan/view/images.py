@@ -133,6 +133,8 @@ def _draw_candidate(axes: Any, row: Any, prediction: Prediction, k: int, stamp: 
 
 def _draw_images(axes: Any, prediction: Prediction, k: int, n: int) -> None:
     """Draw the samples that make n images, and the medians over them."""
+    from matplotlib.patheffects import withStroke
+
     same = np.isfinite(prediction.samples["x"][k]).sum(axis=1) == n
     for i in range(n):
         x, y = (prediction.samples[name][k][same, i] for name in "xy")
@@ -142,9 +144,8 @@ def _draw_images(axes: Any, prediction: Prediction, k: int, n: int) -> None:
         parity = int(np.sign(prediction.values["magnification"][k, 0, i]))
         axes.plot(x, y, MARKS[parity], mfc="none", mec="black", mew=2.6, ms=9)
         axes.plot(x, y, MARKS[parity], mfc="none", mec=ARRIVAL[i], mew=1.5, ms=9)
-        axes.annotate(
-            str(i + 1), (x, y), (5, 5), textcoords="offset points", color=ARRIVAL[i], fontsize=9, weight="bold"
-        )
+        label = axes.annotate(str(i + 1), (x, y), (6, 6), textcoords="offset points", color=ARRIVAL[i], weight="bold")
+        label.set_path_effects([withStroke(linewidth=2.5, foreground="black")])
 
 
 def _delays(prediction: Prediction, k: int, n: int) -> str:

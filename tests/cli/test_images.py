@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import fitsio
 import h5py
@@ -220,6 +221,11 @@ def test_source_in_front_of_the_lens_has_no_delay(output):
     assert np.isnan(report.table["delay"].value).all()
     assert np.isfinite(report.table["x"].value).any()
     assert any("not behind the lens" in note for note in report.notes)
+
+
+def test_the_page_of_the_documentation_names_every_column():
+    page = (Path(__file__).parents[2] / "docs" / "images.md").read_text()
+    assert not [column.name for column in COLUMNS if not re.search(rf"[`\s]{column.name}[`\s]", page)]
 
 
 def test_names_of_the_command_line():
