@@ -131,6 +131,11 @@ def _scan(root: Root, settings: ScanSettings, argv: Sequence[str]) -> int:
     code = _verdict(report.n_failed, report.n_rows, settings)
     for line in report.lines():
         root.say(line)
+    if code != ExitCode.OK:
+        root.say(
+            f"{report.n_failed:,} of {report.n_rows:,} rows failed, more than max_failed = {settings.max_failed:g} "
+            f"allows (exit code {code}); lensscan show {settings.output} tells why"
+        )
     root.leave(code, remove=not settings.keep_shards)
     return int(code)
 

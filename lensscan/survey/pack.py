@@ -19,7 +19,7 @@ from lensscan.schema import Flag, Status
 from lensscan.survey.facts import FactsBook
 from lensscan.survey.filling import Filling
 from lensscan.survey.packfile import PackFile
-from lensscan.survey.placement import MIN_FILL, Placement, place_centred
+from lensscan.survey.placement import MIN_FILL, Placement, place_about, place_centred
 from lensscan.survey.planes import bad_pixels, psf_fwhm, typical_noise
 from lensscan.survey.quality import PIECE, check_piece
 from lensscan.survey.stamps import Batch, Frame, Located, Rows, StampReader, StampSource, check_scale
@@ -152,13 +152,36 @@ class _Opened:
         if min(shape[1:]) < MIN_FILL * frame.size * (step or 1.0):
             raise StampError(Status.WRONG_SHAPE, f"{pack.path}: stamps of {shape[1:]} pixels")
         self.place: Placement = place_centred((shape[1], shape[2]), frame.size, step)
+        self.places, self.which = self._crops(frame)
         self.source = [pack.bands.index(band) if band in pack.bands else -1 for band in frame.bands]
         self.factor = [self._factor(survey, number) for number in self.source]
         self.fwhm = [self._fwhm(survey, band) for band in frame.bands]
         straight = self.source == list(range(len(pack.bands)))
-        self.fast = straight and self.place.whole and pack.planes is None and survey.mask_value is None
+        self.fast = (
+            straight and all(place.whole for place in self.places) and pack.planes is None and survey.mask_value is None
+        )
         self.unit = all(factor == 1.0 for factor in self.factor)
         self.beside = _Beside.of(self, frame)
+
+    def _crops(self, frame: Frame) -> tuple[list[Placement], NDArray[np.intp] | None]:
+        """Return the ways to lay a stamp into the frame, and which one suits each row; None if all take the first.
+
+        A stamp cut out of a tile is cropped about the object, so that it is the same frame as one cut out
+        directly; see `place_about`.
+        """
+        shape, index = self.pack.rows.dtype["IMAGE"].shape, self.pack.index
+        if self.place.resampling is not None or index is None or "ORIGIN" not in (index.dtype.names or ()):
+            return [self.place], None
+        after = (index["ORIGIN"] < 0) & (np.array([shape[2] - frame.size, shape[1] - frame.size]) % 2 == 1)
+        if not after.any():
+            return [self.place], None
+        ways = [(False, False), (True, False), (False, True), (True, True)]
+        places = [place_about((shape[1], shape[2]), frame.size, way) for way in ways]
+        return places, after[:, 0] + 2 * after[:, 1]
+
+    def place_of(self, number: int) -> Placement:
+        """Return how row `number` lies in the frame."""
+        return self.places[0 if self.which is None else self.which[number]]
 
     def _factor(self, survey: Survey, number: int) -> float:
         if number < 0:
@@ -240,33 +263,38 @@ class PackReader(StampReader):
         """Copy whole rows in pieces that stay in the cache while they are swapped, scaled and checked."""
         images = opened.pack.rows["IMAGE"]
         batch, slot = filling.batch, filling.at + row
-        window = (slice(None), *opened.place.source)
+        windows = [(slice(None), *place.source) for place in opened.places]
+        which = [0] if opened.which is None else opened.which[low:high].tolist()
+        offsets = np.array([place.offset for place in opened.places])
+        batch.origin[slot : slot + high - low] = offsets[which] * self._frame.pixel_scale
         step = max(1, PIECE // batch.images[0].nbytes)
         factor = None if opened.unit else np.array(opened.factor, np.float32)[:, None, None]
         for first in range(low, high, step):
             last = min(first + step, high)
             out = batch.images[slot + first - low : slot + last - low]
-            np.copyto(out, images[first:last][:, *window])
+            if opened.which is None:
+                np.copyto(out, images[first:last][:, *windows[0]])
+            else:
+                for one, image, way in zip(out, images[first:last], which[first - low : last - low], strict=True):
+                    np.copyto(one, image[windows[way]])
             if factor is not None:
                 out *= factor
             filling.fine[row + first - low : row + last - low] = check_piece(out)
         filling.checked[row : row + high - low] = True
         batch.present[slot : slot + high - low] = True
         batch.fwhm[slot : slot + high - low] = opened.fwhm
-        scale = self._frame.pixel_scale
-        batch.origin[slot : slot + high - low] = [value * scale for value in opened.place.offset]
 
     def _place(self, opened: _Opened, number: int, row: int, filling: Filling) -> None:
         """Bring one row into the frame, band by band, with its planes."""
         pack = opened.pack
-        images = pack.rows["IMAGE"][number]
+        images, place = pack.rows["IMAGE"][number], opened.place_of(number)
         try:
             for band, source in enumerate(opened.source):
                 if source < 0:
                     filling.absent(row, band)
                     continue
                 bad, noise, fwhm = _planes(pack, number, source, opened.scale, opened.fwhm[band])
-                filling.band(row, band, images[source], opened.place, opened.factor[band], fwhm, bad, noise)
+                filling.band(row, band, images[source], place, opened.factor[band], fwhm, bad, noise)
         except StampError as error:
             filling.fail(row, error.status)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lensscan.survey.resample import coverage, noise_gain, resampling_matrix
 
-__all__ = ["MIN_FILL", "Placement", "Resampling", "place_at", "place_centred"]
+__all__ = ["MIN_FILL", "Placement", "Resampling", "place_about", "place_at", "place_centred"]
 
 Floats = NDArray[np.float64]
 MIN_FILL = 0.5
@@ -151,7 +151,22 @@ def place_centred(shape: tuple[int, int], size: int, step: float | None = None) 
     )
 
 
+@lru_cache(maxsize=64)
+def place_about(shape: tuple[int, int], size: int, after: tuple[bool, bool]) -> Placement:
+    """Lay a stamp into the frame as `place_centred` does, or one pixel on in x or y where there is a choice.
+
+    Where the stamp is odd and the frame even, or the other way round, two places are equally near the stamp's
+    centre; the one after is nearer to an object that lies beyond the centre.
+    """
+    height, width = shape
+    start = [(side - size) // 2 + (side - size) % 2 * step for side, step in zip((width, height), after, strict=True)]
+    return _crop(shape, size, (start[0], start[1]), ((width - 1) / 2, (height - 1) / 2))
+
+
 def place_at(shape: tuple[int, int], size: int, x: float, y: float) -> Placement:
-    """Lay the frame about position (x, y) of an image, centred on the nearest pixel position."""
-    start = tuple(int(np.floor(value - (size - 1) / 2 + 0.5)) for value in (x, y))
+    """Lay the frame about position (x, y) of an image, centred on the nearest pixel position.
+
+    Of two equally near positions the lower one is taken, as `place_centred` does.
+    """
+    start = tuple(int(np.ceil(value - (size - 1) / 2 - 0.5)) for value in (x, y))
     return _crop(shape, size, (start[0], start[1]), (x, y))

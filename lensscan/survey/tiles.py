@@ -222,6 +222,8 @@ class TileReader(StampReader):
         if resampled and not self._resample:
             raise StampError(Status.WRONG_SCALE, f"{file.path}: pixels of {facts.scale:g} arcsec")
         size = math.ceil(self._frame.size * step) + MARGIN if resampled else self._frame.size
+        if resampled:  # odd or even as the survey's stamps, so that a pack of these tiles gives the same pixels
+            size += (size - self._survey.stamp_size) % 2
         place = place_at(file.shape, size, x, y)
         if place.padding == size * size:
             raise StampError(Status.OUTSIDE_IMAGE, f"{file.path}: position {x:.1f}, {y:.1f}")

@@ -14,6 +14,7 @@ from lensscan.config import load_survey
 from lensscan.errors import ConfigError
 from lensscan.schema import Flag, Status
 from lensscan.survey.catalog import Chunk, open_catalog
+from lensscan.survey.packwriter import PackWriter
 from lensscan.survey.stamps import Batch, Frame, Rows, allocate, open_source
 from lensscan.survey.tilefile import TileFile
 
@@ -79,7 +80,7 @@ def test_cut_outs_are_the_tile_s_pixels(tmp_path, ending):
     assert (np.diff(rows.offset) >= 0).all()
     for row in range(30):
         column, line = x[rows.id[row]], y[rows.id[row]]
-        low = [int(np.floor(value - 15.5 + 0.5)) for value in (column, line)]
+        low = [int(np.ceil(value - 15.5 - 0.5)) for value in (column, line)]
         expected = images[:, low[1] : low[1] + 32, low[0] : low[0] + 32]
         np.testing.assert_allclose(batch.images[row], expected * NJY, rtol=3e-7)
         np.testing.assert_allclose(
@@ -107,11 +108,11 @@ def test_edges_are_padded_and_flagged_and_the_outside_fails(tmp_path):
     ]
     row = rows.id.tolist().index(1)
     assert batch.flags[row] == Flag.EDGE | Flag.MASKED
-    low = int(np.floor(5.0 - 15.5 + 0.5))
+    low = int(np.ceil(5.0 - 15.5 - 0.5))
     assert batch.mask[row, :, :, :-low].all()
     assert not batch.mask[row, :, :, -low:].any()
     assert not batch.images[row, :, :, :-low].any()
-    np.testing.assert_allclose(batch.images[row, 0, :, -low:], images[0, 85:117, : 32 + low] * NJY, rtol=3e-7)
+    np.testing.assert_allclose(batch.images[row, 0, :, -low:], images[0, 84:116, : 32 + low] * NJY, rtol=3e-7)
     assert not batch.flags[rows.id.tolist().index(0)]
 
 
@@ -260,7 +261,7 @@ def test_gama_tile(shared_data):
     with fitsio.FITS(str(data / "tile_Z.fits.fz")) as file:
         tile = file["SCI"].read()
     row = int(np.argmin(np.hypot(rows.px - 650, rows.py - 650)))
-    low = [int(np.floor(v - 22 + 0.5)) for v in (rows.px[row], rows.py[row])]
+    low = [int(np.ceil(v - 22 - 0.5)) for v in (rows.px[row], rows.py[row])]
     expected = tile[low[1] : low[1] + 45, low[0] : low[0] + 45] * NJY
     np.testing.assert_allclose(batch.images[row, 3], expected, rtol=3e-7)
     aperture = np.hypot(*(np.mgrid[:45, :45] - 22)) < 1.5 / 0.339
@@ -290,3 +291,30 @@ def test_cfhtls_tile(shared_data):
     other = dataclasses.replace(frame, size=64, pixel_scale=0.263)
     with pytest.raises(ConfigError, match="--resample"):
         open_source(f"tiles:{data}/CFHTLS-test_{{band}}.fits", survey, other)
+
+
+@pytest.mark.parametrize("side", [44, 45])
+@pytest.mark.parametrize("scale", [0.263, 0.3])
+def test_a_pack_of_cut_outs_gives_the_pixels_of_the_tile(tmp_path, side, scale):
+    write_tile(tmp_path, "t")
+    rng = np.random.default_rng(2)
+    chunk = chunk_at(*sky(rng.uniform(60, 140, 20), rng.uniform(60, 140, 20)))
+    survey = dataclasses.replace(SURVEY, stamp_size=side)
+    cut_out = Frame(FRAME.bands, side, 0.263, 2)
+    spec = f"tiles:{tmp_path}/t_{{band}}.fits"
+    stamps, rows = cut(spec, chunk, survey, cut_out)
+    (tmp_path / "packs").mkdir()
+    with PackWriter(tmp_path / "packs" / "a.fits", cut_out, rows.id.dtype, survey) as writer:
+        writer.add(stamps, rows.id, rows.ra, rows.dec)
+    frame = Frame(FRAME.bands, 32, scale, 2)
+    direct, rows = cut(spec, chunk, survey, frame, resample=True)
+    packed, others = cut(f"packs:{tmp_path}/packs", chunk, survey, frame, resample=True)
+    order, other = np.argsort(rows.id), np.argsort(others.id)
+    assert not direct.status.any()
+    assert not packed.status.any()
+    if scale == 0.263:
+        np.testing.assert_array_equal(packed.images[other], direct.images[order])
+    else:
+        np.testing.assert_allclose(packed.images[other], direct.images[order], rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(packed.origin[other], direct.origin[order], atol=1e-6)
+    np.testing.assert_allclose(packed.wcs[other], direct.wcs[order], rtol=1e-6)
