@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import time
 from typing import TYPE_CHECKING
 
 from lensscan.cli.numbers import at_least
-from lensscan.errors import ConfigError
+from lensscan.cli.progress import ProgressLine
+from lensscan.errors import ConfigError, ExitCode
 
 if TYPE_CHECKING:
     from lensscan.survey.packing import PackReport
@@ -28,6 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", type=at_least(1), metavar="PX", help="side of a stamp, pixels (default: the survey's)"
     )
+    parser.add_argument(
+        "--max-failed",
+        type=float,
+        default=0.01,
+        metavar="F",
+        help="fraction of rows that may fail before exit 3 (0.01)",
+    )
     parser.add_argument("--rows", type=at_least(1), default=50_000, metavar="N", help="rows a pack (at most 50,000)")
 
 
@@ -36,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     from lensscan.config import load_survey
     from lensscan.survey.catalog import open_catalog
     from lensscan.survey.packfile import MAX_ROWS
-    from lensscan.survey.packing import pack_catalog
+    from lensscan.survey.packing import FAILURES, pack_catalog
     from lensscan.survey.stamps import Frame, open_source
 
     survey = load_survey(args.survey)
@@ -50,42 +56,20 @@ def run(args: argparse.Namespace) -> int:
     frame = Frame(bands, size, survey.pixel_scale, 1)
     source = open_source(args.stamps, survey, frame)
     catalog = open_catalog(args.selection, survey, source.required_columns())
-    line = Progress(catalog.n_rows)
+    line, total, new = ProgressLine("rows"), catalog.n_rows, 0
+
+    def progress(report: PackReport, rows: int) -> None:
+        nonlocal new
+        new += rows
+        line.show(report.rows + report.failed, total, new, f", {report.failed:,} failed")
+
     report = pack_catalog(
-        catalog, source, args.stamps, survey, frame, args.output, rows_per_pack=args.rows, progress=line
+        catalog, source, args.stamps, survey, frame, args.output, rows_per_pack=args.rows, progress=progress
     )
-    line.end()
-    print(f"{report.rows:,} stamps in {report.packs} packs ({report.kept} stood already) in {args.output}")
+    line.close()
+    packs = "1 pack" if report.packs == 1 else f"{report.packs:,} packs"
+    print(f"{report.rows:,} stamps in {packs} ({report.kept} stood already) in {args.output}")
     if report.failed:
-        print(f"{report.failed:,} rows could not be read: see {args.output}/failures.csv")
-    return 0
-
-
-class Progress:
-    """One line on stderr: rows, rate, time left, failures; every two seconds."""
-
-    EVERY = 2.0
-
-    def __init__(self, total: int | None) -> None:
-        self._total = total
-        self._began = self._shown = time.monotonic()
-        self._done = 0
-
-    def __call__(self, report: PackReport, rows: int) -> None:
-        """Show the report if it is time."""
-        self._done += rows
-        now = time.monotonic()
-        if now - self._shown < self.EVERY:
-            return
-        self._shown = now
-        rate = self._done / (now - self._began)
-        seen = report.rows + report.failed
-        text = f"{seen:,} rows, {rate:,.0f}/s, {report.failed:,} failed"
-        if self._total and rate:
-            text += f", {max(0, self._total - seen) / rate:,.0f} s left of {self._total:,} rows"
-        print(f"\r{text:<78}", end="", file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        """Leave the line."""
-        if self._shown != self._began:
-            print(file=sys.stderr)
+        print(f"{report.failed:,} rows could not be read: see {args.output}/{FAILURES}")
+    too_many = report.failed > args.max_failed * (report.rows + report.failed)
+    return int(ExitCode.TOO_MANY_FAILED if too_many else ExitCode.OK)

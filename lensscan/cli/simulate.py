@@ -7,11 +7,10 @@ one FITS file per object, and a contact sheet DIR/sheet.png.
 from __future__ import annotations
 
 import argparse
-import sys
-import time
 from typing import TYPE_CHECKING
 
 from lensscan.cli.numbers import at_least
+from lensscan.cli.progress import ProgressLine
 
 if TYPE_CHECKING:
     from lensscan.mocks.dataset import Dataset
@@ -60,35 +59,12 @@ def run(args: argparse.Namespace) -> int:
     path = find("recipes", args.recipe)
     recipe = make_recipe(override(read_toml(path), args.assignments), str(path))
     dataset = Dataset(recipe, args.seed, args.number, Path(args.output), args.fits, args.device)
-    dataset.write(Meter(sys.stderr))
+    dataset.write(ProgressLine("objects").show)
     if not args.no_sheet:
         draw_sheet(dataset)
     kind = "stamps:" + str(dataset.folder / "{file}") if args.fits else "packs:" + str(dataset.folder / "packs")
     print(f"wrote {args.number} objects of {recipe.name}, seed {args.seed}: {dataset.folder}/catalog.fits, {kind}")
     return 0
-
-
-class Meter:
-    """A progress line with rate and time to go; on no terminal, one line in ten seconds."""
-
-    def __init__(self, stream: object) -> None:
-        self.stream = stream
-        self.terminal = sys.stderr.isatty()
-        self.begin = self.last = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        """Report `done` of `total` objects."""
-        now = time.monotonic()
-        if done < total and now - self.last < (0.2 if self.terminal else 10.0):
-            return
-        self.last = now
-        rate = done / max(now - self.begin, 1e-9)
-        line = f"{done}/{total} objects, {rate:.0f}/s, {(total - done) / max(rate, 1e-9):.0f} s to go"
-        print(
-            f"\r{line}\x1b[K" if self.terminal else line,
-            file=sys.stderr,
-            end="\n" if done == total or not self.terminal else "",
-        )
 
 
 def draw_sheet(dataset: Dataset) -> None:

@@ -66,7 +66,7 @@ class PackSource(StampSource):
         try:
             pack = PackFile.open(path)
         except StampError as error:
-            raise ConfigError(f"packs: {error.reason or path}; remove the file or pack it again") from None
+            raise ConfigError(f"packs: {error.reason}; remove the file or pack it again") from None
         try:
             scale = pack.header.number("PIXSCALE") or self._survey.pixel_scale
             check_scale(scale, self._frame, self._resample, path)
@@ -312,7 +312,7 @@ class PackReader(StampReader):
         batch.origin[slots] += beside.origin[low:high]
         batch.wcs[slots] = beside.wcs[low:high]
         batch.flags[slots] |= beside.flags[low:high]
-        batch.padding[slots] = beside.padding[low:high]
+        batch.padding[slots] += beside.padding[low:high]
         if opened.pack.planes is None:
             batch.fwhm[slots] = beside.fwhm[low:high]
             batch.sigma[slots] = beside.sigma[low:high]
@@ -339,7 +339,8 @@ class _Beside:
         stretch = 1.0 if resampling is not None else frame.pixel_scale / opened.scale
         wcs = index["WCS"].astype(np.float64)
         wcs[:, 2:] /= stretch
-        whole = resampling is None and place.source[0] == place.target[0]
+        height, width = opened.pack.rows.dtype["IMAGE"].shape[1:]
+        whole = resampling is None and place.source == (slice(0, height), slice(0, width))
         fwhm = np.full((len(index), len(frame.bands)), np.nan, np.float32)
         sigma = fwhm.copy()
         # FITS has no arrays of length 1: the columns of a pack of one band come back flat

@@ -154,6 +154,10 @@ class PackFile:
                 memory,
                 descriptor,
             )
+        except StampError as error:
+            os.close(descriptor)
+            where = "" if error.reason.startswith(path) else f"{path}: "
+            raise StampError(error.status, f"{where}{error.reason}") from None
         except BaseException:
             os.close(descriptor)
             raise

@@ -45,6 +45,19 @@ def test_duplicate_ids_keep_the_first_row(survey, tmp_path):
     assert [status[row] for row in range(6)] == [1, 1, 19, 1, 19, 19]
 
 
+def test_too_many_failed_rows_are_exit_code_3(survey, tmp_path):
+    mine = make(tmp_path, survey, np.arange(1, 7))
+    (tmp_path / "stamps" / "4.fits").unlink()
+    for allowed, code in (("0.1", 3), ("0.2", 0)):
+        out = tmp_path / f"{allowed}.h5"
+        result = run(mine.args(out, "--set", f"max_failed={allowed}"))
+        assert result.code == code, result
+        assert ("1 of 6 rows failed" in result.err) == (code == 3)
+        content_hash(out)
+        again = run(mine.args(out, "--set", f"max_failed={allowed}"))
+        assert again.code == code, again
+
+
 @pytest.mark.parametrize("ranks", [0, 2])
 def test_ids_above_2_to_the_53_stay_exact(survey, tmp_path, ranks):
     ids = np.array([2**53 + 1, 2**53 + 2, 2**62 + 1, 2**63 - 1], dtype=np.int64)
