@@ -139,7 +139,7 @@ class Catalog:
                 wanted[name] = f"catalog.{key}"
         for name in self._extra:
             if name not in ("id", "ra", "dec") or everything:
-                wanted.setdefault(name, "catalog.keep (or the template)")
+                wanted.setdefault(name, "catalog.keep" if name in columns.keep else "")
         optional = [columns.ra, columns.dec]
         for band in self._survey.bands.values():
             optional += [name for name in (band.mag, band.flux, band.extinction) if name]
@@ -206,7 +206,10 @@ class Catalog:
             values = values.astype(np.uint64 if values.dtype.itemsize == 8 else np.int64)
         elif kind == "i":
             values = values.astype(np.int64)
-        elif kind != "U":
+        elif kind == "U":
+            if (values == "").any():
+                raise CatalogError(f"{path}: id column {name!r} is empty in some rows; give every row an id")
+        else:
             raise CatalogError(f"{path}: id column {name!r} has dtype {values.dtype}; ids are integers or text")
         if self._kind is None:
             self._kind = values.dtype.kind
@@ -226,10 +229,10 @@ class Catalog:
             start=start,
             n=n,
             id=table[columns.id],
-            ra=_floats(table, columns.ra, n),
-            dec=_floats(table, columns.dec, n),
-            px=_floats(table, columns.x, n),
-            py=_floats(table, columns.y, n),
+            ra=self._floats(table, columns.ra, n),
+            dec=self._floats(table, columns.dec, n),
+            px=self._floats(table, columns.x, n),
+            py=self._floats(table, columns.y, n),
             columns={name: table[name] for name in self._extra if name in table},
             id_column=columns.id,
         )
@@ -240,15 +243,27 @@ class Catalog:
         return chunk
 
     def _magnitude(self, table: Mapping[str, NDArray[Any]], band: Band, n: int) -> tuple[Floats, NDArray[np.bool_]]:
-        values = _floats(table, band.mag or band.flux, n)
+        values = self._floats(table, band.mag or band.flux, n)
         sentinel = np.isin(values, self._survey.catalog.sentinels)
         values = np.where(sentinel, np.nan, values)
         with np.errstate(all="ignore"):
             if not band.mag:
                 values = np.where(values > 0, band.flux_zero_point - 2.5 * np.log10(values), np.nan)
             if band.extinction and band.extinction in table:
-                values = values - _floats(table, band.extinction, n)
+                values = values - self._floats(table, band.extinction, n)
         return values, sentinel
+
+    def _floats(self, table: Mapping[str, NDArray[Any]], name: str | None, n: int) -> Floats:
+        if not name or name not in table:
+            return np.broadcast_to(np.nan, (n,))
+        try:
+            return np.asarray(table[name], np.float64)
+        except ValueError as error:
+            where = self.paths[0] if len(self.paths) == 1 else f"{self.paths[0]} or a file after it"
+            word = str(error).partition("np.str_(")[2].rstrip(")") or str(error)
+            raise CatalogError(
+                f"{where}: column {name!r} holds text ({word}); correct it, or name another column in the survey file"
+            ) from None
 
 
 _KINDS = {"i": "signed integers", "u": "unsigned integers", "U": "text"}
@@ -271,15 +286,6 @@ def _split(table: dict[str, NDArray[Any]], rows: int) -> tuple[dict[str, NDArray
         return table, []
     rest = {name: values[rows:].copy() for name, values in table.items()}
     return {name: values[:rows] for name, values in table.items()}, [rest]
-
-
-def _floats(table: Mapping[str, NDArray[Any]], name: str | None, n: int) -> Floats:
-    if not name or name not in table:
-        return np.broadcast_to(np.nan, (n,))
-    try:
-        return np.asarray(table[name], np.float64)
-    except ValueError:
-        raise CatalogError(f"column {name!r} is text, not numbers; name the right column in the survey file") from None
 
 
 def open_catalog(

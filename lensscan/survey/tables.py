@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -64,13 +65,14 @@ class Table(ABC):
         return split_element(name)[0] in self.names or name in self.names
 
     def check(self, name: str, key: str, survey: str) -> None:
-        """Raise `CatalogError` if a column is missing; `key` is the survey file's key that names it."""
+        """Raise `CatalogError` if a column is missing; `key` of the survey file names it, "" if the template does."""
         if not self.has(name):
             close = difflib.get_close_matches(split_element(name)[0], self.names, 1, 0.4)
             by_case = [known for known in self.names if known.lower() == name.lower()]
             nearest = by_case or close
             hint = f"nearest is {nearest[0]!r}" if nearest else "columns: " + ", ".join(self.names[:12])
-            raise CatalogError(f"{self.path}: no column {name!r} ({hint}); set {key} in the survey file ({survey})")
+            remedy = f"set {key} in the survey file ({survey})" if key else "correct the template of the stamps"
+            raise CatalogError(f"{self.path}: no column {name!r} ({hint}); {remedy}")
 
     def pieces(self, names: Sequence[str], rows: int, text: str = "") -> Iterator[Columns]:
         """Yield columns in native byte order, strings as str without trailing blanks.
@@ -123,7 +125,7 @@ class FitsTable(Table):
             raise CatalogError(f"{path}: not readable as FITS ({' '.join(str(error).split())[:120]})") from None
         if not tables:
             self._file.close()
-            raise CatalogError(f"{path}: holds no table; give a FITS file with a binary table")
+            raise CatalogError(f"{path}: holds no table, or was cut short; give a FITS file with a binary table")
         self._hdu: Any = tables[0]
 
     def close(self) -> None:
@@ -160,6 +162,8 @@ def open_table(path: str) -> Table:
         If it is none of FITS, HDF5, Parquet, CSV (also gzipped) and ECSV.
     """
     lower = path.lower()
+    if os.path.isdir(path):
+        raise CatalogError(f"{path} is a folder; give a file, or a quoted glob such as '{path.rstrip('/')}/*.fits'")
     if lower.endswith((".csv", ".csv.gz", ".ecsv", ".ecsv.gz", ".txt", ".dat")):
         from lensscan.survey.texttable import TextTable
 

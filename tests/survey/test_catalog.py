@@ -146,6 +146,23 @@ def test_files_that_are_no_tables(tmp_path, name, content):
     assert "\n" not in str(error.value)
 
 
+def test_a_folder_is_no_catalog(tmp_path):
+    with pytest.raises(CatalogError, match="is a folder; give a file, or a quoted glob"):
+        open_catalog(str(tmp_path), PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"), [("1,banana,0", "column 'mag_g' holds text ('banana')"), (",20.5,0", "id column 'id' is empty")]
+)
+def test_values_that_cannot_be_used_are_named_with_the_file(tmp_path, line, words):
+    path = tmp_path / "c.csv"
+    path.write_text(f"id,mag_g,flag\n7,21.0,1\n{line}\n")
+    with pytest.raises(CatalogError) as error:
+        list(open_catalog(str(path), PLAIN).chunks())
+    assert str(path) in str(error.value)
+    assert words in str(error.value)
+
+
 def test_nothing_there():
     with pytest.raises(CatalogError, match="no catalog"):
         open_catalog("/nowhere/*.fits", SURVEY)
