@@ -70,7 +70,10 @@ def run(args: argparse.Namespace) -> int:
     stop = _Stop(args.max_seconds)
     mpi.pin_device()
     try:
-        return int(train(args, stop))
+        code = train(args, stop)
+        if code in (ExitCode.INCOMPLETE, ExitCode.INTERRUPTED) and mpi.local_rank() == 0:
+            print("lensscan train: stopped, checkpoint written; run the same command again to go on", file=sys.stderr)
+        return int(code)
     except Exception as error:
         if size == 1:
             raise

@@ -49,7 +49,7 @@ def test_no_cut_keeps_every_row(tmp_path):
     "text",
     [
         "__import__('os').system('true')", "g.real", "g[0]", "'a'", "g if r else i", "lambda: 1", "g and r",
-        "[g for g in r]", "g = 1", "", "3", "g; r", "eval(g)", "abs(x=g)", "g < r", "True", "f'{g}'",
+        "[g for g in r]", "g = 1", "", "3", "g; r", "eval(g)", "abs(x=g)", "log10(g, r)", "g < r", "True", "f'{g}'",
     ],
 )  # fmt: skip
 def test_only_arithmetic_is_evaluated(text):

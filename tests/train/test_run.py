@@ -54,6 +54,7 @@ def trained(tmp_path_factory):
 def test_stop_and_resume(trained):
     folder, first, stopped, second = trained
     assert first.code == ExitCode.INCOMPLETE, first
+    assert "run the same command again" in first.err
     assert not stopped, "no model before the last step"
     assert second.code == 0, second
     assert "small.safetensors, sha256" in second.err
