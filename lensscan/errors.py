@@ -30,7 +30,7 @@ DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, e
 
 
 class ExitCode(enum.IntEnum):
-    """Exit codes of the command line (DESIGN section 4)."""
+    """Exit codes of the command line, docs/scan.md."""
 
     OK = 0
     ERROR = 1

@@ -50,7 +50,7 @@ class Status(enum.IntEnum):
 
 
 class Flag(enum.IntFlag):
-    """Warnings about a scored row; they never alter the ranking (DESIGN section 6)."""
+    """Warnings about a scored row; they never alter the ranking."""
 
     THETA_E_UNRESOLVED = 1 << 0
     POSTERIOR_WIDE = 1 << 1

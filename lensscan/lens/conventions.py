@@ -1,4 +1,4 @@
-"""Converters between ellipticity and Einstein-radius conventions, each both ways (DESIGN section 2).
+"""Converters between ellipticity and Einstein-radius conventions, each both ways (docs/datamodel.md).
 
 Ours: theta_E is the product average sqrt(a b) of the critical ellipse; ``e1, e2 = (1-q)/(1+q) (cos 2 phi,
 sin 2 phi)`` with q = b/a and phi the angle of the major axis, radians, counter-clockwise from +x.  All

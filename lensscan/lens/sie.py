@@ -1,6 +1,6 @@
 """Singular isothermal ellipsoid with external shear, in closed form.
 
-Convention (DESIGN section 2): kappa = (theta_E / 2) / sqrt(q x'^2 + y'^2 / q) with x' along the major axis,
+Convention (docs/datamodel.md): kappa = (theta_E / 2) / sqrt(q x'^2 + y'^2 / q) with x' along the major axis,
 theta_E the product-average Einstein radius, ``e1, e2 = (1-q)/(1+q) (cos 2 phi, sin 2 phi)``, all lengths in
 arcsec.  The shear acts about the centre of the lens, so that a shift of lens and source shifts everything.
 

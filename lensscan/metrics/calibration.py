@@ -99,7 +99,7 @@ def fit(kind: str, logit: Floats, is_lens: NDArray[np.bool_], prior: float | Non
 
 
 def prevalence_shift(logit: Floats, prevalence: float) -> NDArray[np.float64]:
-    """Return p_lens = sigmoid(logit + log(pi / (1 - pi))), DESIGN section 1.
+    """Return p_lens = sigmoid(logit + log(pi / (1 - pi))).
 
     Raises
     ------

@@ -88,7 +88,7 @@ class Batch:
     sigma : (B, C) float32
         Noise per pixel from inverse variance, nJy; NaN = to be estimated from the image's border.
     origin : (B, 2) float32
-        Arcsec; centre of the frame minus the origin of x and y (DESIGN section 2).
+        Arcsec; centre of the frame minus the origin of x and y (docs/datamodel.md).
     wcs : (B, 6) float64
         ra0, dec0 (deg) of the origin, then dxi/dx, dxi/dy, deta/dx, deta/dy: tangent plane towards East and
         North, arcsec per arcsec; NaN without WCS.
