@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lensscan.config import Survey
 from lensscan.errors import StampError
 from lensscan.schema import Flag, Status
 from lensscan.survey.placement import Placement
 from lensscan.survey.quality import PIECE, check_piece, settle
 from lensscan.survey.sky import Sky
-from lensscan.survey.stamps import SCALE_TOLERANCE, Batch, Frame, Rows
+from lensscan.survey.stamps import SCALE_TOLERANCE, Batch, Frame, Rows, StampReader
 
-__all__ = ["Filling"]
+__all__ = ["Filling", "FillingReader"]
 
 SAME_ORIGIN = 1e-6
 """Frame pixels by which the bands of a stamp may differ in their centres."""
@@ -131,6 +134,32 @@ class Filling:
             piece = slice(low, min(low + step, self.n))
             if not self.checked[piece].all():
                 self.fine[piece] = check_piece(self.batch.images[self.at + piece.start : self.at + piece.stop])
+
+
+class FillingReader(StampReader):
+    """What readers of packs, tiles and loose stamps share: rows are read in runs and settled together."""
+
+    def __init__(self, survey: Survey, frame: Frame, resample: bool) -> None:
+        self._survey, self._frame, self._resample = survey, frame, resample
+
+    def read(self, rows: Rows, start: int, stop: int, batch: Batch, at: int = 0) -> None:
+        """Fill the batch, see `StampReader.read`."""
+        filling = Filling(batch, at, stop - start, self._frame, self._survey.mask_value)
+        status = rows.status[start:stop]
+        for row in np.flatnonzero(status != Status.PENDING).tolist():
+            filling.fail(row, int(status[row]))
+        with np.errstate(all="ignore"):
+            for low, high in self._runs(rows, start, stop):
+                self._read_run(rows, start, low, high, filling)
+            filling.finish(rows, start)
+
+    @abstractmethod
+    def _runs(self, rows: Rows, start: int, stop: int) -> Iterable[tuple[int, int]]:
+        """Return the runs [low, high) of readable rows, counted from `start`, that are read in one go."""
+
+    @abstractmethod
+    def _read_run(self, rows: Rows, start: int, low: int, high: int, filling: Filling) -> None:
+        """Read one run; a row that cannot be read is failed, never raised."""
 
 
 def _join(one: NDArray[np.bool_] | None, other: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,18 +13,16 @@ from lensscan.config import Survey
 from lensscan.errors import StampError
 from lensscan.schema import Status
 from lensscan.survey.facts import Facts, FactsBook
-from lensscan.survey.filling import Filling
+from lensscan.survey.filling import Filling, FillingReader
 from lensscan.survey.fits import Hdu, decode, open_fitsio, read_all, read_compressed, scan
 from lensscan.survey.layout import Layout, find_layout, single_image
 from lensscan.survey.placement import MIN_FILL, Placement, place_centred
 from lensscan.survey.planes import bad_pixels, mask_bits, psf_fwhm, typical_noise
 from lensscan.survey.stamps import (
     SCALE_TOLERANCE,
-    Batch,
     Frame,
     Located,
     Rows,
-    StampReader,
     StampSource,
     check_scale,
 )
@@ -99,27 +97,24 @@ class _File:
             self._handle = None
 
 
-class LooseReader(StampReader):
+class LooseReader(FillingReader):
     """Reads loose stamps; see `StampReader`."""
 
     def __init__(self, survey: Survey, frame: Frame, resample: bool) -> None:
-        self._survey, self._frame, self._resample = survey, frame, resample
+        super().__init__(survey, frame, resample)
         self._survey_labels = [band_label(name, band) for name, band in survey.bands.items()]
         self._labels = [band_label(b, survey.bands[b]) if b in survey.bands else "" for b in frame.bands]
         self._layouts: dict[Any, Layout] = {}
         self._facts = FactsBook(survey)
 
-    def read(self, rows: Rows, start: int, stop: int, batch: Batch, at: int = 0) -> None:
-        """Fill the batch, see `StampReader.read`."""
-        filling = Filling(batch, at, stop - start, self._frame, self._survey.mask_value)
-        with np.errstate(all="ignore"):
-            for row in range(stop - start):
-                status = int(rows.status[start + row])
-                if status == Status.PENDING:
-                    status = self._read_row(rows.file[start + row], filling, row)
-                if status != Status.PENDING:
-                    filling.fail(row, status)
-            filling.finish(rows, start)
+    def _runs(self, rows: Rows, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        return ((row, row + 1) for row in np.flatnonzero(rows.status[start:stop] == Status.PENDING).tolist())
+
+    def _read_run(self, rows: Rows, start: int, low: int, high: int, filling: Filling) -> None:
+        for row in range(low, high):
+            status = self._read_row(rows.file[start + row], filling, row)
+            if status != Status.PENDING:
+                filling.fail(row, status)
 
     def close(self) -> None:
         """Nothing stays open between stamps."""

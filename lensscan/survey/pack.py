@@ -17,12 +17,12 @@ from lensscan.config import Survey
 from lensscan.errors import CatalogError, ConfigError, StampError
 from lensscan.schema import Flag, Status
 from lensscan.survey.facts import FactsBook
-from lensscan.survey.filling import Filling
+from lensscan.survey.filling import Filling, FillingReader
 from lensscan.survey.packfile import PackFile
 from lensscan.survey.placement import MIN_FILL, Placement, place_about, place_centred
 from lensscan.survey.planes import bad_pixels, psf_fwhm, typical_noise
 from lensscan.survey.quality import PIECE, check_piece
-from lensscan.survey.stamps import Batch, Frame, Located, Rows, StampReader, StampSource, check_scale
+from lensscan.survey.stamps import Frame, Located, Rows, StampSource, check_scale
 
 if TYPE_CHECKING:
     from lensscan.survey.catalog import Chunk
@@ -203,23 +203,15 @@ class _Opened:
         return stated or known or np.nan
 
 
-class PackReader(StampReader):
+class PackReader(FillingReader):
     """Reads packs; see `StampReader`."""
 
     def __init__(self, survey: Survey, frame: Frame, resample: bool) -> None:
-        self._survey, self._frame, self._resample = survey, frame, resample
+        super().__init__(survey, frame, resample)
         self._open: OrderedDict[str, _Opened] = OrderedDict()
 
-    def read(self, rows: Rows, start: int, stop: int, batch: Batch, at: int = 0) -> None:
-        """Fill the batch, see `StampReader.read`."""
-        filling = Filling(batch, at, stop - start, self._frame, self._survey.mask_value)
-        status = rows.status[start:stop]
-        for row in np.flatnonzero(status != PENDING).tolist():
-            filling.fail(row, int(status[row]))
-        with np.errstate(all="ignore"):
-            for low, high in _runs(rows, start, stop):
-                self._read_run(rows, start, low, high, filling)
-            filling.finish(rows, start)
+    def _runs(self, rows: Rows, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        return _runs(rows, start, stop)
 
     def close(self) -> None:
         """Close the packs."""

@@ -16,17 +16,15 @@ from lensscan.config import Survey
 from lensscan.errors import StampError
 from lensscan.schema import Status
 from lensscan.survey.facts import Facts, FactsBook
-from lensscan.survey.filling import Filling
+from lensscan.survey.filling import Filling, FillingReader
 from lensscan.survey.footprint import Geometry, TileIndex, band_file, read_geometry
 from lensscan.survey.placement import Placement, place_at, place_centred
 from lensscan.survey.planes import bad_pixels, mask_bits, typical_noise
 from lensscan.survey.stamps import (
     SCALE_TOLERANCE,
-    Batch,
     Frame,
     Located,
     Rows,
-    StampReader,
     StampSource,
     check_scale,
     number_files,
@@ -137,24 +135,16 @@ class TileSource(StampSource):
         return TileReader(self._survey, self._frame, self._resample)
 
 
-class TileReader(StampReader):
+class TileReader(FillingReader):
     """Cuts stamps out of tiles; see `StampReader`."""
 
     def __init__(self, survey: Survey, frame: Frame, resample: bool) -> None:
-        self._survey, self._frame, self._resample = survey, frame, resample
+        super().__init__(survey, frame, resample)
         self._bands = [(number, band) for number, band in enumerate(frame.bands) if band in survey.bands]
         self._open: OrderedDict[str, OpenTile] = OrderedDict()
 
-    def read(self, rows: Rows, start: int, stop: int, batch: Batch, at: int = 0) -> None:
-        """Fill the batch, see `StampReader.read`."""
-        filling = Filling(batch, at, stop - start, self._frame, self._survey.mask_value)
-        status = rows.status[start:stop]
-        for row in np.flatnonzero(status != PENDING).tolist():
-            filling.fail(row, int(status[row]))
-        with np.errstate(all="ignore"):
-            for low, high in _same_file(rows, start, stop):
-                self._read_tile(rows, start, low, high, filling)
-            filling.finish(rows, start)
+    def _runs(self, rows: Rows, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        return _same_file(rows, start, stop)
 
     def close(self) -> None:
         """Close the tiles."""
@@ -171,7 +161,7 @@ class TileReader(StampReader):
             self._open.popitem(last=False)[1].close()
         return tile
 
-    def _read_tile(self, rows: Rows, start: int, low: int, high: int, filling: Filling) -> None:
+    def _read_run(self, rows: Rows, start: int, low: int, high: int, filling: Filling) -> None:
         wanted = [row for row in range(low, high) if rows.status[start + row] == PENDING]
         if not wanted:
             return
