@@ -18,7 +18,7 @@ MODULES = sorted(
 # a unit imports only from the rows above its own; units of one row do not know each other, but for FRIENDS
 ROWS = (
     ("errors", "schema", "config", "faults"),
-    ("process",),
+    ("process", "files"),
     ("mpi",),
     ("lens",),
     ("render",),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +11,8 @@ import numpy as np
 
 from lensscan.candidates.file import read_candidates, read_header
 from lensscan.candidates.score import p_lens
-from lensscan.errors import ConfigError, OutputError, disk_error
+from lensscan.errors import ConfigError, OutputError
+from lensscan.files import replacing
 from lensscan.schema import PARAMETERS, find_column
 
 if TYPE_CHECKING:
@@ -62,19 +61,8 @@ def export(path: str | Path, to: str, output: str | Path, prevalence: float | No
     table = read_candidates(path)
     if prevalence is not None:
         with_prevalence(table, prevalence, read_header(path).merge_settings.get("prevalence"))
-    output = Path(output)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        rows = FORMATS[to](table, temporary)
-        os.replace(temporary, output)
-    except OSError as error:
-        problem = OutputError(f"cannot write {output}: {error.strerror or error}; check the folder")
-        raise (disk_error(error, output) or problem) from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-    return rows
+    with replacing(output) as temporary:
+        return FORMATS[to](table, temporary)
 
 
 def with_prevalence(table: QTable, prevalence: float, stored: float | None) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +11,8 @@ from numpy.typing import NDArray
 
 from lensscan.candidates.positions import Prediction
 from lensscan.candidates.sky import deproject
-from lensscan.errors import ConfigError, OutputError, disk_error
+from lensscan.errors import ConfigError
+from lensscan.files import replacing
 from lensscan.schema import Column
 
 if TYPE_CHECKING:
@@ -164,18 +163,8 @@ def write_table(table: QTable, path: str | Path, to: str) -> None:
     """
     if to not in FORMATS:
         raise ConfigError(f"--to {to}: known formats are {', '.join(FORMATS)}")
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
         FORMATS[to](table, temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        problem = OutputError(f"cannot write {path}: {error.strerror or error}; check the folder")
-        raise (disk_error(error, path) or problem) from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def _write_ecsv(table: QTable, path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from lensscan.cli.numbers import at_least
+from lensscan.cli.arguments import at_least
 
 EXAMPLE = "lensscan bench scan --rounds 5 -o bench.json"
 NAMES = ("scan", "scheduler", "memory", "solver")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lensscan.cli.numbers import at_least
+from lensscan.cli.arguments import at_least
 from lensscan.errors import ExitCode
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from lensscan.cli.numbers import at_least
+from lensscan.cli.arguments import at_least
 from lensscan.cli.progress import ProgressLine
 from lensscan.errors import ConfigError, ExitCode
 

@@ -12,7 +12,7 @@ import dataclasses
 import sys
 from typing import Any
 
-from lensscan.cli.numbers import seconds
+from lensscan.cli.arguments import add_assignments, seconds
 from lensscan.config import check_keys, override, read_toml
 from lensscan.errors import ConfigError, ExitCode
 from lensscan.scan.settings import ScanSettings
@@ -47,14 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--keep-shards", action="store_true", help="keep the run folder after the merge")
     how.add_argument("--overwrite", action="store_true", help="replace an output of another plan")
-    how.add_argument(
-        "--set",
-        dest="assignments",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="any other setting (batch, views, top, min_logit, device, threads ...: see the page The scan)",
-    )
+    add_assignments(how, "any other setting (batch, views, top, min_logit, device, threads ...: see the page The scan)")
     how.add_argument(
         "--dry-run",
         action="store_true",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from lensscan.cli.numbers import at_least
+from lensscan.cli.arguments import at_least
 from lensscan.errors import ExitCode
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]

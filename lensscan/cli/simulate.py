@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from lensscan.cli.numbers import at_least
+from lensscan.cli.arguments import add_assignments, at_least
 from lensscan.cli.progress import ProgressLine
 
 if TYPE_CHECKING:
@@ -26,14 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=at_least(0), default=1, metavar="S", help="seed of the universe (default: 1)")
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to write or to complete")
     parser.add_argument("--fits", action="store_true", help="one FITS file per object instead of packs")
-    parser.add_argument(
-        "--set",
-        dest="assignments",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change a setting of the recipe, e.g. --set classes.lens=0.1",
-    )
+    add_assignments(parser, "change a setting of the recipe, e.g. --set classes.lens=0.1")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where images are made (default: cpu)")
     parser.add_argument("--threads", type=at_least(1), default=1, metavar="N", help="CPU threads (default: 1)")
     parser.add_argument("--no-sheet", action="store_true", help="no contact sheet")

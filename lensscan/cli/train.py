@@ -15,7 +15,7 @@ import traceback
 from pathlib import Path
 from types import FrameType
 
-from lensscan.cli.numbers import at_least, seconds
+from lensscan.cli.arguments import add_assignments, at_least, seconds
 from lensscan.errors import ConfigError, ExitCode, LensscanError
 
 EXAMPLE = "mpiexec -n 4 lensscan train des-griz -o my-des-griz.safetensors      (or without mpiexec)"
@@ -32,14 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads", type=at_least(1), default=1, metavar="N", help="threads of the network (default 1)"
     )
     parser.add_argument("--max-seconds", type=seconds, metavar="S", help="checkpoint and exit 75 after so long")
-    parser.add_argument(
-        "--set",
-        dest="assignments",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override a setting, such as optimiser.lr=1e-3",
-    )
+    add_assignments(parser, "override a setting, such as optimiser.lr=1e-3")
 
 
 class _Stop:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lensscan.errors import OutputError, disk_error
+from lensscan.files import replacing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,18 +25,9 @@ def write_picture(path: str | Path, write: Callable[[Path], object]) -> Path:
     DiskError, OutputError
         If the file cannot be written.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
         write(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        problem = OutputError(f"cannot write {path}: {error.strerror or error}; check the folder")
-        raise (disk_error(error, path) or problem) from None
-    return path
+    return Path(path)
 
 
 def save_png(image: Image | NDArray[np.uint8], path: str | Path) -> Path:

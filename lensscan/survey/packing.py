@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,10 +14,11 @@ import numpy as np
 from lensscan.config import Survey
 from lensscan.errors import OutputError, StampError, disk_error
 from lensscan.faults import reach
+from lensscan.files import replacing
 from lensscan.schema import status_name
 from lensscan.survey.catalog import Catalog, Chunk
 from lensscan.survey.packfile import MAX_ROWS, PackFile, native_ids
-from lensscan.survey.packwriter import PackWriter, sync_folder
+from lensscan.survey.packwriter import PackWriter
 from lensscan.survey.stamps import Frame, Rows, StampSource, allocate
 
 __all__ = ["PackReport", "pack_catalog", "pack_name"]
@@ -176,15 +176,7 @@ def _failures(folder: Path, packs: int) -> Iterator[tuple[object, str]]:
 
 
 def _write_failures(folder: Path, packs: int) -> None:
-    part = folder / f".{FAILURES}.{os.getpid()}.part"
-    try:
-        with open(part, "w", newline="") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(["id", "reason"])
-            writer.writerows(_failures(folder, packs))
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(part, folder / FAILURES)
-        sync_folder(str(folder))
-    except OSError as error:
-        raise disk_error(error, folder) or OutputError(f"cannot write {folder / FAILURES}: {error}") from None
+    with replacing(folder / FAILURES) as part, open(part, "w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["id", "reason"])
+        writer.writerows(_failures(folder, packs))

@@ -216,7 +216,9 @@ def test_euclid_stamp(shared_data):
 
 def test_hst_stamps(shared_data):
     survey = load_survey("hst-acs")
-    for path in sorted((shared_data / "lenses/hst_acs_f814w").glob("SDSS*.fits")):
+    paths = sorted((shared_data / "lenses/hst_acs_f814w").glob("SDSS*.fits"))
+    assert len(paths) == 2
+    for path in paths:
         batch = read(path, survey, Frame(("F814W",), 198, 0.05, 1))
         assert batch.status[0] == Status.PENDING
         assert np.isfinite(batch.wcs[0]).all()

@@ -1,11 +1,16 @@
-"""Numbers on the command line, checked where they are read."""
+"""What several commands' arguments share: numbers checked where they are read, and ``--set``."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
 
-__all__ = ["at_least", "seconds"]
+__all__ = ["add_assignments", "at_least", "seconds"]
+
+
+def add_assignments(parser: argparse._ActionsContainer, text: str) -> None:
+    """Add ``--set KEY=VALUE``, which may be given several times; see `lensscan.config.override`."""
+    parser.add_argument("--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE", help=text)
 
 
 def at_least(lowest: int) -> Callable[[str], int]:

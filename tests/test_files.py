@@ -1,0 +1,55 @@
+"""A file appears whole or not at all, and failures are one line with the right exit code."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from lensscan.errors import DiskError, OutputError
+from lensscan.files import replacing
+
+
+def test_the_file_appears_in_one_step_and_its_folder_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.txt"
+    with replacing(path) as temporary:
+        temporary.write_text("whole")
+        assert not path.exists()
+        assert temporary.parent == path.parent
+    assert path.read_text() == "whole"
+    assert [item.name for item in path.parent.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), DiskError, "free disk space"),
+        (PermissionError(errno.EACCES, "Permission denied"), OutputError, "Permission denied; check the folder"),
+        (ValueError("a bug"), ValueError, "a bug"),
+    ],
+)
+def test_after_an_error_the_old_file_stands_alone(
+    tmp_path: Path, error: Exception, raised: type[Exception], words: str
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def write() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(raised, match=words):
+        write()
+    assert path.read_text() == "old"
+    assert [item.name for item in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_what_cannot_be_replaced_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match="cannot write"), replacing(tmp_path / "file" / "a.txt") as temporary:
+        temporary.write_text("x")
+    with pytest.raises(OutputError, match="cannot write"), replacing(tmp_path) as temporary:
+        temporary.write_text("x")
+    assert [item.name for item in tmp_path.iterdir()] == ["file"]
