@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lensscan.candidates.file import Header, open_output, read_candidates, read_cutflow, read_header, read_provenance
+from lensscan.candidates.file import (
+    Header,
+    open_output,
+    read_candidates,
+    read_cutflow,
+    read_files,
+    read_header,
+    read_provenance,
+)
 from lensscan.candidates.flags import UNCLEAN
 from lensscan.schema import STATUS_TEXT, flag_names, status_name
 from lensscan.survey.select import flow_lines
@@ -92,7 +100,7 @@ def _failures(path: str | Path, header: Header) -> list[str]:
     if not header.n_failed:
         return ["", "no failed rows"]
     reasons: Counter[str] = Counter()
-    examples: dict[str, str] = {}
+    examples: dict[str, tuple[str, int]] = {}
     with open_output(path) as h5:
         dataset = h5["failures"]
         for start in range(0, dataset.shape[0], FAILURE_CHUNK):
@@ -100,10 +108,16 @@ def _failures(path: str | Path, header: Header) -> list[str]:
             names, first, counts = np.unique(records["reason"], return_index=True, return_counts=True)
             for name, at, count in zip(names, first, counts, strict=True):
                 reasons[name.decode()] += int(count)
-                examples.setdefault(name.decode(), _text(records["id"][at]))
+                examples.setdefault(name.decode(), (_text(records["id"][at]), int(records["file"][at])))
     meaning = {status_name(code).removeprefix("failed:"): text for code, text in STATUS_TEXT.items()}
-    rows = [[name, f"{count:,}", examples[name], meaning.get(name, "")] for name, count in reasons.most_common()]
-    return ["", "failed rows", *format_table(["reason", "rows", "first id", "meaning"], rows)]
+    rows: list[list[str]] = []
+    files: list[str] = []
+    for name, count in reasons.most_common():
+        first, number = examples[name]
+        rows.append([name, f"{count:,}", first, meaning.get(name, "")])
+        file = read_files(path, np.array([number]))[0]
+        files += [f"first {name}: {file}"] if file else []
+    return ["", "failed rows", *format_table(["reason", "rows", "first id", "meaning"], rows), *files]
 
 
 def _top(table: QTable, n: int, clean: bool) -> list[str]:

@@ -1,5 +1,7 @@
 """What ``show`` and ``verify`` print."""
 
+import re
+
 import h5py
 import numpy as np
 import pytest
@@ -33,6 +35,7 @@ def test_summary_says_it_all(output):
         assert word in text
     assert len(summary(output, 0)) == len(summary(output, 5)) - 6
     assert "no signal at all" in text
+    assert re.search(r"^first blank: .+", text, re.M)
     ranking = text.split("\n\n")[3].splitlines()
     assert len(ranking) == 7
     assert all(len(line) <= 120 for line in ranking)
