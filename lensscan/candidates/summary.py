@@ -113,8 +113,8 @@ def _failures(path: str | Path, header: Header) -> list[str]:
     rows: list[list[str]] = []
     files: list[str] = []
     for name, count in reasons.most_common():
-        first, number = examples[name]
-        rows.append([name, f"{count:,}", first, meaning.get(name, "")])
+        example, number = examples[name]
+        rows.append([name, f"{count:,}", example, meaning.get(name, "")])
         file = read_files(path, np.array([number]))[0]
         files += [f"first {name}: {file}"] if file else []
     return ["", "failed rows", *format_table(["reason", "rows", "first id", "meaning"], rows), *files]
