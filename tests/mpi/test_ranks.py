@@ -153,7 +153,7 @@ def test_a_worker_killed_without_ulfm_ends_nonzero_and_resumes(survey, reference
 @pytest.mark.parametrize("ulfm", [False, True])
 def test_root_killed_ends_nonzero_and_resumes(survey, reference, tmp_path, ulfm):
     out = tmp_path / "out.h5"
-    result = run(survey.args(out), 3, ulfm=ulfm, fault="point=shard:after_rename,do=SIGKILL,rank=0")
+    result = run(survey.args(out), 3, ulfm=ulfm, fault=f"{SLOW}point=shard:after_rename,do=SIGKILL,rank=0")
     assert result.code != 0, result
     assert not out.exists()
     assert run(survey.args(out), 2).code == 0
