@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -88,9 +87,3 @@ def finish(process: subprocess.Popen[str], timeout: float = TIMEOUT) -> Finished
 def run(args, ranks=0, ulfm=False, fault="", timeout=TIMEOUT, file_kib=0, **extra) -> Finished:
     """Run to the end."""
     return finish(start(args, ranks, ulfm, fault, file_kib, **extra), timeout)
-
-
-def clean(folder: Path) -> None:
-    """Remove a folder and make it anew."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)

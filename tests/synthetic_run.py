@@ -107,7 +107,7 @@ def make_run(
     rng = np.random.default_rng(seed)
     run_dir = folder / f"{name}.run"
     (run_dir / "shards").mkdir(parents=True)
-    writer = PlanWriter(run_dir / "plan.h5", batch=batch, shared_files=True, keep=tuple(columns or ()))
+    writer = PlanWriter(run_dir / "plan.h5", batch=batch, shared_files=True)
     ids = np.arange(n, dtype=np.int64) * 3 + 5 if ids is None else np.asarray(ids)
     numbers = {
         "ra": rng.uniform(0, 360, n) if ra is None else np.asarray(ra, float),

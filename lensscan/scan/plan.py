@@ -66,7 +66,6 @@ class PlanWriter:
     path: Path
     batch: int
     shared_files: bool
-    keep: tuple[str, ...] = ()
     n_rows: int = 0
     _temp: Path = field(init=False)
     _sink: DiskSink = field(init=False)

@@ -73,7 +73,6 @@ class Scheduler:
     draining: int | None = None
     abandoned: set[int] = field(default_factory=set)
     rows_done: int = 0
-    rows_failed: int = 0
     _queue: list[tuple[float, int]] = field(default_factory=list)
     _attempts: dict[int, int] = field(default_factory=dict)
     _held: dict[int, int] = field(default_factory=dict)  # block -> live workers that hold it
@@ -170,7 +169,6 @@ class Scheduler:
             self.done.add(message.block)
             self.abandoned.discard(message.block)
             self.rows_done += message.rows
-            self.rows_failed += message.failed
         if self.complete and self.draining is None:
             return self.drain(ExitCode.OK)
         return self._feed(message.rank, worker, now)
