@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lensscan.mocks.recipes import LabelRule
+from lensscan.mocks.tables import LabelRule
 
 __all__ = ["Arcs", "is_detectable", "measure", "signal_to_noise"]
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from lensscan.errors import ConfigError
 from lensscan.lens.cosmology import ARCSEC, distances, einstein_radius, velocity_dispersion
 from lensscan.mocks.priors import Draws
-from lensscan.mocks.recipes import GalaxyPrior, LensPrior, Recipe
+from lensscan.mocks.recipes import Recipe
+from lensscan.mocks.tables import GalaxyPrior
 
 __all__ = ["band_magnitudes", "flux", "lens_mass", "light_of", "random_colours", "source_galaxy", "track_colours"]
 
@@ -64,18 +65,17 @@ def random_colours(draws: Draws, name: str, red_fraction: float, k: int | None =
     return np.stack(sets, axis=-1)
 
 
-def lens_mass(
-    draws: Draws, prior: LensPrior, z_source_max: float, z_source_median: float, cosmology: str
-) -> dict[str, Array]:
+def lens_mass(draws: Draws, recipe: Recipe) -> dict[str, Array]:
     """Draw redshifts, velocity dispersion and Einstein radius: keys z_lens, z_source, sigma_v, theta_E.
 
     A share of systems takes sigma_v from its prior; the others take theta_E uniform between the limits, and
     the dispersion an isothermal sphere would need.
     """
-    table = distances(cosmology)
+    prior, source = recipe.lens, recipe.source
+    table = distances(recipe.cosmology)
     z_lens = draws.normal("lens.z", prior.z[0], prior.z[1], prior.z[2], prior.z[3])
     low = np.log(z_lens + 0.12)
-    z_source = np.exp(draws.normal("source.z", math.log(z_source_median), 0.42, low, math.log(z_source_max)))
+    z_source = np.exp(draws.normal("source.z", math.log(source.z_median), 0.42, low, math.log(source.z_max)))
     ratio = table.ratio(z_lens, z_source)
     sigma_v = draws.normal("lens.sigma_v", prior.sigma_v[0], prior.sigma_v[1], prior.sigma_v[2], prior.sigma_v[3])
     theta_E = einstein_radius(sigma_v, ratio)
@@ -123,9 +123,9 @@ def light_of(draws: Draws, recipe: Recipe, sigma_v: Array, z: Array) -> dict[str
     }
 
 
-def source_galaxy(draws: Draws, recipe: Recipe, theta_E: Array) -> dict[str, Array]:
+def source_galaxy(draws: Draws, recipe: Recipe, mass: dict[str, Array]) -> dict[str, Array]:
     """Draw a source: offset from the lens (bx, by, uniform in a disc of 0.85 theta_E), light, and two clumps."""
-    prior = recipe.source
+    prior, theta_E = recipe.source, mass["theta_E"]
     distance, angle = theta_E * 0.85 * np.sqrt(draws.uniform("source.b")), draws.uniform("source.phi", 0, 2 * math.pi)
     mag_i = draws.power_law("source.mag", prior.mag[0], prior.mag[1], prior.mag_slope)
     colours = random_colours(draws, "source", prior.red_fraction)

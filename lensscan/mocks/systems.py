@@ -164,7 +164,7 @@ def _attempt(
 ) -> dict[str, Array]:
     """Draw galaxy, mass and source once; say what they make, and whether the row `wants` it (-1: anything fits)."""
     prior = recipe.lens
-    mass = lens_mass(draws, prior, recipe.source.z_max, recipe.source.z_median, recipe.cosmology)
+    mass = lens_mass(draws, recipe)
     light = light_of(draws, recipe, mass["sigma_v"], mass["z_lens"])
     e_light = np.hypot(light["e1"], light["e2"])
     q = np.clip(light["q"] + draws.normal("mass.q", 0.0, prior.q_scatter), 0.25, 0.995)
@@ -180,7 +180,7 @@ def _attempt(
         centre = getattr(sky, axis)[rows]
         light[axis] = centre
         mass[axis] = centre + draws.normal(f"mass.{axis}", 0.0, prior.centre_scatter)
-    source = source_galaxy(draws, recipe, mass["theta_E"])
+    source = source_galaxy(draws, recipe, mass)
     # Arcs that are none lie outside the caustic, where the disc of sources ends.
     far = mass["theta_E"] * draws.uniform("source.far", 1.0, 2.3) / np.hypot(source["bx"], source["by"])
     scale = np.where(wants == UNLENSED, far, 1.0)

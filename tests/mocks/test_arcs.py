@@ -7,7 +7,7 @@ import torch
 from lensscan.lens import SIE
 from lensscan.lens.light import elliptical_radius2, sersic, sersic_flux
 from lensscan.mocks.arcs import GAUSSIAN_AREA, Arcs, is_detectable, measure, signal_to_noise
-from lensscan.mocks.recipes import LabelRule
+from lensscan.mocks.tables import LabelRule
 
 
 def systems(n, seed, size=0.28):
