@@ -17,28 +17,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lensscan.lens.ellipse import TINY, axes, elliptical_frame
+
 if TYPE_CHECKING:
     from astropy.cosmology import FLRW
 
     from lensscan.lens.solver import Images
 
 __all__ = ["SIE", "convergence", "deflection", "hessian", "magnification", "potential"]
-
-TINY = 1e-30
-
-
-def _axes(e1: Tensor, e2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return q and the cosine and sine of the major axis' angle."""
-    e = torch.sqrt(e1 * e1 + e2 * e2)
-    phi = 0.5 * torch.atan2(e2, e1)
-    return (1 - e) / (1 + e), torch.cos(phi), torch.sin(phi)
-
-
-def _psi(dx: Tensor, dy: Tensor, q: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return x', y' along the axes and sqrt(q^2 x'^2 + y'^2)."""
-    major = cos * dx + sin * dy
-    minor = cos * dy - sin * dx
-    return major, minor, torch.sqrt((q * major) ** 2 + minor * minor).clamp_min(TINY)
 
 
 def deflection(
@@ -68,9 +54,9 @@ def deflection(
     tuple of Tensor
         alpha_x, alpha_y in arcsec; source position = image position - alpha.  Zero at the very centre.
     """
-    q, cos, sin = _axes(e1, e2)
+    q, cos, sin = axes(e1, e2)
     dx, dy = px - x, py - y
-    major, minor, psi = _psi(dx, dy, q, cos, sin)
+    major, minor, psi = elliptical_frame(dx, dy, q, cos, sin)
     f = torch.sqrt((1 - q) * (1 + q)).clamp_min(1e-12)  # atan(f u) / f -> u: exact in floating point for round lenses
     scale = theta_E * torch.sqrt(q) / f
     a_major = scale * torch.atan(f * major / psi)
@@ -100,8 +86,8 @@ def potential(
 
 def convergence(px: Tensor, py: Tensor, theta_E: Tensor, e1: Tensor, e2: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Return kappa, the surface density in units of the critical one; arguments as `deflection`."""
-    q, cos, sin = _axes(e1, e2)
-    psi = _psi(px - x, py - y, q, cos, sin)[2]
+    q, cos, sin = axes(e1, e2)
+    psi = elliptical_frame(px - x, py - y, q, cos, sin)[2]
     return 0.5 * theta_E * torch.sqrt(q) / psi
 
 
