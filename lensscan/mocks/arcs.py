@@ -1,8 +1,9 @@
 """Truth of lensed arcs without an image: magnification, number of images, signal-to-noise, the label.
 
 The deflection of an isothermal ellipse depends on the polar angle only, so along each ray from the lens
-centre the source-plane position is a straight line.  Integrating the source along 128 such lines, with nodes
-gathered where the line passes the source, gives the total magnification (median error half a percent for
+centre the source-plane position is a straight line; that of a power law of slope gamma also goes as r^(2 - gamma),
+which bends the line a little.  Integrating the source along 128 such lines, with nodes gathered where the
+isothermal line passes the source, gives the total magnification (median error half a percent for
 sources of 0.3 arcsec, four percent at 0.06 arcsec) in float64 numpy, whose rows do not depend on each other:
 truth is the same whatever the batch.
 """
@@ -23,6 +24,8 @@ Array = NDArray[np.float64]
 ANGLES = 128
 NODES = 15
 BLOCK = 16  # rows at a time: temporaries stay in the cache
+TERMS = 24  # of the power law's angular series: 1e-6 at axis ratio 0.25
+ROUNDS = 6  # of the iteration for the radius of an image
 REACH = 2.3  # asinh of the farthest node, in effective radii
 GAUSSIAN_AREA = math.pi / (2 * math.log(2))  # noise-equivalent area 4 pi s^2 of a Gaussian, in FWHM^2
 
@@ -46,12 +49,28 @@ class Arcs:
     area: Array
 
 
-def _unit_deflection(cos: Array, sin: Array, e1: Array, e2: Array) -> tuple[Array, Array]:
-    """Return the deflection of theta_E = 1 in the directions (cos, sin)."""
+def _unit_deflection(cos: Array, sin: Array, e1: Array, e2: Array, slope: Array | None) -> tuple[Array, Array]:
+    """Return the deflection of theta_E = 1 in the directions (cos, sin) at unit radius.
+
+    With a slope: the series of Tessore & Metcalf 2015 (A&A 580 A79, eqs. 13, 23 to 29).
+    """
     e = np.hypot(e1, e2)
     q, phi = (1 - e) / (1 + e), 0.5 * np.arctan2(e2, e1)
     c, s = np.cos(phi), np.sin(phi)
     major, minor = c * cos + s * sin, c * sin - s * cos
+    if slope is not None:
+        t = slope - 1
+        radius = np.hypot(q * major, minor)
+        u, v = q * major / radius, minor / radius
+        turn_u, turn_v = u * u - v * v, 2 * u * v
+        a, b = u, v
+        for n in range(1, TERMS):
+            factor = -e * (2 * n - (2 - t)) / (2 * n + (2 - t))
+            u, v = factor * (turn_u * u - turn_v * v), factor * (turn_u * v + turn_v * u)
+            a, b = a + u, b + v
+        scale = 2 * np.sqrt(q) / (1 + q) * (np.sqrt(q) / radius) ** (t - 1)
+        a, b = scale * a, scale * b
+        return c * a - s * b, s * a + c * b
     f = np.maximum(np.sqrt((1 - q) * (1 + q)), 1e-9)
     psi = np.hypot(q * major, minor)
     a = np.sqrt(q) / f * np.arctan(f * major / psi)
@@ -71,6 +90,7 @@ def measure(
     n: Array,
     s1: Array,
     s2: Array,
+    slope: Array | None = None,
 ) -> Arcs:
     """Measure the images of Sersic sources.
 
@@ -82,21 +102,26 @@ def measure(
         Source centre relative to the lens centre, arcsec.
     radius, n, s1, s2 : ndarray, shape (n,)
         Half-light radius (arcsec), Sersic index and ellipticity of the sources.
+    slope : ndarray, shape (n,), optional
+        Density slopes; without them all lenses are isothermal.
     """
-    table = np.stack([theta_E, e1, e2, gamma1, gamma2, bx, by, radius, n, s1, s2])
+    columns = [theta_E, e1, e2, gamma1, gamma2, bx, by, radius, n, s1, s2]
+    table = np.stack(columns if slope is None else [*columns, slope])
     parts = [_measure(table[:, i : i + BLOCK, None]) for i in range(0, table.shape[1], BLOCK)]
     images, flux, area = (np.concatenate([p[k] for p in parts]) if parts else np.zeros(0) for k in range(3))
     return Arcs(images.astype(np.int64), flux, area)
 
 
 def _measure(table: Array) -> tuple[NDArray[np.int64], Array, Array]:
-    """Return images, magnification and area of a block that fits the cache; `table` is (11, n, 1)."""
-    theta_E, e1, e2, g1, g2, bx, by, radius, n, s1, s2 = table
+    """Return images, magnification and area of a block that fits the cache; `table` is (11 or 12, n, 1)."""
+    theta_E, e1, e2, g1, g2, bx, by, radius, n, s1, s2 = table[:11]
+    slope = table[11] if len(table) > 11 else None
     phi = 2 * math.pi * (np.arange(ANGLES) + 0.5) / ANGLES
     cos, sin = np.cos(phi)[None], np.sin(phi)[None]
-    ux, uy = _unit_deflection(cos, sin, e1, e2)
-    wx, wy = bx + theta_E * ux, by + theta_E * uy
-    images = _count_images(cos, sin, wx, wy, g1, g2)
+    ux, uy = _unit_deflection(cos, sin, e1, e2, slope)
+    ax, ay = theta_E * ux, theta_E * uy
+    wx, wy = bx + ax, by + ay
+    images = _count_images(cos, sin, (bx, by, ax, ay, theta_E, slope), g1, g2)
     dx, dy = (1 - g1) * cos - g2 * sin, (1 + g1) * sin - g2 * cos
     ee = s1 * s1 + s2 * s2
     u = 1 / (1 - ee)
@@ -112,7 +137,13 @@ def _measure(table: Array) -> tuple[NDArray[np.int64], Array, Array]:
     along = scale[..., None] * np.sinh(nodes)
     r = (b / a)[..., None] + along * stretch[..., None]
     weight = np.maximum(r, 0.0) * (scale * stretch)[..., None] * (np.cosh(nodes) * (step * 2 * math.pi / ANGLES))
-    light = _sersic(closest[..., None] + along * along, radius[..., None], n[..., None])
+    radius2 = closest[..., None] + along * along
+    if slope is not None:
+        more = (np.maximum(r, 1e-6) / theta_E[..., None]) ** (2 - slope[..., None]) - 1
+        ox = dx[..., None] * r - wx[..., None] - more * ax[..., None]
+        oy = dy[..., None] * r - wy[..., None] - more * ay[..., None]
+        radius2 = qxx[..., None] * ox * ox + 2 * qxy[..., None] * ox * oy + qyy[..., None] * oy * oy
+    light = _sersic(radius2, radius[..., None], n[..., None])
     weight *= light
     flux = weight.reshape(len(weight), -1).sum(axis=1)
     weight *= light
@@ -134,11 +165,26 @@ def _sersic(radius2: Array, half: Array, n: Array) -> Array:
     return np.exp(value, out=value)
 
 
-def _count_images(cos: Array, sin: Array, wx: Array, wy: Array, g1: Array, g2: Array) -> NDArray[np.int64]:
-    """Count directions in which (1 - Gamma)^-1 (beta + alpha) points outward along the direction itself."""
+def _count_images(
+    cos: Array, sin: Array, lens: tuple[Array, Array, Array, Array, Array, Array | None], g1: Array, g2: Array
+) -> NDArray[np.int64]:
+    """Count directions in which (1 - Gamma)^-1 (beta + alpha) points outward along the direction itself.
+
+    Where alpha depends on the radius, the radius is found by iteration; the faint central image of a lens
+    shallower than isothermal is not counted.
+    """
+    bx, by, ax, ay, theta_E, slope = lens
     det = 1 - g1 * g1 - g2 * g2
-    tx, ty = ((1 + g1) * wx + g2 * wy) / det, ((1 - g1) * wy + g2 * wx) / det
-    cross, dot = cos * ty - sin * tx, cos * tx + sin * ty
+
+    def project(scale: Array | float) -> tuple[Array, Array]:
+        wx, wy = bx + scale * ax, by + scale * ay
+        tx, ty = ((1 + g1) * wx + g2 * wy) / det, ((1 - g1) * wy + g2 * wx) / det
+        return cos * ty - sin * tx, cos * tx + sin * ty
+
+    cross, dot = project(1.0)
+    for _ in range(0 if slope is None else ROUNDS):
+        assert slope is not None
+        cross, dot = project((np.maximum(dot, 0.02 * theta_E) / theta_E) ** (2 - slope))
     change = (cross > 0) != (np.roll(cross, -1, axis=1) > 0)
     outward = dot + np.roll(dot, -1, axis=1) > 0
     return (change & outward).sum(axis=1)

@@ -18,16 +18,22 @@ from lensscan.mocks.arcs import is_detectable, measure, signal_to_noise
 from lensscan.mocks.population import flux, lens_mass, light_of, source_galaxy
 from lensscan.mocks.priors import Draws
 from lensscan.mocks.recipes import CLASSES, Recipe
+from lensscan.mocks.tables import LensPrior
 
 __all__ = ["Observation", "Systems", "draw_systems", "observe"]
 
 Array = NDArray[np.float64]
-LENS, UNDETECTABLE, UNLENSED = (CLASSES.index(name) for name in ("lens", "undetectable", "unlensed_arc"))
+LENS, UNDETECTABLE, UNLENSED, UNBENT = (
+    CLASSES.index(name) for name in ("lens", "undetectable", "unlensed_arc", "unlensed_source")
+)
+SOURCED = (LENS, UNDETECTABLE, UNLENSED)
 MASSIVE = [
-    CLASSES.index(name)
-    for name in ("lens", "undetectable", "elliptical", "unlensed_arc", "companions", "merger", "ring")
+    *SOURCED,
+    UNBENT,
+    *(CLASSES.index(name) for name in ("elliptical", "companions", "merger", "ring", "tidal_arc", "artefact")),
 ]
 TWINS = 0.5
+SLOPES = (1.6, 2.6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +70,8 @@ class Systems:
 
     @property
     def lensed(self) -> NDArray[np.bool_]:
-        """Rows whose source is painted."""
-        return (self.klass == LENS) | (self.klass == UNDETECTABLE) | (self.klass == UNLENSED)
+        """Rows whose source is painted; that of class unlensed_source as if there were no mass."""
+        return np.isin(self.klass, (*SOURCED, UNBENT))
 
     @property
     def massive(self) -> NDArray[np.bool_]:
@@ -118,14 +124,14 @@ def _shared(draws: Draws, name: str, common: float, width: int) -> Array:
 def draw_systems(recipe: Recipe, seed: int, index: NDArray[np.int64]) -> Systems:
     """Draw the systems of the rows `index`.
 
-    ``truth`` holds theta_E, e1, e2, x, y, sx, sy, gamma1, gamma2, magnification, snr_arc, n_images, z_lens,
+    ``truth`` holds theta_E, e1, e2, x, y, sx, sy, gamma1, gamma2, slope, magnification, snr_arc, n_images, z_lens,
     z_source, sigma_v: NaN where the class has no such thing.
     """
     draws = Draws(recipe.digest, seed, index)
     klass = draws.choice("class", np.asarray(recipe.weights))
     sky = observe(draws, recipe)
-    wants = np.where(draws.uniform("twin") < TWINS, LENS, -1)
-    for own in (LENS, UNDETECTABLE, UNLENSED):
+    wants = np.where((draws.uniform("twin") < TWINS) | (klass == UNBENT), LENS, -1)
+    for own in SOURCED:
         wants = np.where(klass == own, own, wants)
     store: dict[str, Array] = {}
     reached = np.full(len(index), -1)
@@ -141,8 +147,7 @@ def draw_systems(recipe: Recipe, seed: int, index: NDArray[np.int64]) -> Systems
         reached[pending] = drawn.pop("label")[chosen].astype(np.int64)
         _store(store, {name: value[chosen] for name, value in drawn.items()}, pending, len(index))
         pending, attempt, width = pending[~fits.any(axis=1)], attempt + width, 2 * width
-    sourced = np.isin(klass, (LENS, UNDETECTABLE, UNLENSED))
-    klass = np.where(sourced, reached, klass)
+    klass = np.where(np.isin(klass, SOURCED), reached, klass)
     parts: dict[str, dict[str, Array]] = {"light": {}, "mass": {}, "source": {}, "truth": {}}
     for name, value in store.items():
         part, _, key = name.partition(".")
@@ -163,23 +168,11 @@ def _attempt(
     recipe: Recipe, draws: Draws, sky: Observation, rows: NDArray[np.int64], wants: NDArray[np.int64]
 ) -> dict[str, Array]:
     """Draw galaxy, mass and source once; say what they make, and whether the row `wants` it (-1: anything fits)."""
-    prior = recipe.lens
     mass = lens_mass(draws, recipe)
     light = light_of(draws, recipe, mass["sigma_v"], mass["z_lens"])
-    e_light = np.hypot(light["e1"], light["e2"])
-    q = np.clip(light["q"] + draws.normal("mass.q", 0.0, prior.q_scatter), 0.25, 0.995)
-    turn = np.radians(np.minimum(prior.angle_scatter * 0.2 / np.maximum(e_light, 1e-6), 90.0)) * draws.normal(
-        "mass.turn"
-    )
-    phi = 0.5 * np.arctan2(light["e2"], light["e1"]) + turn
-    e = (1 - q) / (1 + q)
-    shear = prior.shear * math.sqrt(2 / math.pi) * np.sqrt(-2 * np.log(draws.uniform("mass.shear")))
-    gamma1, gamma2 = draws.spin2("mass.shear_angle", np.minimum(shear, 0.25))
-    mass |= {"e1": e * np.cos(2 * phi), "e2": e * np.sin(2 * phi), "gamma1": gamma1, "gamma2": gamma2}
     for axis in "xy":
-        centre = getattr(sky, axis)[rows]
-        light[axis] = centre
-        mass[axis] = centre + draws.normal(f"mass.{axis}", 0.0, prior.centre_scatter)
+        light[axis] = getattr(sky, axis)[rows]
+    mass |= _mass_of(draws, recipe.lens, light)
     source = source_galaxy(draws, recipe, mass)
     # Arcs that are none lie outside the caustic, where the disc of sources ends.
     far = mass["theta_E"] * draws.uniform("source.far", 1.0, 2.3) / np.hypot(source["bx"], source["by"])
@@ -192,6 +185,27 @@ def _attempt(
     visible = (wants != UNLENSED) | (truth["snr_arc"] >= 0.5 * recipe.label.snr)
     fits = within & visible & ((wants == label) | (wants < 0))
     return result | {"label": label, "fits": fits.astype(np.float64)}
+
+
+def _mass_of(draws: Draws, prior: LensPrior, light: dict[str, Array]) -> dict[str, Array]:
+    """Draw shape, centre and slope of the mass about the light, and the external shear."""
+    q = np.clip(light["q"] + draws.normal("mass.q", 0.0, prior.q_scatter), 0.25, 0.995)
+    e_light = np.maximum(np.hypot(light["e1"], light["e2"]), 1e-6)
+    turn = np.radians(np.minimum(prior.angle_scatter * 0.2 / e_light, 90.0)) * draws.normal("mass.turn")
+    phi = 0.5 * np.arctan2(light["e2"], light["e1"]) + turn
+    if prior.one_minus_q is not None:
+        q = 1 - draws.uniform("mass.one_minus_q", *prior.one_minus_q)
+        phi = draws.uniform("mass.angle", 0.0, math.pi)
+    e = (1 - q) / (1 + q)
+    shear = prior.shear * math.sqrt(2 / math.pi) * np.sqrt(-2 * np.log(draws.uniform("mass.shear")))
+    gamma1, gamma2 = draws.spin2("mass.shear_angle", np.minimum(shear, 0.25))
+    mass = {"e1": e * np.cos(2 * phi), "e2": e * np.sin(2 * phi), "gamma1": gamma1, "gamma2": gamma2}
+    for axis in "xy":
+        mass[axis] = light[axis] + draws.normal(f"mass.{axis}", 0.0, prior.centre_scatter)
+    mass["slope"] = np.full(draws.n, prior.slope[0])
+    if prior.slope[1] > 0:
+        mass["slope"] = draws.normal("mass.slope", *prior.slope, *SLOPES)
+    return mass
 
 
 def _judge(
@@ -216,6 +230,7 @@ def _judge(
         source["n"],
         source["e1"],
         source["e2"],
+        None if recipe.lens.slope == (2.0, 0.0) else mass["slope"],
     )
     poisson = np.array([recipe.band[b].poisson for b in recipe.bands])
     b = 1.9992 * light["n"] - 0.3271
@@ -250,7 +265,7 @@ def _finish_truth(systems: Systems) -> None:
     truth = {key: np.where(lensed, mass.get(key, nothing), np.nan) for key in ("theta_E", "e1", "e2", "x", "y")}
     for axis in "xy":
         truth[f"s{axis}"] = truth[axis] + source.get(f"b{axis}", nothing)
-    for key in ("gamma1", "gamma2", "z_source"):
+    for key in ("gamma1", "gamma2", "slope", "z_source"):
         truth[key] = np.where(lensed, mass.get(key, nothing), np.nan)
     for key in ("magnification", "snr_arc", "n_images"):
         truth[key] = np.where(lensed, measured.get(key, nothing), np.nan)
