@@ -219,4 +219,5 @@ def is_detectable(
     """Apply the label rule; `snr` and `fwhm` are those of the best band.  Resolved as in Collett 2015, section 4."""
     resolved = (arcs.magnification * radius > fwhm) & (theta_E**2 > radius**2 + 0.25 * fwhm**2)
     bright = (snr >= rule.snr) & (snr <= rule.snr_max) & (arcs.magnification >= rule.magnification)
-    return (arcs.images >= 2) & bright & resolved
+    number = (arcs.images >= rule.images[0]) & (arcs.images <= rule.images[1])
+    return number & bright & (resolved | (not rule.resolved))

@@ -50,6 +50,8 @@ def compose(recipe: Recipe, seed: int, systems: Systems, margin: int) -> tuple[S
         ("companions", _companions),
         ("merger", _merger),
         ("ring", _ring),
+        ("tidal_arc", _tidal_arc),
+        ("artefact", _artefact),
         ("spiral", _spiral),
         ("edge_on", _edge_on),
         ("star", _star),
@@ -151,6 +153,72 @@ def _ring(scene: Scene, recipe: Recipe, systems: Systems, rows: Rows, draws: Dra
         phase=draws.uniform("ring.phase", 0, 2 * math.pi),
     )
     total[rows] += f
+
+
+def _tidal_arc(scene: Scene, recipe: Recipe, systems: Systems, rows: Rows, draws: Draws, total: Array) -> None:
+    """Add one or two tidal tails or shells: broad pieces of rings of the galaxy's own stars, a little bluer."""
+    light = {k: v[rows] for k, v in systems.light.items()}
+    first = draws.uniform("tidal.phase", 0, 2 * math.pi)
+    for part in range(2):
+        own = draws.uniform(f"tidal.{part}") < (1.0, 0.4)[part]
+        mag = light["mag_i"] + draws.uniform(f"tidal.dm.{part}", 1.5, 4.0)
+        colours = light["colours"] + np.array([-0.35, -0.12, -0.06]) * draws.uniform(f"tidal.c.{part}")[:, None]
+        f = flux(band_magnitudes(recipe.bands, mag, colours))
+        e1, e2 = _shape(draws, f"tidal.{part}", 0.4)
+        radius = draws.uniform(f"tidal.radius.{part}", 1.5, 6.0)
+        values = {
+            "radius": radius,
+            "e1": e1,
+            "e2": e2,
+            "x": light["x"] + draws.normal(f"tidal.x.{part}", 0.0, 0.5),
+            "y": light["y"] + draws.normal(f"tidal.y.{part}", 0.0, 0.5),
+            "width": radius * draws.uniform(f"tidal.width.{part}", 0.07, 0.25),
+            "pitch": 10 ** draws.uniform(f"tidal.sharp.{part}", 0.0, 1.1),
+            "phase": first + math.pi * part + draws.normal(f"tidal.turn.{part}", 0.0, 0.4),
+        }
+        kept = {name: value[own] for name, value in values.items()}
+        scene.add_discs(rows[own], f[own], **kept, ring=2.0, arms=0.0, strength=0.0)
+        total[rows] += f * own[:, None]
+
+
+def _artefact(scene: Scene, recipe: Recipe, systems: Systems, rows: Rows, draws: Draws, total: Array) -> None:
+    """Add what is no light of the sky's own: a satellite trail, a ghost of a bright star, or a star's spikes.
+
+    Trail and ghost are in one band only, because the bands were not exposed together.
+    """
+    width = len(recipe.bands)
+    kind = draws.choice("artefact.kind", np.array([0.4, 0.25, 0.35]))
+    one = np.eye(width)[draws.choice("artefact.band", np.ones(width))]
+    sigma = systems.sky.sigma[rows]
+    half = 0.5 * recipe.size * recipe.pixel_scale
+    angle = draws.uniform("artefact.angle", 0, math.pi)
+    x, y = (draws.uniform(f"artefact.{a}", -0.6, 0.6) * half for a in "xy")
+    some = kind == 0
+    peak = one * sigma * 10 ** draws.uniform("artefact.trail", 0.3, 1.5)[:, None] / recipe.pixel_scale**2
+    place = {"x": x, "y": y, "angle": angle, "width": draws.uniform("artefact.width", 0.2, 0.6), "length": 1e6}
+    scene.add_trails(rows[some], peak[some], **{k: v if np.isscalar(v) else v[some] for k, v in place.items()})
+    some = kind == 1
+    size = draws.uniform("artefact.ghost", 0.4, 1.5) * half
+    thick = size * draws.uniform("artefact.thick", 0.1, 0.3)
+    bright = one * sigma * (draws.uniform("artefact.depth", 0.5, 3.0) * size * thick)[:, None]
+    ghost = {"radius": size, "x": x, "y": y, "width": thick, "phase": 2 * angle}
+    scene.add_discs(
+        rows[some],
+        (bright * 15.7 / recipe.pixel_scale**2)[some],  # (2 pi)^1.5 r w: the area of a Gaussian ring
+        **{k: v[some] for k, v in ghost.items()},
+        e1=0.0,
+        e2=0.0,
+        ring=1.0,
+        arms=1.0,
+        strength=0.3,
+        pitch=0.3,
+    )
+    some = kind == 2
+    star = _star_flux(recipe, draws, "artefact.star", 13.5, 17.0)[some]
+    sx, sy = (1.3 * half * np.cos(2 * angle))[some], (1.3 * half * np.sin(2 * angle))[some]
+    scene.add_stars(rows[some], star, sx, sy)
+    for turn in (0.25 * math.pi, -0.25 * math.pi):
+        scene.add_trails(rows[some], 2e-3 * star, x=sx, y=sy, angle=turn, width=0.15, length=0.4 * half)
 
 
 def _disc_light(recipe: Recipe, draws: Draws, name: str, slope: float = 0.25) -> tuple[Array, Array, Array]:

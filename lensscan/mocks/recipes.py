@@ -164,9 +164,6 @@ def _check(recipe: Recipe, where: str) -> None:
         raise ConfigError(f"{where}: psf.kind is image, but band.{without[0]} names no file psf; add it")
     if recipe.source.profile == "images" and not recipe.source.images:
         raise ConfigError(f"{where}: source.profile is images, but source.images names no folder; add it")
-    real = [name for name in ("painted", "real") if recipe.classes.get(name, 0) > 0]
-    if real and not (recipe.canvas.catalog and recipe.canvas.survey and recipe.canvas.stamps):
-        raise ConfigError(f"{where}: class {real[0]} needs real stamps; give canvas.catalog, .survey and .stamps")
     lengths = {len(values) for values in recipe.galaxy.track.values()}
     if "z" not in recipe.galaxy.track or len(lengths) != 1:
         raise ConfigError(f"{where}: galaxy.track needs z, k_i and colours as lists of equal length")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lensscan.lens.light import elliptical_radius2, sersic, sersic_flux
 
-__all__ = ["FULL", "LARGE", "SMALL", "Scene", "paint_discs", "paint_galaxies"]
+__all__ = ["FULL", "LARGE", "SMALL", "Scene", "paint_discs", "paint_galaxies", "paint_trails"]
 
 Array = NDArray[np.floating]
 Listed = tuple[NDArray[np.int64], Array, Array]
@@ -28,6 +28,7 @@ CORE = {FULL: 7, LARGE: 4, SMALL: 4}
 FINE = {FULL: 7, LARGE: 5, SMALL: 5}
 SOFT = 0.2  # softening of cusps in sub-pixels: centres of steep galaxies are then right to 0.002 arcsec
 GALAXY = ("radius", "n", "e1", "e2", "x", "y")
+TRAIL = ("x", "y", "angle", "width", "length")
 DISC = ("radius", "e1", "e2", "x", "y", "ring", "width", "arms", "strength", "pitch", "phase")
 
 
@@ -40,6 +41,7 @@ class Scene:
         default_factory=lambda: {FULL: [], LARGE: [], SMALL: []}
     )
     discs: list[tuple[NDArray[np.int64], Array, Array]] = field(default_factory=list)
+    trails: list[tuple[NDArray[np.int64], Array, Array]] = field(default_factory=list)
     stars: list[tuple[NDArray[np.int64], Array, Array]] = field(default_factory=list)
 
     def add_galaxies(self, kind: int, rows: NDArray[np.int64], flux: Array, **values: Array | float) -> None:
@@ -47,8 +49,18 @@ class Scene:
         self._add(self.galaxies[kind], rows, flux, GALAXY, values)
 
     def add_discs(self, rows: NDArray[np.int64], flux: Array, **values: Array | float) -> None:
-        """Add exponential discs with spiral arms (`ring` = 0), or rings of Gaussian profile (`ring` = 1)."""
+        """Add exponential discs with spiral arms (`ring` = 0), rings (1) or pieces of rings (2) of Gaussian profile.
+
+        A piece of a ring lies about the angle `phase`, its light going as exp(pitch (cos(angle - phase) - 1)).
+        """
         self._add(self.discs, rows, flux, DISC, values)
+
+    def add_trails(self, rows: NDArray[np.int64], peak: Array, **values: Array | float) -> None:
+        """Add straight trails through (x, y): `peak` (m, C) in nJy arcsec^-2, Gaussian across, exponential along.
+
+        `angle` in radians from +x; `width` (standard deviation) and `length` (scale) in arcsec.
+        """
+        self._add(self.trails, rows, peak, TRAIL, values)
 
     def add_stars(self, rows: NDArray[np.int64], flux: Array, x: Array, y: Array) -> None:
         """Add point sources."""
@@ -76,6 +88,7 @@ class Scene:
         return Frozen(
             {k: _sorted(v, len(GALAXY), self.bands) for k, v in self.galaxies.items()},
             _sorted(self.discs, len(DISC), self.bands),
+            _sorted(self.trails, len(TRAIL), self.bands),
             _sorted(self.stars, 2, self.bands),
         )
 
@@ -94,6 +107,7 @@ class Frozen:
 
     galaxies: dict[int, Listed]
     discs: Listed
+    trails: Listed
     stars: Listed
 
     @staticmethod
@@ -182,6 +196,20 @@ def paint_discs(canvas: Tensor, rows: Tensor, flux: Tensor, values: Tensor, pixe
     spiral = torch.where(r > 0.3 * radius, spiral, torch.ones_like(spiral))
     disc = torch.exp(-1.678 * r / radius) * spiral
     band = torch.exp(-0.5 * ((r - radius) / width) ** 2) * (1 + strength * torch.cos(arms * angle + phase))
-    image = torch.where(ring > 0, band, disc)
+    piece = torch.exp(-0.5 * ((r - radius) / width) ** 2 + pitch * (torch.cos(angle - phase) - 1))
+    image = torch.where(ring > 1, piece, torch.where(ring > 0, band, disc))
     image = image / image.sum(dim=(1, 2), keepdim=True)
     canvas.index_add_(0, rows, image[..., None] * flux[:, None, None, :])
+
+
+def paint_trails(canvas: Tensor, rows: Tensor, peak: Tensor, values: Tensor, pixel: float) -> None:
+    """Add straight trails (satellites, spikes of stars) to `canvas` (n, P, P, C)."""
+    if not len(rows):
+        return
+    x, y, angle, width, length = (values[:, k, None, None] for k in range(len(TRAIL)))
+    grid = _steps(canvas.shape[1], pixel, canvas.device)
+    dx, dy = grid[None, None, :] - x, grid[None, :, None] - y
+    along = dx * torch.cos(angle) + dy * torch.sin(angle)
+    across = dy * torch.cos(angle) - dx * torch.sin(angle)
+    image = torch.exp(-0.5 * (across / width) ** 2 - along.abs() / length) * pixel**2
+    canvas.index_add_(0, rows, image[..., None] * peak[:, None, None, :])

@@ -19,7 +19,7 @@ from lensscan.mocks.observe import add_noise, convolve, psf_transform
 from lensscan.mocks.paint import paint_arcs
 from lensscan.mocks.population import AB_NJY, flux
 from lensscan.mocks.recipes import Recipe, load_recipe
-from lensscan.mocks.scene import Frozen, paint_discs, paint_galaxies
+from lensscan.mocks.scene import Frozen, paint_discs, paint_galaxies, paint_trails
 from lensscan.mocks.systems import Systems, draw_systems
 
 __all__ = ["Mocks", "draw_truth", "simulate", "simulate_named"]
@@ -127,6 +127,7 @@ def _render(images: Tensor, recipe: Recipe, seed: int, systems: Systems, scene: 
         for kind, listed in scene.galaxies.items():
             paint_galaxies(canvas, *scene.part(listed, start, stop, device), kind, pixel)
         paint_discs(canvas, *scene.part(scene.discs, start, stop, device), pixel)
+        paint_trails(canvas, *scene.part(scene.trails, start, stop, device), pixel)
         paint_arcs(canvas, recipe, systems, start, stop)
         sky, rows = systems.sky, slice(start, stop)
         fwhm, wings, e1, e2 = (

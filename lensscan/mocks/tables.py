@@ -316,7 +316,7 @@ class ScenePrior:
 
 @dataclass(frozen=True, slots=True)
 class LabelRule:
-    """What "lens" means: at least two images, total magnification, arc S/N in the best band, resolved.
+    """What "lens" means: the number of images, total magnification, arc S/N in the best band, resolved or not asked.
 
     A row whose class asks for a lens is drawn again up to `attempts` times; should all fail (one in thousands),
     it keeps the class of what was drawn last.
@@ -326,6 +326,8 @@ class LabelRule:
     snr: float = 20.0
     snr_max: float = 1e9
     attempts: int = 30
+    resolved: bool = late(True)
+    images: tuple[int, int] = late((2, 9))
 
 
 @dataclass(frozen=True, slots=True)
