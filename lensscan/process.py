@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+from pathlib import Path
 
-__all__ = ["available_cores", "peak_memory", "release_memory", "tune_allocator"]
+__all__ = ["available_cores", "available_memory", "peak_memory", "release_memory", "tune_allocator"]
 
 # glibc mallopt parameters and values: keep large temporaries mapped instead of returning them page by page.
 MALLOPT = {"M_MMAP_THRESHOLD": (-3, 1 << 30), "M_TRIM_THRESHOLD": (-1, 1 << 30), "M_TOP_PAD": (-2, 64 << 20)}
@@ -23,6 +24,23 @@ def available_cores(local_size: int = 1) -> int:
     mask = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = max(1, (os.cpu_count() or 1) // max(1, local_size))
     return max(1, min(mask, share))
+
+
+def available_memory() -> int:
+    """Return the bytes that new arrays may take without swapping, 0 where the system does not tell."""
+    found = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                found.append(int(line.split()[1]) * 1024)
+    with contextlib.suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text(encoding="ascii"))  # "max": no limit, a ValueError
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+        lines = (group / "memory.stat").read_text(encoding="ascii").splitlines()
+        cache = sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+        found.append(limit - used + cache)
+    return max(min(found), 0) if found else 0
 
 
 def tune_allocator() -> dict[str, int]:
