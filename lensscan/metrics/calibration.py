@@ -13,6 +13,9 @@ __all__ = [
     "KINDS",
     "Reliability",
     "apply",
+    "binned",
+    "brier",
+    "class_weights",
     "expected_calibration_error",
     "fit",
     "log_loss",
@@ -127,14 +130,23 @@ class Reliability:
     predicted, observed : (k,) arrays
         Mean probability and lens fraction of each bin.
     count : (k,) array
+        Mass of each bin: rows, unless they were weighted.
     """
 
     predicted: NDArray[np.float64]
     observed: NDArray[np.float64]
-    count: NDArray[np.int64]
+    count: NDArray[np.floating]
+
+    def error(self) -> float:
+        """Return the expected calibration error, NaN if the diagram is empty."""
+        if not len(self.count):
+            return float("nan")
+        return float(np.average(np.abs(self.predicted - self.observed), weights=self.count))
 
 
-def reliability(probability: Floats, is_lens: NDArray[np.bool_], bins: int = 15) -> Reliability:
+def reliability(
+    probability: Floats, is_lens: NDArray[np.bool_], bins: int = 15, weight: Floats | None = None
+) -> Reliability:
     """Return the reliability diagram in bins of equal mass.
 
     Parameters
@@ -142,18 +154,53 @@ def reliability(probability: Floats, is_lens: NDArray[np.bool_], bins: int = 15)
     probability : (n,) array
     is_lens : (n,) bool array
     bins : int
+    weight : (n,) array, optional
+        Mass of each row, such as its share in a population of another prevalence; rows of mass 0 do not count.
     """
     order = np.argsort(probability, kind="stable")
-    p, y = np.asarray(probability, np.float64)[order], np.asarray(is_lens, np.float64)[order]
-    parts = [part for part in np.array_split(np.arange(len(p)), bins) if len(part)]
-    return Reliability(
-        np.array([p[part].mean() for part in parts]),
-        np.array([y[part].mean() for part in parts]),
-        np.array([len(part) for part in parts]),
+    return binned(
+        np.asarray(probability, np.float64)[order],
+        np.asarray(is_lens, np.float64)[order],
+        np.ones(len(order)) if weight is None else np.asarray(weight, np.float64)[order],
+        bins,
     )
 
 
-def expected_calibration_error(probability: Floats, is_lens: NDArray[np.bool_], bins: int = 15) -> float:
+def binned(p: Floats, y: Floats, mass: Floats, bins: int) -> Reliability:
+    """Return the diagram of rows sorted by probability: `p`, labels `y` in {0, 1} and `mass`, all (n,)."""
+    total = np.cumsum(mass)
+    if not len(total) or not total[-1] > 0:
+        return Reliability(np.empty(0), np.empty(0), np.empty(0))
+    place = np.minimum(((total - 0.5 * mass) / total[-1] * bins).astype(np.int64), bins - 1)
+    share = np.bincount(place, mass, bins)
+    used = share > 0
+    predicted, observed = np.bincount(place, mass * p, bins)[used], np.bincount(place, mass * y, bins)[used]
+    return Reliability(predicted / share[used], observed / share[used], share[used])
+
+
+def expected_calibration_error(
+    probability: Floats, is_lens: NDArray[np.bool_], bins: int = 15, weight: Floats | None = None
+) -> float:
     """Return the expected calibration error over bins of equal mass."""
-    diagram = reliability(probability, is_lens, bins)
-    return float(np.average(np.abs(diagram.predicted - diagram.observed), weights=diagram.count))
+    return reliability(probability, is_lens, bins, weight).error()
+
+
+def brier(probability: Floats, is_lens: NDArray[np.bool_], weight: Floats | None = None) -> float:
+    """Return the mean square difference of probability and label (Brier 1950)."""
+    square = (np.asarray(probability, np.float64) - np.asarray(is_lens, np.float64)) ** 2
+    return float(np.average(square, weights=weight))
+
+
+def class_weights(is_lens: NDArray[np.bool_], prevalence: float, counts: Floats | None = None) -> Floats:
+    """Return the mass (n,) of each row when lenses make up `prevalence` of the whole, which sums to 1.
+
+    Parameters
+    ----------
+    is_lens : (n,) bool array
+    prevalence : float
+    counts : (n,) array, optional
+        How often each row counts within its class.
+    """
+    base = np.ones(len(is_lens)) if counts is None else np.asarray(counts, np.float64)
+    lenses, others = base[is_lens].sum(), base[~is_lens].sum()
+    return np.asarray(base * np.where(is_lens, prevalence / max(lenses, 1e-300), (1 - prevalence) / max(others, 1e-300)))

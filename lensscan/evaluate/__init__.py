@@ -1,0 +1,1 @@
+"""Evaluation of models on sealed test sets, with the published figures beside."""

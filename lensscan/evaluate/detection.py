@@ -1,0 +1,307 @@
+"""Detection on a test set: ROC, calibration, purity in a survey, completeness, false positives by class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from lensscan.evaluate.testsets import Truth
+from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
+from lensscan.metrics.calibration import Reliability, binned, class_weights, reliability
+from lensscan.metrics.detection import purity, wilson
+from lensscan.metrics.ranking import FEWEST_FALSE, Population, Ranking, supported
+from lensscan.mocks.recipes import CLASSES
+
+__all__ = [
+    "FPRS",
+    "PREVALENCES",
+    "SNR_EDGES",
+    "THETA_EDGES",
+    "Detection",
+    "ambiguous",
+    "completeness_table",
+    "detect",
+    "false_positives",
+]
+
+FPRS = (1e-2, 1e-3, 1e-4)
+PREVALENCES = (0.5, 1e-3, 1e-4)
+TOP = (100, 1_000, 10_000)
+SURVEY = 1_000_000
+LARGE = 100_000
+BINS = 15
+THETA_EDGES = (0.5, 0.8, 1.0, 1.2, 1.5, 2.0, 3.0)
+SNR_EDGES = (0.0, 10.0, 20.0, 40.0, np.inf)
+SEEING_EDGES = (0.0, 0.75, 1.0, 1.25, 1.5, 2.0, np.inf)
+UNDETECTABLE = CLASSES.index("undetectable")
+
+
+def ambiguous(truth: Truth) -> NDArray[np.bool_]:
+    """Return the lensed systems below the label rule: neither lenses nor false positives."""
+    klass = truth.get("klass")
+    return np.zeros(len(truth["is_lens"]), bool) if klass is None else np.asarray(klass) == UNDETECTABLE
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """Detection by one model.
+
+    Attributes
+    ----------
+    figures : dict of Estimate
+        By name; see `detect`.
+    omitted : dict of str
+        Figures that the set cannot support, and why.
+    thresholds : dict of float
+        Calibrated logit at each supported false positive rate.
+    ranking : Ranking
+    diagrams : dict of Reliability
+        By prevalence.
+    ece_noise : float
+        Below this lie 95 % of the expected calibration errors (prevalence 1/2) of a perfectly calibrated model
+        on a set of this size.
+    """
+
+    figures: dict[str, Estimate]
+    omitted: dict[str, str]
+    thresholds: dict[float, float]
+    ranking: Ranking
+    diagrams: dict[float, Reliability]
+    ece_noise: float
+
+
+class _Statistic:
+    """Every resampled figure of detection, with all sorting done once."""
+
+    def __init__(self, logit: NDArray[np.float64], is_lens: NDArray[np.bool_], wanted: _Wanted) -> None:
+        self.ranking = Ranking(logit, is_lens)
+        self._wanted, self._lens, self._logit = wanted, is_lens, logit
+        self._order = np.argsort(logit, kind="stable")
+        self._label = is_lens[self._order].astype(np.float64)
+        self._probability = {
+            pi: expit(logit[self._order] + np.log(pi) - np.log1p(-pi)) for pi in PREVALENCES
+        }
+        sign = np.where(is_lens[self._order], -1.0, 1.0)
+        self._loss = np.logaddexp(0.0, sign * logit[self._order])
+
+    def __call__(self, counts: Counts | None) -> dict[str, float]:
+        found = self.ranking.figures(counts, self._wanted.fprs, self._wanted.before)
+        selection = self.ranking.select(counts)
+        found |= self._called(counts)
+        for fpr in self._wanted.fprs:
+            tpr = found[f"tpr_at_fpr_{fpr:g}"]
+            for pi in PREVALENCES[1:]:
+                found[f"purity_at_fpr_{fpr:g}_prevalence_{pi:g}"] = purity(tpr, fpr, pi)
+        for pi, n in self._wanted.tops:
+            pure, complete, _ = selection.inspected(Population(SURVEY, pi), n)
+            found[f"purity_top_{n}_prevalence_{pi:g}"] = pure
+            found[f"completeness_top_{n}_prevalence_{pi:g}"] = complete
+            found[f"inspected_per_lens_top_{n}_prevalence_{pi:g}"] = 1 / pure if pure > 0 else float("inf")
+        for pi, p in self._probability.items():
+            found |= self._calibration(pi, p, counts)
+        return found
+
+    def _called(self, counts: Counts | None) -> dict[str, float]:
+        """Return accuracy, precision, recall, F1 and Cohen's kappa of "p_lens >= 1/2", both classes equally heavy."""
+        mass = class_weights(self._lens, 0.5, counts)
+        called = self._logit >= 0
+        recall = 2 * float(mass[called & self._lens].sum())
+        wrong = 2 * float(mass[called & ~self._lens].sum())
+        accuracy = (1 + recall - wrong) / 2
+        return {
+            "accuracy": accuracy,
+            "precision": recall / (recall + wrong) if recall + wrong > 0 else float("nan"),
+            "recall": recall,
+            "f1": 2 * recall / (1 + recall + wrong),
+            "kappa": 2 * accuracy - 1,
+        }
+
+    def _calibration(self, pi: float, p: NDArray[np.float64], counts: Counts | None) -> dict[str, float]:
+        mass = class_weights(self._lens, pi, counts)[self._order]
+        diagram = binned(p, self._label, mass, BINS)
+        found = {f"ece_prevalence_{pi:g}": diagram.error()}
+        if pi == PREVALENCES[0]:
+            square = (p - self._label) ** 2
+            return found | {"brier": float((mass * square).sum()), "log_loss": float((mass * self._loss).sum())}
+        if pi not in self._wanted.sure:
+            return found
+        sure = p >= 0.5
+        share = max(float(mass[sure].sum()), 1e-300)
+        return found | {
+            f"stated_purity_prevalence_{pi:g}": float((mass * p)[sure].sum() / share),
+            f"true_purity_prevalence_{pi:g}": float((mass * self._label)[sure].sum() / share),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Which figures the set supports."""
+
+    fprs: tuple[float, ...]
+    before: dict[str, int]
+    tops: tuple[tuple[float, int], ...]
+    sure: tuple[float, ...]
+    omitted: dict[str, str]
+
+    @classmethod
+    def of(cls, logit: NDArray[np.float64], is_lens: NDArray[np.bool_]) -> _Wanted:
+        """Decide by the number of negatives: ten false positives must be expected behind a figure."""
+        n_other = int((~is_lens).sum())
+        omitted = {
+            f"tpr_at_fpr_{fpr:g}": f"{n_other} non-lenses show fewer than ten false positives; {10 / fpr:.0f} are needed"
+            for fpr in FPRS
+            if not supported(fpr, n_other)
+        }
+        before = {"tpr0": 0, "tpr10": 9} if len(is_lens) >= LARGE else {}
+        if not before:
+            omitted["tpr0"] = omitted["tpr10"] = f"defined for sets of {LARGE} objects, this one has {len(is_lens)}"
+        selection = Ranking(logit, is_lens).select()
+        tops = []
+        for pi in PREVALENCES[1:]:
+            for n in TOP:
+                fpr = selection.inspected(Population(SURVEY, pi), n)[2]
+                if supported(fpr, n_other):
+                    tops.append((pi, n))
+                else:
+                    omitted[f"purity_top_{n}_prevalence_{pi:g}"] = (
+                        f"the best {n} of {SURVEY} reach a false positive rate of {fpr:.1g}, which {n_other} "
+                        "non-lenses cannot show"
+                    )
+        sure = []
+        for pi in PREVALENCES[1:]:
+            above = int((~is_lens & (logit >= np.log1p(-pi) - np.log(pi))).sum())
+            if above >= FEWEST_FALSE:
+                sure.append(pi)
+            else:
+                omitted[f"true_purity_prevalence_{pi:g}"] = (
+                    f"{above} of {n_other} non-lenses have p_lens above 1/2 there; ten are needed"
+                )
+        fprs = tuple(fpr for fpr in FPRS if supported(fpr, n_other))
+        return cls(fprs, before, tuple(tops), tuple(sure), omitted)
+
+
+def detect(logit: NDArray[np.float64], is_lens: NDArray[np.bool_], bootstrap: Bootstrap) -> Detection:
+    """Return the figures of detection.
+
+    Parameters
+    ----------
+    logit : (n,) array
+        Calibrated log likelihood ratio.
+    is_lens : (n,) bool array
+    bootstrap : Bootstrap
+        Over the same rows.
+
+    Returns
+    -------
+    Detection
+        ``auroc tpr_at_fpr_* tpr0 tpr10``, ``accuracy precision recall f1 kappa`` at p_lens >= 1/2, ``ece_prevalence_* brier log_loss``, ``stated_purity_* true_purity_*``
+        (of what has p_lens >= 1/2 at that prevalence), ``purity_at_fpr_*``, and for the best-ranked 100, 1,000
+        and 10,000 of a survey of 1,000,000: ``purity_top_* completeness_top_* inspected_per_lens_top_*``.
+    """
+    wanted = _Wanted.of(logit, is_lens)
+    statistic = _Statistic(logit, is_lens, wanted)
+    figures = resample(statistic, bootstrap)
+    diagrams = {
+        pi: reliability(
+            expit(logit + np.log(pi) - np.log1p(-pi)), is_lens, BINS, class_weights(is_lens, pi)
+        )
+        for pi in PREVALENCES
+    }
+    thresholds = {fpr: statistic.ranking.threshold_at(fpr) for fpr in wanted.fprs}
+    noise = _ece_noise(logit, is_lens, bootstrap.seed)
+    return Detection(figures, wanted.omitted, thresholds, statistic.ranking, diagrams, noise)
+
+
+def _ece_noise(logit: NDArray[np.float64], is_lens: NDArray[np.bool_], seed: int, draws: int = 200) -> float:
+    """Return the 95 % quantile of the calibration error when labels are drawn from the stated probabilities."""
+    prior = float(is_lens.mean())
+    ordered = np.sort(logit)
+    inside, p = expit(ordered + np.log(prior) - np.log1p(-prior)), expit(ordered)
+    rng = np.random.default_rng(seed)
+    errors = []
+    for _ in range(draws):
+        label = rng.random(len(p)) < inside
+        errors.append(binned(p, label.astype(np.float64), class_weights(label, 0.5), BINS).error())
+    return float(np.quantile(errors, 0.95))
+
+
+def rate(hits: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return a rate with Wilson's 95 % interval and the number behind it."""
+    n, found = len(hits), int(hits.sum())
+    low, high = wilson(found, n)
+    return {"n": n, "value": found / n if n else float("nan"), "low": low, "high": high}
+
+
+def completeness_table(
+    found: NDArray[np.bool_], truth: Truth, fwhm: NDArray[np.floating]
+) -> dict[str, Any]:
+    """Return the share of lensed systems above a threshold, in bins.
+
+    Parameters
+    ----------
+    found : (n,) bool array
+        Above the threshold.
+    truth : dict
+        With ``theta_E`` and ``snr_arc``; systems below the label rule are counted too.
+    fwhm : (n, C) array
+        Seeing, arcsec.
+
+    Returns
+    -------
+    dict
+        ``cells`` [theta_E bin][S/N bin], ``by_seeing`` (theta_E over the median band's seeing), ``cmu`` (theta_E
+        > 1.4 arcsec and S/N > 20, the cell of CMU DeepLens), each as `rate`; and the bins' edges.
+    """
+    theta_E, snr = (np.asarray(truth[name], np.float64) for name in ("theta_E", "snr_arc"))
+    with np.errstate(invalid="ignore"):
+        with_seeing = theta_E / _median_seeing(fwhm)
+        cells = [
+            [
+                rate(found[(theta_E >= a) & (theta_E < b) & (snr >= c) & (snr < d)])
+                for c, d in zip(SNR_EDGES[:-1], SNR_EDGES[1:], strict=True)
+            ]
+            for a, b in zip(THETA_EDGES[:-1], THETA_EDGES[1:], strict=True)
+        ]
+        by_seeing = [
+            rate(found[(with_seeing >= a) & (with_seeing < b)])
+            for a, b in zip(SEEING_EDGES[:-1], SEEING_EDGES[1:], strict=True)
+        ]
+        cmu = rate(found[(theta_E > 1.4) & (snr > 20)])
+    return {
+        "theta_E_edges": list(THETA_EDGES),
+        "snr_edges": list(SNR_EDGES[:-1]),
+        "seeing_edges": list(SEEING_EDGES[:-1]),
+        "cells": cells,
+        "by_seeing": by_seeing,
+        "cmu": cmu,
+    }
+
+
+def _median_seeing(fwhm: NDArray[np.floating]) -> NDArray[np.float64]:
+    known = np.isfinite(fwhm).any(axis=1)
+    seeing = np.full(len(fwhm), np.nan)
+    seeing[known] = np.nanmedian(fwhm[known], axis=1)
+    return seeing
+
+
+def false_positives(
+    found: NDArray[np.bool_], truth: Truth, names: Sequence[str] = CLASSES
+) -> dict[str, dict[str, Any]]:
+    """Return, per class of non-lenses, the share above a threshold (as `rate`) and its share of all such rows."""
+    klass = truth.get("klass")
+    if klass is None:
+        return {}
+    other = ~np.asarray(truth["is_lens"], bool)
+    total = max(int((found & other & ~ambiguous(truth)).sum()), 1)
+    table = {}
+    for number, name in enumerate(names):
+        chosen = other & (np.asarray(klass) == number)
+        if chosen.any():
+            share = float("nan") if number == UNDETECTABLE else float((found & chosen).sum() / total)
+            table[name] = rate(found[chosen]) | {"share": share}
+    return table

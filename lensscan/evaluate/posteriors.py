@@ -1,0 +1,168 @@
+"""Posteriors of the lenses of a test set, reduced to per-lens numbers: ranks, CRPS, likelihood, distances.
+
+Everything comes from samples of the latent Gaussian, the same that a user would draw, except joint regions
+(ellipsoids in latent space) and likelihoods (exact, with the Jacobian to physical units).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lensscan.evaluate.testsets import Truth
+from lensscan.lens.conventions import to_axis_ratio, to_holismokes
+from lensscan.metrics.posterior import mahalanobis
+from lensscan.metrics.sampled import crps, rank, tarp_fraction
+from lensscan.nets.latent import N_LATENT, PARAMETERS, from_latent, unpack_triangle
+
+__all__ = ["PARAMETERS", "Posteriors", "reduce_posteriors", "to_latent", "truth_table"]
+
+Floats = NDArray[np.float64]
+SAMPLES = 400
+ROWS = 500
+JOINT = {"joint_5": 5, "joint_7": 7}
+FLOOR = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Posteriors:
+    """Per-lens numbers, n lenses.
+
+    Attributes
+    ----------
+    median, sigma : (n, 7)
+        Of the samples, physical: theta_E e1 e2 x y sx sy.
+    ranks : dict of (n,)
+        Randomised rank of the truth, per parameter and, as ``holismokes_theta_E`` ..., in other conventions.
+    crps : (n, 7)
+        Arcsec; e1, e2 dimensionless.
+    distance : dict of (n,)
+        Squared Mahalanobis distance in latent space of the first five (published) and of all seven.
+    tarp : dict of (n,)
+        Share of samples nearer to a random reference than the truth, for five and for seven parameters.
+    nll : dict of (n,)
+        Negative log likelihood (nats) of the truth, per parameter, of e1 and e2 jointly, and jointly for five
+        and seven, in physical units.
+    """
+
+    median: Floats
+    sigma: Floats
+    ranks: dict[str, Floats]
+    crps: Floats
+    distance: dict[str, Floats]
+    tarp: dict[str, Floats]
+    nll: dict[str, Floats]
+
+
+def truth_table(truth: Truth, rows: NDArray[np.bool_]) -> Floats:
+    """Return the true parameters (n, 7) of some rows."""
+    return np.stack([np.asarray(truth[name], np.float64)[rows] for name in PARAMETERS], axis=1)
+
+
+def to_latent(physical: Floats) -> Floats:
+    """Return latent vectors (..., 7) of physical parameters; the inverse of `lensscan.nets.latent.from_latent`."""
+    latent = np.array(physical, dtype=np.float64)
+    size = np.minimum(np.hypot(latent[..., 1], latent[..., 2]), 1 - FLOOR)
+    stretch = np.where(size > FLOOR, np.arctanh(size) / np.maximum(size, FLOOR), 1.0)
+    latent[..., 0] = np.log(latent[..., 0])
+    latent[..., 1] *= stretch
+    latent[..., 2] *= stretch
+    return latent
+
+
+def log_jacobian(physical: Floats) -> tuple[Floats, Floats]:
+    """Return log |d log theta_E / d theta_E| and log |d(u1, u2) / d(e1, e2)| at physical parameters (n, 7).
+
+    With e = |(e1, e2)| and u = atanh e: the radial factor is 1 / (1 - e^2), the tangential one u / e.
+    """
+    size = np.minimum(np.hypot(physical[:, 1], physical[:, 2]), 1 - FLOOR)
+    stretch = np.where(size > FLOOR, np.arctanh(size) / np.maximum(size, FLOOR), 1.0)
+    return -np.log(physical[:, 0]), np.log(stretch) - np.log1p(-(size**2))
+
+
+def reduce_posteriors(mean: Floats, packed: Floats, truth: Floats, seed: int = 0) -> Posteriors:
+    """Reduce latent posteriors of n lenses.
+
+    Parameters
+    ----------
+    mean : (n, 7) array
+    packed : (n, 28) array
+        Latent covariances, packed lower triangles.
+    truth : (n, 7) array
+        Physical parameters.
+    seed : int
+        Of the samples and of TARP's reference points.
+    """
+    rng = np.random.default_rng(seed)
+    cov = unpack_triangle(packed)
+    scale = np.maximum(truth.std(axis=0), 1e-12)
+    low, high = np.quantile(truth, [0.01, 0.99], axis=0)
+    parts: dict[str, list[Floats]] = {}
+    for start in range(0, len(truth), ROWS):
+        rows = slice(start, start + ROWS)
+        samples = draw(mean[rows], cov[rows], rng)
+        for key, values in _reduce(samples, truth[rows], scale, (low, high), rng).items():
+            parts.setdefault(key, []).append(values)
+    joined = {key: np.concatenate(values) for key, values in parts.items()}
+    latent = to_latent(truth)
+    return Posteriors(
+        median=joined["median"],
+        sigma=joined["sigma"],
+        ranks={key.removeprefix("rank."): value for key, value in joined.items() if key.startswith("rank.")},
+        crps=joined["crps"],
+        distance={name: mahalanobis(latent[:, :k], mean[:, :k], cov[:, :k, :k]) for name, k in JOINT.items()},
+        tarp={key.removeprefix("tarp."): value for key, value in joined.items() if key.startswith("tarp.")},
+        nll=_likelihoods(latent, truth, mean, cov),
+    )
+
+
+def draw(mean: Floats, cov: Floats, rng: np.random.Generator, count: int = SAMPLES) -> Floats:
+    """Return physical samples (n, S, 7) of latent Gaussians (n, 7), (n, 7, 7)."""
+    factor = np.linalg.cholesky(cov + 1e-12 * np.eye(N_LATENT))
+    normal = rng.standard_normal((len(mean), count, N_LATENT))
+    return from_latent(mean[:, None] + np.einsum("nsj,nij->nsi", normal, factor))
+
+
+def _reduce(
+    samples: Floats, truth: Floats, scale: Floats, box: tuple[Floats, Floats], rng: np.random.Generator
+) -> dict[str, Floats]:
+    """Return what one chunk of samples says, by name."""
+    found = {"median": np.median(samples, axis=1), "sigma": samples.std(axis=1), "crps": crps(samples, truth)}
+    ranks = rank(samples, truth, rng)
+    found |= {f"rank.{name}": ranks[:, k] for k, name in enumerate(PARAMETERS)}
+    for name, values, true in zip(OTHERS, other_conventions(samples), other_conventions(truth), strict=True):
+        found[f"rank.{name}"] = rank(values, true, rng)
+    reference = rng.uniform(box[0], box[1], truth.shape)
+    for name, k in JOINT.items():
+        found[f"tarp.{name}"] = tarp_fraction(
+            samples[..., :k] / scale[:k], truth[:, :k] / scale[:k], reference[:, :k] / scale[:k], rng
+        )
+    return found
+
+
+OTHERS = ("holismokes_theta_E", "holismokes_ex", "holismokes_ey", "one_minus_q_ex", "one_minus_q_ey")
+
+
+def other_conventions(physical: Floats) -> tuple[Floats, ...]:
+    """Return the columns `OTHERS` of physical parameters (..., 7)."""
+    theta_E, e1, e2 = physical[..., 0], physical[..., 1], physical[..., 2]
+    ratio, _ = to_axis_ratio(e1, e2)
+    stretch = 1 + ratio  # (1-q) over (1-q)/(1+q)
+    return (*to_holismokes(theta_E, e1, e2), stretch * e1, stretch * e2)
+
+
+def _likelihoods(latent: Floats, truth: Floats, mean: Floats, cov: Floats) -> dict[str, Floats]:
+    """Return negative log likelihoods of Gaussian posteriors in physical units."""
+    theta, shape = log_jacobian(truth)
+    jacobian = {"theta_E": theta, "e1_e2": shape, "joint_5": theta + shape, "joint_7": theta + shape}
+    chosen = {"theta_E": [0], "e1_e2": [1, 2], **{name: list(range(k)) for name, k in JOINT.items()}}
+    chosen |= {name: [k] for k, name in enumerate(PARAMETERS) if k > 2}
+    found = {}
+    for name, which in chosen.items():
+        part = cov[:, which][:, :, which]
+        square = mahalanobis(latent[:, which], mean[:, which], part)
+        log_det = np.linalg.slogdet(part)[1]
+        found[name] = 0.5 * (square + log_det + len(which) * np.log(2 * np.pi)) - jacobian.get(name, 0.0)
+    return found

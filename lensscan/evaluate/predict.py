@@ -1,0 +1,166 @@
+"""Scores and posteriors of models on a test set, by the scan's own scorer; nothing is kept between runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lensscan.evaluate.baselines import Features
+from lensscan.evaluate.testsets import TestSet, Truth
+from lensscan.metrics.calibration import apply
+from lensscan.nets.card import Card
+from lensscan.nets.model import Model
+from lensscan.nets.scorer import Scorer
+from lensscan.schema import Flag, Status
+
+__all__ = ["Predictions", "Scored", "predict"]
+
+KEPT = ("logit", "post_mean", "post_cov", "sigma", "snr", "flags", "fwhm", "status")
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What one model says of the rows that could be scored.
+
+    Attributes
+    ----------
+    card : Card
+    logit : (n,) float64
+        Calibrated.
+    mean, cov : (n, 7) and (n, 28)
+        Latent posterior, arcsec from the centre of the supplied stamp; NaN where the model has none.
+    flags : (n,) uint32
+    fwhm : (n, C) arcsec
+    views : int
+    """
+
+    card: Card
+    logit: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    cov: NDArray[np.float64]
+    flags: NDArray[np.uint32]
+    fwhm: NDArray[np.float32]
+    views: int
+
+    @property
+    def out_of_range(self) -> float:
+        """Share of rows outside the card's ranges."""
+        return float(((self.flags & np.uint32(Flag.OUT_OF_RANGE)) != 0).mean())
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A test set and what every model says of it.
+
+    Attributes
+    ----------
+    rows : (n,) int64
+        Row of the set of each scored row.
+    failed : int
+        Rows that at least one model could not score; left out for all.
+    truth : dict of (n,) arrays
+    features : (n, k) array
+        Simple measurements of the stamps, see `lensscan.evaluate.baselines`.
+    models : list of Predictions
+    """
+
+    rows: NDArray[np.int64]
+    failed: int
+    truth: Truth
+    features: NDArray[np.float64]
+    models: list[Predictions]
+
+
+def predict(
+    models: Sequence[Model],
+    testset: TestSet,
+    *,
+    device: str = "cpu",
+    batch: int = 64,
+    views: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Scored:
+    """Score a test set with several models, each stamp made or read once.
+
+    Parameters
+    ----------
+    models : sequence of Model
+    testset : TestSet
+    device : str
+    batch : int
+        Rows per batch.
+    views : int, optional
+        Dihedral views, 1 or 8; default: each card's own.
+    progress : callable
+        Told (done, total) rows.
+
+    Raises
+    ------
+    ConfigError
+        If the set lacks a band of a model or has other pixels.
+    VerificationError
+        If the set is not the sealed one.
+    """
+    frames = tuple(model.frame() for model in models)
+    for frame in frames:
+        testset.check(frame)
+    scorers = [Scorer([model], device, batch, views=views) for model in models]
+    parts: list[list[dict[str, NDArray[Any]]]] = [[] for _ in models]
+    truths: list[Truth] = []
+    features = Features(frames[0])
+    done = 0
+    for slots, truth in testset.batches(frames, batch):
+        n = slots[0].n
+        for kept, scorer, slot in zip(parts, scorers, slots, strict=True):
+            kept.append(_score(scorer, slot, n))
+        features.add(slots[0], parts[0][-1]["sigma"])
+        truths.append({key: np.array(column) for key, column in truth.items()})
+        done += n
+        progress(done, testset.n)
+    joined = {key: np.concatenate([part[key] for part in truths]) for key in truths[0]}
+    testset.verify(joined)
+    return _keep_scored(models, scorers, parts, joined, features.table())
+
+
+def _score(scorer: Scorer, slot: Any, n: int) -> dict[str, NDArray[Any]]:
+    found = scorer.submit(slot).result()
+    mean = found["post_mean"][:, 0].astype(np.float64)
+    mean[:, 3:5] += slot.origin
+    mean[:, 5:7] += slot.origin
+    columns = found | {"post_mean": mean, "post_cov": found["post_cov"][:, 0], "logit": found["logit"][:, 0]}
+    columns |= {"fwhm": slot.fwhm, "status": slot.status}
+    return {key: columns[key][:n].copy() for key in KEPT}
+
+
+def _keep_scored(
+    models: Sequence[Model],
+    scorers: Sequence[Scorer],
+    parts: list[list[dict[str, NDArray[Any]]]],
+    truth: Truth,
+    features: NDArray[np.float64],
+) -> Scored:
+    """Join the parts and leave out the rows that any model could not score."""
+    columns = [{key: np.concatenate([part[key] for part in kept]) for key in KEPT} for kept in parts]
+    good = np.ones(len(features), bool)
+    for found in columns:
+        good &= (found["status"] == Status.PENDING) & np.isfinite(found["logit"])
+    predictions = []
+    for model, scorer, found in zip(models, scorers, columns, strict=True):
+        way = model.card.calibration
+        predictions.append(
+            Predictions(
+                card=model.card,
+                logit=apply(way.kind, way.a, way.b, found["logit"][good]),
+                mean=found["post_mean"][good],
+                cov=found["post_cov"][good].astype(np.float64),
+                flags=found["flags"][good],
+                fwhm=found["fwhm"][good],
+                views=scorer.networks[0].views,
+            )
+        )
+    kept = {key: column[good] for key, column in truth.items()}
+    return Scored(np.flatnonzero(good), int((~good).sum()), kept, features[good], predictions)

@@ -1,0 +1,226 @@
+"""The SIE posterior on a test set: errors in every published convention, coverage, sharpness, selective risk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import chi2
+
+from lensscan.evaluate.baselines import linear_values
+from lensscan.evaluate.detection import SNR_EDGES, THETA_EDGES
+from lensscan.evaluate.posteriors import PARAMETERS, Posteriors
+from lensscan.evaluate.testsets import Truth
+from lensscan.lens.conventions import to_axis_ratio, to_hezaveh, to_holismokes
+from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
+from lensscan.metrics.deviations import Deviations, weighted_quantiles
+from lensscan.metrics.sampled import central_coverage, expected_coverage, ks_statistic
+
+__all__ = ["CONVENTIONS", "LEVELS", "Regression", "convert", "groups_of", "regress"]
+
+Floats = NDArray[np.float64]
+LEVELS = (0.5, 0.68, 0.95, 0.997)
+TARP_LEVELS = np.linspace(0.0, 1.0, 41)
+KEPT_FRACTIONS = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5, 0.3)
+SMALLEST_GROUP = 20
+GROUPED = ("coverage.0.68", "coverage.0.95", "outliers.")
+"""What is reported of every group, besides widths."""
+CONVENTIONS = {
+    "hezaveh2017": ("theta_E", "ex", "ey"),
+    "one_minus_q": ("ex", "ey"),
+    "holismokes4": ("theta_E", "ex", "ey"),
+}
+"""Pairs (1-q)(cos t, sin t) with the sign taken from the truth, as in Hezaveh+2017's table; the same size as a
+spin-2 pair, without that help; and HOLISMOKES IV's (1-q^2)/(1+q^2) with its theta_E."""
+
+
+@dataclass(frozen=True, slots=True)
+class Regression:
+    """Regression by one model.
+
+    Attributes
+    ----------
+    figures : dict of Estimate
+        Keys such as ``errors.theta_E.bias``, ``coverage.0.68.x``, ``group.quad.coverage.0.95.joint_5``.
+    counts : dict of int
+        Lenses in each group.
+    curves : dict of (k,) arrays
+        Expected coverage by TARP at `TARP_LEVELS`; half-width of 68 % against the fraction kept.
+    """
+
+    figures: dict[str, Estimate]
+    counts: dict[str, int]
+    curves: dict[str, Floats]
+
+
+def convert(name: str, estimate: Floats, truth: Floats) -> tuple[Floats, Floats]:
+    """Return estimate and truth (n, 2 or 3) in a convention of `CONVENTIONS`, from (n, 7) physical parameters.
+
+    ``hezaveh2017``: the pair of the estimate gets the sign that is nearer to the truth.
+    """
+    columns = [(values[:, 0], values[:, 1], values[:, 2]) for values in (estimate, truth)]
+    if name == "holismokes4":
+        ours, true = (np.stack(to_holismokes(*each), axis=1) for each in columns)
+    elif name == "hezaveh2017":
+        ours, true = (np.stack(to_hezaveh(*each), axis=1) for each in columns)
+        true[::2, 1:] *= -1  # their angle covers the full circle
+        flip = (ours[:, 1:] * true[:, 1:]).sum(axis=1) < 0
+        ours[flip, 1:] *= -1
+    else:
+        ours, true = (
+            np.stack([(1 + to_axis_ratio(e1, e2)[0]) * e for e in (e1, e2)], axis=1) for _, e1, e2 in columns
+        )
+    return ours, true
+
+
+def groups_of(truth: Truth, lens: NDArray[np.bool_], selected: NDArray[np.bool_] | None) -> dict[str, NDArray[np.bool_]]:
+    """Return the groups (n_lens,) over which regression is reported: theta_E, S/N, images, what the score selects."""
+    theta_E = np.asarray(truth["theta_E"], np.float64)[lens]
+    groups = {
+        f"theta_E {a:g}-{b:g}": (theta_E >= a) & (theta_E < b)
+        for a, b in zip(THETA_EDGES[:-1], THETA_EDGES[1:], strict=True)
+    }
+    groups["theta_E > 0.8"] = theta_E > 0.8
+    if "snr_arc" in truth:
+        snr = np.asarray(truth["snr_arc"], np.float64)[lens]
+        for a, b in zip(SNR_EDGES[:-1], SNR_EDGES[1:], strict=True):
+            groups[f"S/N {a:g}-{b:g}" if np.isfinite(b) else f"S/N > {a:g}"] = (snr >= a) & (snr < b)
+    if "n_images" in truth:
+        images = np.asarray(truth["n_images"], np.float64)[lens]
+        groups |= {"quad": images >= 4, "double": images < 4}
+    if selected is not None:
+        groups["selected"] = selected[lens]
+    return {name: rows for name, rows in groups.items() if rows.sum() >= SMALLEST_GROUP}
+
+
+class _Statistic:
+    """Every resampled figure of regression, with all sorting done once."""
+
+    def __init__(
+        self,
+        posteriors: Posteriors,
+        truth: Floats,
+        groups: dict[str, NDArray[np.bool_]],
+        pixel_scale: float,
+        light: Floats,
+    ) -> None:
+        self._p = posteriors
+        estimate = posteriors.median
+        self._errors = {
+            f"errors.{name}": Deviations(estimate[:, k], truth[:, k]) for k, name in enumerate(PARAMETERS)
+        }
+        for convention, names in CONVENTIONS.items():
+            ours, true = convert(convention, estimate, truth)
+            for k, name in enumerate(names):
+                self._errors[f"{convention}.{name}"] = Deviations(ours[:, k], true[:, k])
+        middle = np.median(truth, axis=0)
+        everyone = np.ones(len(truth), bool)
+        self._widths: dict[str, tuple[Deviations, NDArray[np.bool_]]] = {}
+        for k, name in enumerate(PARAMETERS):
+            self._widths[f"prior.{name}"] = (Deviations(np.full(len(truth), middle[k]), truth[:, k]), everyone)
+            self._widths[f"light.{name}"] = (Deviations(light[:, k], truth[:, k]), everyone)
+            for group, rows in groups.items():
+                errors = Deviations(estimate[rows, k], truth[rows, k])
+                self._widths[f"group.{group}.errors.{name}"] = (errors, rows)
+        means, names = _indicators(posteriors, truth, pixel_scale)
+        told = [k for k, name in enumerate(names) if name.startswith(GROUPED)]
+        self._means = {"": (means, names, everyone)}
+        for group, rows in groups.items():
+            columns = [f"group.{group}.{names[k]}" for k in told]
+            self._means[group] = (means[np.ix_(rows, told)], columns, rows)
+        kept = [posteriors.sigma[:, k] <= np.quantile(posteriors.sigma[:, k], 0.9) for k in range(len(PARAMETERS))]
+        self._selective = {
+            f"selective.0.9.{name}": (Deviations(estimate[kept[k], k], truth[kept[k], k]), kept[k])
+            for k, name in enumerate(PARAMETERS)
+        }
+
+    def __call__(self, counts: Counts | None) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for name, errors in self._errors.items():
+            found |= {f"{name}.{key}": value for key, value in errors.figures(counts).items()}
+        for means, names, rows in self._means.values():
+            weight = np.ones(len(means), np.float32) if counts is None else counts[rows].astype(np.float32)
+            shares = weight @ means / max(float(weight.sum()), 1.0)
+            found |= dict(zip(names, shares.tolist(), strict=True))
+        for name, (errors, rows) in self._widths.items():
+            widths = errors.widths(None if counts is None else counts[rows])
+            found |= {f"{name}.{key}": value for key, value in widths.items()}
+        for name, (errors, rows) in self._selective.items():
+            found[name] = errors.widths(None if counts is None else counts[rows])["half_width_68"]
+        for name, ranks in self._p.ranks.items():
+            found[f"pit_ks.{name}"] = ks_statistic(ranks, counts)
+        for name, fraction in self._p.tarp.items():
+            expected = expected_coverage(fraction, TARP_LEVELS, counts)
+            found[f"tarp.{name}.largest"] = float(np.abs(expected - TARP_LEVELS).max())
+            found[f"tarp.{name}.mean"] = float((expected - TARP_LEVELS).mean())
+        return found
+
+
+def _indicators(
+    posteriors: Posteriors, truth: Floats, pixel_scale: float
+) -> tuple[NDArray[np.float32], list[str]]:
+    """Return everything whose mean is a figure, (n, k), and the names: coverage, outliers, CRPS, NLL, sharpness."""
+    columns: dict[str, NDArray[np.generic]] = {}
+    for level in LEVELS:
+        for name, ranks in posteriors.ranks.items():
+            columns[f"coverage.{level:g}.{name}"] = central_coverage(ranks, level)
+        for name, square in posteriors.distance.items():
+            freedom = int(name.rpartition("_")[2])
+            columns[f"coverage.{level:g}.{name}"] = square <= chi2.ppf(level, freedom)
+    difference = np.abs(posteriors.median - truth)
+    columns["outliers.theta_E"] = difference[:, 0] > 0.15 * truth[:, 0]
+    for k, name in enumerate(PARAMETERS[1:5], start=1):
+        columns[f"outliers.{name}"] = difference[:, k] > (0.2 if name in ("e1", "e2") else pixel_scale)
+    for k, name in enumerate(PARAMETERS):
+        columns[f"sharpness.{name}"] = posteriors.sigma[:, k]
+        columns[f"crps.{name}"] = posteriors.crps[:, k]
+    columns |= {f"nll.{name}": values for name, values in posteriors.nll.items()}
+    return np.stack([np.asarray(column, np.float32) for column in columns.values()], axis=1), list(columns)
+
+
+def regress(
+    posteriors: Posteriors,
+    truth: Floats,
+    groups: dict[str, NDArray[np.bool_]],
+    pixel_scale: float,
+    features: Floats,
+    bootstrap: Bootstrap,
+) -> Regression:
+    """Return the figures of regression on n lenses.
+
+    Parameters
+    ----------
+    posteriors : Posteriors
+    truth : (n, 7) array
+    groups : dict of (n,) bool arrays
+        See `groups_of`.
+    pixel_scale : float
+        Arcsec; an error of x or y above one pixel is an outlier.
+    features : (n, k) array
+        Light-only measurements, for the linear prediction that stands beside.
+    bootstrap : Bootstrap
+        Over the same lenses.
+    """
+    statistic = _Statistic(posteriors, truth, groups, pixel_scale, linear_values(features, truth))
+    figures = resample(statistic, bootstrap)
+    curves = {"level": TARP_LEVELS}
+    curves |= {f"tarp.{name}": expected_coverage(values, TARP_LEVELS) for name, values in posteriors.tarp.items()}
+    curves["kept"] = np.array(KEPT_FRACTIONS)
+    curves |= {
+        f"selective.{name}": _selective(posteriors.sigma[:, k], posteriors.median[:, k] - truth[:, k])
+        for k, name in enumerate(PARAMETERS)
+    }
+    counts = {"all": len(truth)} | {name: int(rows.sum()) for name, rows in groups.items()}
+    return Regression(figures, counts, curves)
+
+
+def _selective(sigma: Floats, difference: Floats) -> Floats:
+    """Return the 68 % half-width of what is kept when the largest sigmas are rejected, per kept fraction."""
+    order = np.argsort(sigma, kind="stable")
+    widths = []
+    for kept in KEPT_FRACTIONS:
+        rest = np.sort(difference[order[: max(int(kept * len(order)), 1)]])
+        low, high = weighted_quantiles(rest, None, (0.16, 0.84))
+        widths.append((high - low) / 2)
+    return np.array(widths)

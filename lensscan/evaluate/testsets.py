@@ -1,0 +1,292 @@
+"""Test sets: sealed ones, simulated from recipe and seed and checked by hash, and folders of mocks.
+
+``RECIPE:smoke`` and ``RECIPE:full`` stand in ``catalogs/testsets.toml``; ``RECIPE:tune`` has a seed of its own
+and no seal.  A path names a folder made by ``lensscan simulate``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lensscan.config import build, read_toml
+from lensscan.errors import ConfigError, VerificationError
+from lensscan.mocks.recipes import Recipe, load_recipe
+from lensscan.mocks.simulate import draw_truth, simulate
+from lensscan.survey.placement import place_centred
+from lensscan.survey.stamps import Batch, Frame, allocate, check_scale
+
+__all__ = ["SEEDS", "SIZES", "SealedSet", "TestSet", "hash_truth", "open_testset", "seal", "truth_hash"]
+
+SIZES = {"smoke": 2_000, "full": 100_000}
+SEEDS = {"smoke": 718_281_828, "full": 314_159_265, "tune": 577_215_664}
+TUNE = 10_000
+CHUNK = 1024
+BITS = 17
+"""Bits of a number's mantissa that enter the hash: five digits, so that processors whose last bits differ agree."""
+Truth = dict[str, NDArray[Any]]
+
+
+class TestSet(ABC):
+    """Stamps with truth, read in the order of the truth table.
+
+    Attributes
+    ----------
+    name : str
+        As it was asked for.
+    n : int
+    sealed : bool
+        Whether a hash vouches for its contents.
+    """
+
+    __test__ = False  # no test of pytest
+    name: str
+    n: int
+    sealed: bool
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Return what a report says of the set: seed, hashes, recipe, prior."""
+
+    @abstractmethod
+    def check(self, frame: Frame) -> None:
+        """Raise a one-line `ConfigError` if the set lacks what a network wants."""
+
+    @abstractmethod
+    def batches(self, frames: tuple[Frame, ...], rows: int) -> Iterator[tuple[list[Batch], Truth]]:
+        """Yield batches of at most `rows` stamps, one per frame and of a shape that never changes, and their truth."""
+
+    @abstractmethod
+    def stamps(self, rows: NDArray[np.int64], frame: Frame) -> Batch:
+        """Return the stamps of some rows once more."""
+
+    def verify(self, truth: Truth) -> None:
+        """Raise a one-line `VerificationError` if the truth is not that of the sealed set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """One table of ``catalogs/testsets.toml``: how many rows, of which seed, recipe digest and hash of the truth."""
+
+    n: int
+    seed: int
+    recipe: str
+    sha256: str
+
+
+class SealedSet(TestSet):
+    """A set simulated on the fly from a recipe and a seed.
+
+    Parameters
+    ----------
+    name : str
+    recipe : Recipe
+    n, seed : int
+    sha256 : str, optional
+        Hash of the truth; without it the set is not sealed.
+    device : str
+        Where images are made.
+    """
+
+    def __init__(
+        self, name: str, recipe: Recipe, n: int, seed: int, sha256: str | None = None, device: str = "cpu"
+    ) -> None:
+        self.name, self.recipe, self.n, self.seed = name, recipe, n, seed
+        self.sha256, self.device = sha256, device
+        self.sealed = sha256 is not None
+
+    def describe(self) -> dict[str, Any]:
+        """Return name, recipe, seed and hashes."""
+        return {
+            "name": self.name,
+            "sealed": self.sealed,
+            "recipe": self.recipe.name,
+            "title": self.recipe.title,
+            "recipe_digest": self.recipe.digest,
+            "seed": self.seed,
+            "n": self.n,
+            "sha256": self.sha256,
+        }
+
+    def check(self, frame: Frame) -> None:
+        """Raise a `ConfigError` if a band is missing or the pixels differ."""
+        missing = [band for band in frame.bands if band not in self.recipe.bands]
+        if missing:
+            raise ConfigError(
+                f"test set {self.name} has bands {', '.join(self.recipe.bands)}, the model wants {missing[0]}; "
+                "take a set of a recipe with the model's bands"
+            )
+        check_scale(self.recipe.pixel_scale, frame, False, f"test set {self.name}")
+
+    def batches(self, frames: tuple[Frame, ...], rows: int) -> Iterator[tuple[list[Batch], Truth]]:
+        """Simulate and yield."""
+        slots = [allocate(rows, frame) for frame in frames]
+        for start in range(0, self.n, CHUNK):
+            count = min(CHUNK, self.n - start)
+            mocks = simulate(self.recipe, seed=self.seed, start=start, n=count, device=self.device)
+            images, present, fwhm = mocks.images.cpu().numpy(), mocks.present.cpu().numpy(), mocks.fwhm.cpu().numpy()
+            for low in range(0, count, rows):
+                part = slice(low, min(low + rows, count))
+                for slot, frame in zip(slots, frames, strict=True):
+                    self._fill(slot, frame, images[part], present[part], fwhm[part])
+                yield slots, {key: value.numpy()[part] for key, value in mocks.truth.items()}
+
+    def stamps(self, rows: NDArray[np.int64], frame: Frame) -> Batch:
+        """Simulate single rows again."""
+        slot = allocate(max(len(rows), 1), frame)
+        mocks = [simulate(self.recipe, seed=self.seed, start=int(row), n=1, device=self.device) for row in rows]
+        if mocks:
+            images, present, fwhm = (
+                np.concatenate([getattr(mock, name).cpu().numpy() for mock in mocks])
+                for name in ("images", "present", "fwhm")
+            )
+            self._fill(slot, frame, images, present, fwhm)
+        return slot
+
+    def _fill(
+        self,
+        slot: Batch,
+        frame: Frame,
+        images: NDArray[np.float32],
+        present: NDArray[np.bool_],
+        fwhm: NDArray[np.float32],
+    ) -> None:
+        """Lay stamps into a slot as a reader of files does: the model's bands, cropped or padded about the centre."""
+        n = len(images)
+        chosen = [self.recipe.bands.index(band) for band in frame.bands]
+        place = place_centred((self.recipe.size, self.recipe.size), frame.size)
+        slot.clear()
+        for row in range(n):
+            for band, source in enumerate(chosen):
+                if present[row, source]:
+                    place.put(images[row, source], 1.0, slot.images[row, band])
+                else:
+                    slot.images[row, band] = 0.0
+                if place.padding:
+                    place.put_mask(np.zeros(images.shape[2:], bool), slot.mask_of(row)[band])
+        slot.present[:n], slot.fwhm[:n] = present[:, chosen], fwhm[:, chosen]
+        slot.origin[:n] = np.array(place.offset) * frame.pixel_scale
+        slot.close(n)
+
+    def verify(self, truth: Truth) -> None:
+        """Compare the truth's hash with the seal's."""
+        found = hash_truth(truth)
+        if self.sha256 is not None and found != self.sha256:
+            raise VerificationError(
+                f"test set {self.name}: its truth has the hash {found[:12]}, the seal says {self.sha256[:12]}: the "
+                f"simulator has changed; train, then seal again with lensscan evaluate --seal {self.recipe.name}"
+            )
+
+
+def hash_truth(truth: Mapping[str, NDArray[Any]]) -> str:
+    """Return the SHA-256 of a truth table: name, type and values of every column, in alphabetical order.
+
+    Of numbers the sign, the exponent and `BITS` bits of the mantissa count; every NaN counts the same.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(truth):
+        column = np.asarray(truth[name])
+        digest.update(f"{name} {column.dtype.str} {column.shape}\n".encode())
+        if column.dtype.kind == "f":
+            blank = np.isnan(column)
+            mantissa, exponent = np.frexp(np.where(blank, 0.0, column.astype(np.float64)))
+            digest.update(np.rint(mantissa * 2.0**BITS).astype("<i4").tobytes())
+            column = np.where(blank, 9999, exponent).astype("<i4")
+        digest.update(np.ascontiguousarray(column).tobytes())
+    return digest.hexdigest()
+
+
+def truth_hash(recipe: Recipe, seed: int, n: int) -> str:
+    """Return `hash_truth` of rows 0 to n - 1 of a recipe, without making images."""
+    drawn = draw_truth(recipe, seed=seed, n=n)
+    return hash_truth({key: value for key, value in drawn.items() if key not in ("present", "fwhm", "sigma")})
+
+
+def seal(recipe: str, names: tuple[str, ...] = tuple(SIZES)) -> str:
+    """Return the lines that seal the test sets of a recipe, for ``catalogs/testsets.toml``.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such recipe.
+    """
+    loaded = load_recipe(recipe)
+    blocks = []
+    for name in names:
+        digest = truth_hash(loaded, SEEDS[name], SIZES[name])
+        lines = (
+            f"[{json.dumps(loaded.name)}.{name}]",
+            f"n = {SIZES[name]}",
+            f"seed = {SEEDS[name]}",
+            f'recipe = "{loaded.digest}"',
+            f'sha256 = "{digest}"',
+        )
+        blocks.append("\n".join(lines) + "\n")
+    return "\n".join(blocks)
+
+
+def read_seals() -> dict[str, dict[str, Seal]]:
+    """Return the seals by recipe and name."""
+    path = importlib.resources.files("lensscan") / "catalogs" / "testsets.toml"
+    found = read_toml(Path(str(path)))
+    return {
+        recipe: {name: build(Seal, values, f"{path}: {recipe}.{name}") for name, values in sets.items()}
+        for recipe, sets in found.items()
+    }
+
+
+def open_testset(text: str, device: str = "cpu") -> TestSet:
+    """Open a test set.
+
+    Parameters
+    ----------
+    text : str
+        ``RECIPE:smoke``, ``RECIPE:full``, ``RECIPE:tune`` or ``RECIPE:tune:N`` (N rows), or a folder made by
+        ``lensscan simulate``.
+    device : str
+        Where the images of a simulated set are made.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such set.
+    VerificationError
+        If its recipe is not the one that was sealed.
+    """
+    if Path(text).is_dir():
+        from lensscan.evaluate.folders import FolderSet
+
+        return FolderSet(text)
+    name, colon, kind = text.partition(":")
+    kind, _, number = kind.partition(":")
+    seals = read_seals()
+    if not colon or not (kind in SEEDS) or (number and not (kind == "tune" and number.isdigit() and int(number))):
+        sealed = ", ".join(f"{recipe}:{each}" for recipe, sets in seals.items() for each in sets) or "none"
+        raise ConfigError(
+            f"test set {text!r}: write RECIPE:smoke, RECIPE:full, RECIPE:tune, or a folder made by lensscan simulate; "
+            f"sealed are: {sealed}"
+        )
+    recipe = load_recipe(name)
+    if kind == "tune":
+        return SealedSet(text, recipe, int(number or TUNE), SEEDS["tune"], device=device)
+    found = seals.get(recipe.name, {}).get(kind)
+    if found is None:
+        raise ConfigError(
+            f"test set {text!r} is not sealed; add the lines that lensscan evaluate --seal {recipe.name} prints to "
+            "catalogs/testsets.toml"
+        )
+    if recipe.digest != found.recipe:
+        raise VerificationError(
+            f"test set {text}: recipe {recipe.name} has the digest {recipe.digest[:12]}, the seal says "
+            f"{found.recipe[:12]}: the recipe has changed; restore it, or train and seal again"
+        )
+    return SealedSet(text, recipe, found.n, found.seed, found.sha256, device)

@@ -1,0 +1,111 @@
+"""Bootstrap by cluster: every number gets an interval, and two models share their resamples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["Bootstrap", "Counts", "Estimate", "difference", "resample"]
+
+Counts = NDArray[np.int64]
+Figures = Mapping[str, float]
+LEVEL = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number with its interval.
+
+    Attributes
+    ----------
+    value : float
+        On the sample itself.
+    low, high : float
+        Central 95 % of the resamples; NaN without any.
+    replicates : (r,) array
+        The resampled values, for paired differences.
+    """
+
+    value: float
+    low: float
+    high: float
+    replicates: NDArray[np.float64] = field(repr=False, compare=False)
+
+    @classmethod
+    def of(cls, value: float, replicates: ArrayLike) -> Estimate:
+        """Return the estimate of a value and its resamples; resamples that are NaN do not count."""
+        values = np.asarray(replicates, np.float64)
+        good = values[np.isfinite(values)]
+        if not len(good):
+            return cls(float(value), float("nan"), float("nan"), values)
+        low, high = np.quantile(good, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        return cls(float(value), float(low), float(high), values)
+
+
+@dataclass(frozen=True, slots=True)
+class Bootstrap:
+    """Resampling, with replacement, of clusters of rows (Efron 1979).
+
+    Rows that are not independent (a galaxy with and without a painted arc, the views of one stamp) share a
+    cluster and are drawn together.
+
+    Parameters
+    ----------
+    cluster : (n,) array
+        Cluster of each row, any hashable values; rows of their own have values of their own.
+    n : int
+        Number of resamples.
+    seed : int
+        Two models that are evaluated with the same clusters, number and seed share their resamples.
+    """
+
+    cluster: NDArray[Any]
+    n: int = 1000
+    seed: int = 0
+
+    def counts(self) -> Iterator[Counts]:
+        """Yield, per resample, how often each row (n,) was drawn."""
+        _, inverse = np.unique(self.cluster, return_inverse=True)
+        n_clusters = int(inverse.max(initial=-1)) + 1
+        alone = n_clusters == len(inverse)
+        order = np.argsort(inverse) if alone else inverse
+        in_order = alone and bool((order == np.arange(len(order))).all())
+        for number in range(self.n):
+            rng = np.random.default_rng((self.seed, number))
+            drawn = np.bincount(rng.integers(0, n_clusters, n_clusters), minlength=n_clusters)
+            yield drawn if in_order else drawn[inverse]
+
+
+def resample(statistic: Callable[[Counts | None], Figures], bootstrap: Bootstrap) -> dict[str, Estimate]:
+    """Evaluate a statistic on the sample and on every resample.
+
+    Parameters
+    ----------
+    statistic : callable
+        Takes how often each row counts, (n,), or None for once each; returns numbers by name, always the same
+        names.
+    bootstrap : Bootstrap
+    """
+    values = statistic(None)
+    replicates = {name: np.full(bootstrap.n, np.nan) for name in values}
+    for number, counts in enumerate(bootstrap.counts()):
+        for name, value in statistic(counts).items():
+            replicates[name][number] = value
+    return {name: Estimate.of(value, replicates[name]) for name, value in values.items()}
+
+
+def difference(ours: Estimate, other: Estimate) -> Estimate:
+    """Return ours minus other; paired if both come from the same resamples.
+
+    Raises
+    ------
+    ValueError
+        If the numbers of resamples differ.
+    """
+    if ours.replicates.shape != other.replicates.shape:
+        raise ValueError("a paired difference needs the same resamples on both sides")
+    return Estimate.of(ours.value - other.value, ours.replicates - other.replicates)

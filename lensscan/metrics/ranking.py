@@ -1,0 +1,132 @@
+"""A ranked list of lenses and others, summarised under any resampling of its rows.
+
+Sorted once; every resample then costs one cumulative sum.  Thresholds belong to the resample: the one at a
+fixed false-positive rate is found anew among the negatives that were drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lensscan.metrics.bootstrap import Counts
+
+__all__ = ["FEWEST_FALSE", "Population", "Ranking", "Selection", "supported"]
+
+Floats = NDArray[np.float64]
+FEWEST_FALSE = 10
+"""Fewest false positives that must be expected before a rate is worth printing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Population:
+    """A survey to be searched: objects, and the fraction of lenses among them."""
+
+    n: int
+    prevalence: float
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Rates of everything at or above a distinct score, falling; ties enter together.
+
+    Attributes
+    ----------
+    tpr, fpr : (k,) arrays
+    n_lens, n_other : float
+    """
+
+    tpr: Floats
+    fpr: Floats
+    n_lens: float
+    n_other: float
+
+    def auroc(self) -> float:
+        """Return the area under the ROC curve; a tie counts one half."""
+        tpr, fpr = np.append(0.0, self.tpr), np.append(0.0, self.fpr)
+        return float((np.diff(fpr) * (tpr[1:] + tpr[:-1]) / 2).sum())
+
+    def tpr_at(self, fpr: float) -> float:
+        """Return the true positive rate at the lowest threshold that keeps the false positive rate."""
+        last = int(np.searchsorted(self.fpr, fpr, side="right")) - 1
+        return float(self.tpr[last]) if last >= 0 else 0.0
+
+    def tpr_before(self, n: int) -> float:
+        """Return the true positive rate before false positive number `n + 1`, ties against us."""
+        last = int(np.searchsorted(self.fpr, (n + 0.5) / self.n_other, side="right")) - 1
+        return float(self.tpr[last]) if last >= 0 else 0.0
+
+    def inspected(self, population: Population, n: int) -> tuple[float, float, float]:
+        """Return what the best-ranked `n` objects of a population hold, on average.
+
+        Returns
+        -------
+        purity, completeness, fpr : float
+            Lens fraction of the n, fraction of all lenses among them, and the false positive rate there; between
+            two distinct scores the list is taken as shuffled.
+        """
+        lenses, others = population.n * population.prevalence, population.n * (1 - population.prevalence)
+        tpr, fpr = np.append(0.0, self.tpr), np.append(0.0, self.fpr)
+        total = lenses * tpr + others * fpr
+        found = float(np.interp(n, total, tpr))
+        return found * lenses / n, found, float(np.interp(n, total, fpr))
+
+
+class Ranking:
+    """Scores and labels, sorted.
+
+    Parameters
+    ----------
+    score : (n,) array
+        Higher means more lens-like; no NaN.
+    is_lens : (n,) bool array
+
+    Raises
+    ------
+    ValueError
+        If a score is NaN or only one class is there.
+    """
+
+    def __init__(self, score: NDArray[np.floating], is_lens: NDArray[np.bool_]) -> None:
+        score, is_lens = np.asarray(score, np.float64), np.asarray(is_lens, bool)
+        if np.isnan(score).any():
+            raise ValueError("scores hold NaN")
+        if is_lens.all() or not is_lens.any():
+            raise ValueError("a ranking needs lenses and non-lenses")
+        self._order = np.argsort(-score, kind="stable")
+        ranked = score[self._order]
+        self._hit = is_lens[self._order]
+        self._last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+        self.threshold = ranked[self._last]
+
+    def select(self, counts: Counts | None = None) -> Selection:
+        """Return the rates under a resample (rows counted `counts` times), by default of the sample itself."""
+        weight = np.ones(len(self._hit), np.int64) if counts is None else counts[self._order]
+        true = np.cumsum(np.where(self._hit, weight, 0))
+        both = np.cumsum(weight)
+        n_lens = float(true[-1])
+        n_other = float(both[-1] - true[-1])
+        true, false = true[self._last], (both - true)[self._last]
+        return Selection(true / max(n_lens, 1.0), false / max(n_other, 1.0), n_lens, n_other)
+
+    def threshold_at(self, fpr: float) -> float:
+        """Return the lowest score that keeps the false positive rate on the sample itself; infinite if none does."""
+        last = int(np.searchsorted(self.select().fpr, fpr, side="right")) - 1
+        return float(self.threshold[last]) if last >= 0 else float("inf")
+
+    def figures(
+        self, counts: Counts | None, fprs: Sequence[float], before: Mapping[str, int]
+    ) -> dict[str, float]:
+        """Return ``auroc``, ``tpr_at_fpr_<fpr>`` and the rates ``before`` n + 1 false positives, by name."""
+        selection = self.select(counts)
+        found = {"auroc": selection.auroc()}
+        found |= {f"tpr_at_fpr_{fpr:g}": selection.tpr_at(fpr) for fpr in fprs}
+        return found | {name: selection.tpr_before(n) for name, n in before.items()}
+
+
+def supported(fpr: float, n_other: float) -> bool:
+    """Return whether a sample of `n_other` negatives can show a false positive rate."""
+    return fpr * n_other >= FEWEST_FALSE * (1 - 1e-9)
