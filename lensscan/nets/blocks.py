@@ -8,7 +8,7 @@ neighbours, and for inference the weights are computed once and for all (`fold`)
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +32,8 @@ class Network(nn.Module, ABC):
         Whether mean and factor mean anything; else they are NaN.
     """
 
-    normalised: ClassVar[bool] = True
-    regresses: ClassVar[bool] = True
+    normalised: bool = True
+    regresses: bool = True
 
     @abstractmethod
     def forward(self, images: Tensor, scalars: Tensor) -> tuple[Tensor, Tensor, Tensor]:

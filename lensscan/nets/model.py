@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from lensscan.config import build, find
+from lensscan.config import find
 from lensscan.errors import ConfigError, ModelError
+from lensscan.nets.architecture import build_network
 from lensscan.nets.blocks import Network, fold
 from lensscan.nets.card import FORMAT, Card
-from lensscan.nets.resnet import LensResNet, ResNetConfig
 from lensscan.nets.trivial import Trivial
 from lensscan.survey.stamps import Frame
 
@@ -33,26 +33,6 @@ __all__ = ["Card", "Model", "build_network", "load_model", "make_trivial"]
 
 KEY = "lensscan"
 """The one metadata key of a model file (one, because safetensors writes several in random order)."""
-
-
-def build_network(architecture: Mapping[str, Any], n_bands: int, size: int, where: str = "model") -> Network:
-    """Build the network that a card's `architecture` describes, with fresh weights.
-
-    Raises
-    ------
-    ModelError
-        If its kind is unknown or its arguments do not fit.
-    """
-    arguments = dict(architecture)
-    kind = arguments.pop("kind", None)
-    if kind == "trivial":
-        return Trivial()
-    if kind == "resnet":
-        try:
-            return LensResNet(n_bands, size, build(ResNetConfig, arguments, f"{where}: architecture"))
-        except ConfigError as error:
-            raise ModelError(str(error)) from None
-    raise ModelError(f"{where}: unknown architecture {kind!r}; this lensscan knows resnet, trivial")
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from lensscan.nets.dihedral import N_VIEWS, transform_images, transform_latent
 from lensscan.nets.normalise import estimate_sigma, normalise, scalar_inputs
 from lensscan.train.settings import Augmentation
 
-__all__ = ["Sample", "augment", "network_inputs", "step_generator"]
+__all__ = ["Sample", "augment", "network_inputs", "step_generator", "step_seed"]
 
 NOISE_ROWS = 16
 
@@ -49,9 +49,14 @@ class Sample:
     scale_factor: Tensor | None = None
 
 
+def step_seed(seed: int, step: int, purpose: int) -> int:
+    """Return the seed of one step and purpose (a small number)."""
+    return (seed * 1_000_003 + step) * 17 + purpose
+
+
 def step_generator(seed: int, step: int, purpose: int) -> torch.Generator:
     """Return the CPU generator of one step and purpose (a small number)."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 17 + purpose)
+    return torch.Generator().manual_seed(step_seed(seed, step, purpose))
 
 
 def augment(sample: Sample, settings: Augmentation, seed: int, step: int, first: int, total: int) -> Sample:
@@ -134,8 +139,10 @@ def _rectangles(draw: Tensor, n_bands: int, size: int, settings: Augmentation) -
     return rectangle[:, None] & chosen[:, :, None, None]
 
 
-def network_inputs(sample: Sample, softening: float, pixel_scale: float) -> tuple[Tensor, Tensor]:
-    """Return what the network sees: normalised images (n, C, S, S) and scalars (n, 4C + 1)."""
+def network_inputs(
+    sample: Sample, softening: float, pixel_scale: float, normalised: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Return what the network sees: images (n, C, S, S), normalised or masked nJy, and scalars (n, 4C + 1)."""
     sigma = estimate_sigma(sample.images, sample.mask)
     if sample.sigma_factor is not None:
         sigma = sigma * sample.sigma_factor
@@ -143,5 +150,8 @@ def network_inputs(sample: Sample, softening: float, pixel_scale: float) -> tupl
     scale = torch.full_like(sigma[:, :1], pixel_scale)
     if sample.scale_factor is not None:
         scale = scale * sample.scale_factor
-    images = normalise(sample.images, sample.mask, sigma, softening)
+    if normalised:
+        images = normalise(sample.images, sample.mask, sigma, softening)
+    else:
+        images = sample.images if sample.mask is None else sample.images.masked_fill(sample.mask, 0.0)
     return images, scalar_inputs(sigma, sample.fwhm, sample.present, scale)

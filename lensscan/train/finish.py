@@ -60,6 +60,11 @@ class Scored:
         """Labels (n,)."""
         return np.asarray(self.truth["is_lens"], bool)
 
+    @property
+    def regressed(self) -> bool:
+        """Whether the network has a posterior head."""
+        return not np.isnan(self.mean).all()
+
 
 def score_mocks(
     model: Model,
@@ -128,7 +133,7 @@ def posterior_scale(scored: Scored) -> tuple[float, ...]:
 def calibrate(
     model: Model, scored: Scored, finish: Finish, augmentation: Augmentation, views: Scored | None = None
 ) -> Model:
-    """Return the model with calibration, posterior scales, f_lens, ranges and prior in its card.
+    """Return the model with calibration, f_lens and ranges in its card; if it regresses, posterior scales and prior.
 
     `scored` are mocks scored with one view and without posterior scale, `views` the same with eight views.
     """
@@ -137,21 +142,25 @@ def calibrate(
     clipped = np.clip(logit, LOGIT_EDGES[0], LOGIT_EDGES[-1])
     density, _ = np.histogram(clipped, LOGIT_EDGES, density=True)
     bands = model.card.bands
+    posterior: dict[str, Any] = {}
+    if scored.regressed:
+        posterior = {"posterior_scale": posterior_scale(scored), "prior": _prior(scored)}
+        posterior["posterior_scale_views"] = () if views is None else posterior_scale(views)
     card = dataclasses.replace(
         model.card,
         calibration=Calibration(finish.kind, round(a, 6), round(b, 6)),
-        posterior_scale=posterior_scale(scored),
-        posterior_scale_views=() if views is None else posterior_scale(views),
         f_lens=LensDensity(tuple(float(e) for e in LOGIT_EDGES), tuple(float(d) for d in np.round(density, 6))),
         sigma_range=_ranges(bands, scored.sigma, augmentation.gain + augmentation.sigma),
         fwhm_range=_ranges(bands, scored.fwhm, augmentation.fwhm),
-        prior=_prior(scored),
+        **posterior,
     )
     return Model(card, model.module)
 
 
 def _ranges(bands: Sequence[str], values: Floats, scatter: float) -> dict[str, tuple[float, float]]:
     """Return, per band, the central 99.8 % of the training values, widened by the augmentation's scatter."""
+    if np.isnan(values).all():
+        return {}
     low, high = np.nanquantile(values, RANGE_QUANTILES, axis=0)
     widen = np.exp(2 * scatter)
     return {
@@ -203,7 +212,10 @@ def evaluate(card: Card, scored: Scored) -> dict[str, Any]:
             result[f"tpr_at_fpr_{fpr:g}"] = {"tpr": rate, "threshold": threshold, "interval_95": interval}
     known = result.get("tpr_at_fpr_0.01")
     result["false_positives"] = _by_class(scored, logit, known["threshold"]) if known else {}
-    result |= _regression(scored)
+    if scored.regressed:
+        result |= _regression(scored)
+    else:
+        result["posterior"] = "none: this network only classifies, its posterior columns are NaN"
     return _rounded(result)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 import time
@@ -15,9 +14,9 @@ from torch import Tensor
 
 from lensscan.errors import ExitCode
 from lensscan.metrics.detection import auroc, tpr_at_fpr
+from lensscan.nets.architecture import architecture, build_network
 from lensscan.nets.blocks import Network
-from lensscan.nets.model import build_network
-from lensscan.train.augment import Sample, augment, network_inputs
+from lensscan.train.augment import Sample, augment, network_inputs, step_seed
 from lensscan.train.checkpoint import load_checkpoint, save_checkpoint
 from lensscan.train.distributed import Engine
 from lensscan.train.history import History, Progress
@@ -25,7 +24,7 @@ from lensscan.train.losses import classification_loss, regression_loss
 from lensscan.train.settings import TrainSettings
 from lensscan.train.stream import MockStream, Source
 
-__all__ = ["Trainer", "architecture", "learning_rate"]
+__all__ = ["Trainer", "learning_rate"]
 
 log = logging.getLogger(__name__)
 
@@ -35,16 +34,13 @@ VALIDATION_BATCH = 256
 UNDECAYED = ("gain", "shift", "bias")
 
 
-def architecture(settings: TrainSettings) -> dict[str, Any]:
-    """Return the card's description of the network."""
-    return {"kind": "resnet", **dataclasses.asdict(settings.network)}
-
-
 def learning_rate(settings: TrainSettings, step: int) -> float:
-    """Return the learning rate of a step: linear warm-up, then half a cosine down to ``final * lr``."""
+    """Return the learning rate of a step: linear warm-up, then half a cosine, or lr / (1 + decay step)."""
     optimiser = settings.optimiser
     if step < optimiser.warmup:
         return optimiser.lr * (step + 1) / optimiser.warmup
+    if optimiser.decay > 0:
+        return optimiser.lr / (1 + optimiser.decay * step)
     done = (step - optimiser.warmup) / max(1, settings.steps - optimiser.warmup)
     return optimiser.lr * (optimiser.final + (1 - optimiser.final) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
@@ -82,11 +78,11 @@ class Trainer:
         self.settings, self.engine, self.folder, self.device = settings, engine, folder, device
         self.pixel_scale = pixel_scale
         torch.manual_seed(settings.seed)
-        self.network = build_network(architecture(settings), n_bands, size).to(device)
-        self.average = build_network(architecture(settings), n_bands, size).to(device)
+        self.network = build_network(architecture(settings.network), n_bands, size).to(device)
+        self.average = build_network(architecture(settings.network), n_bands, size).to(device).eval()
         self.average.load_state_dict(self.network.state_dict())
-        engine.broadcast([p.data for p in self.network.parameters()])
-        engine.broadcast([p.data for p in self.average.parameters()])
+        for network in (self.network, self.average):
+            engine.broadcast([p.data for p in network.parameters()])
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parameters = list(self.network.parameters())
         self.optimiser = torch.optim.AdamW(self._groups(), lr=settings.optimiser.lr, betas=(0.9, 0.99))
@@ -157,12 +153,15 @@ class Trainer:
         sample = self.stream(self.step)
         sample = augment(sample, settings.augmentation, settings.seed, self.step, self.stream.first, settings.batch)
         with torch.no_grad():
-            images, scalars = network_inputs(sample, settings.softening, self.pixel_scale)
+            images, scalars = network_inputs(sample, settings.softening, self.pixel_scale, self.network.normalised)
+        torch.manual_seed(step_seed(settings.seed, self.step, 3) + self.engine.rank)
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             logit, mean, factor = self.network(images, scalars)
         bce = classification_loss(logit, sample.is_lens)
-        nll = regression_loss(sample.latent, mean, factor, sample.is_lens)
+        nll = torch.zeros_like(bce)
+        if self.network.regresses:
+            nll = regression_loss(sample.latent, mean, factor, sample.is_lens)
         loss = bce + settings.optimiser.regression * nll
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -190,6 +189,8 @@ class Trainer:
         decay = min(self.settings.optimiser.ema, (1 + self.step) / (10 + self.step))
         for slow, fast in zip(self.average.parameters(), self.parameters, strict=True):
             slow.lerp_(fast, 1 - decay)
+        for kept, counted in zip(self.average.buffers(), self.network.buffers(), strict=True):
+            kept.copy_(counted)
 
     @torch.no_grad()
     def validate(self, report: Callable[[str], None]) -> None:
@@ -235,7 +236,7 @@ class Trainer:
 
 def evaluate(network: Network, sample: Sample, settings: TrainSettings, pixel_scale: float) -> dict[str, float]:
     """Return loss and headline metrics of a network on mocks, without augmentation."""
-    logits, means, terms = [], [], []
+    outcomes = []
     for start in range(0, len(sample.images), VALIDATION_BATCH):
         rows = slice(start, start + VALIDATION_BATCH)
         part = Sample(
@@ -245,20 +246,19 @@ def evaluate(network: Network, sample: Sample, settings: TrainSettings, pixel_sc
             sample.is_lens[rows],
             sample.latent[rows],
         )
-        logit, mean, factor = network(*network_inputs(part, settings.softening, pixel_scale))
-        terms.append(regression_loss(part.latent, mean, factor, part.is_lens) * len(logit))
-        logits.append(logit)
-        means.append(mean)
-    logit, mean = torch.cat(logits), torch.cat(means)
+        outcomes.append(network(*network_inputs(part, settings.softening, pixel_scale, network.normalised)))
+    logit, mean, factor = (torch.cat(parts) for parts in zip(*outcomes, strict=True))
     lens = sample.is_lens
-    error = torch.exp(mean[lens, 0]) - torch.exp(sample.latent[lens, 0])
-    quantile = torch.quantile(error, torch.tensor([0.16, 0.84], device=error.device))
     score, label = logit.cpu().numpy(), lens.cpu().numpy()
-    return {
+    values = {
         "bce": float(classification_loss(logit, lens)),
-        "nll": float(sum(terms) / len(logit)),
         "auroc": auroc(score, label),
         "tpr_2": tpr_at_fpr(score, label, 1e-2)[0],
         "tpr_3": tpr_at_fpr(score, label, 1e-3)[0],
-        "theta_E_68": float(quantile[1] - quantile[0]) / 2,
     }
+    if network.regresses:
+        error = torch.exp(mean[lens, 0]) - torch.exp(sample.latent[lens, 0])
+        quantile = torch.quantile(error, torch.tensor([0.16, 0.84], device=error.device))
+        values["nll"] = float(regression_loss(sample.latent, mean, factor, lens))
+        values["theta_E_68"] = float(quantile[1] - quantile[0]) / 2
+    return values

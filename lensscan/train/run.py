@@ -14,12 +14,14 @@ import torch
 from lensscan import __version__
 from lensscan.errors import ExitCode, OutputError
 from lensscan.mocks.recipes import Recipe, load_recipe
+from lensscan.nets.architecture import architecture
+from lensscan.nets.classic.classifier import ClassifierConfig
 from lensscan.nets.dihedral import N_VIEWS
 from lensscan.nets.heads import to_latent
 from lensscan.nets.model import Card, Model
 from lensscan.train.distributed import Engine, start_engine
 from lensscan.train.finish import calibrate, evaluate, score_mocks
-from lensscan.train.loop import Trainer, architecture
+from lensscan.train.loop import Trainer
 from lensscan.train.settings import TrainSettings
 from lensscan.train.stream import simulate_sample
 
@@ -121,7 +123,7 @@ class TrainRun:
         card = Card(
             name=settings.name,
             version=settings.version,
-            architecture=architecture(settings),
+            architecture=architecture(settings.network),
             bands=recipe.bands,
             size=recipe.size,
             pixel_scale=recipe.pixel_scale,
@@ -152,8 +154,10 @@ class TrainRun:
         model = Model(card, trainer.average.cpu().eval())
         seed = self._seed("calibration")
         scored = score_mocks(model, recipe, seed, finish.calibration, self.report, views=1)
-        few = max(1, finish.calibration // 4)
-        turned = score_mocks(model, recipe, seed, few, self.report, views=N_VIEWS)
+        turned = None
+        if model.module.regresses:
+            few = max(1, finish.calibration // 4)
+            turned = score_mocks(model, recipe, seed, few, self.report, views=N_VIEWS)
         model = calibrate(model, scored, finish, settings.augmentation, turned)
         scored = score_mocks(model, recipe, self._seed("evaluation"), finish.evaluation, self.report)
         evaluation = {"mocks_of_seed": self._seed("evaluation"), **evaluate(model.card, scored)}
@@ -163,6 +167,8 @@ class TrainRun:
 
     def _mocks_made(self, trainer: Trainer) -> int:
         stream, steps = trainer.settings.stream, trainer.settings.steps
+        if stream.epochs:
+            return stream.window * stream.chunk
         chunks = trainer.stream.newest(steps - 1) + 1
         return (min(chunks, stream.chunks) if stream.chunks else chunks) * stream.chunk
 
@@ -177,9 +183,20 @@ def label_of(recipe: Recipe) -> str:
 
 
 def _with_units(settings: TrainSettings, recipe: Recipe) -> TrainSettings:
-    """Give the posterior head its units: mean and spread of the first training mocks' latent parameters."""
+    """Give the network its units, from the first training mocks alone.
+
+    For a posterior head, mean and spread of the latent parameters; for a network of linear flux, mean and
+    spread of the pixels of each band.
+    """
     from lensscan.mocks.simulate import simulate
 
+    network = settings.network
+    if isinstance(network, ClassifierConfig):
+        if not network.linear:
+            return settings
+        images = simulate(recipe, seed=10 * settings.seed, start=0, n=UNITS_SAMPLE).images.double()
+        mean, std = (tuple(value.tolist()) for value in (images.mean(dim=(0, 2, 3)), images.std(dim=(0, 2, 3))))
+        return dataclasses.replace(settings, network=dataclasses.replace(network, mean=mean, std=std))
     truth = simulate(recipe, seed=10 * settings.seed, start=0, n=UNITS_SAMPLE).truth
     latent = to_latent(truth)[truth["is_lens"].bool()].double().numpy()
     centre, scale = latent.mean(axis=0), latent.std(axis=0)
@@ -187,7 +204,7 @@ def _with_units(settings: TrainSettings, recipe: Recipe) -> TrainSettings:
         scale[[low, high]] = np.sqrt((scale[low] ** 2 + scale[high] ** 2) / 2)
     centre[1:] = 0.0
     network = dataclasses.replace(
-        settings.network,
+        network,
         latent_centre=tuple(float(f"{value:.3g}") for value in centre),
         latent_scale=tuple(float(f"{value:.3g}") for value in scale),
     )

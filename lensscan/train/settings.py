@@ -11,9 +11,13 @@ from typing import Any, Literal
 
 from lensscan.config import build
 from lensscan.errors import ConfigError
+from lensscan.nets.architecture import NetworkConfig, network_config
 from lensscan.nets.resnet import ResNetConfig
 
 __all__ = ["Augmentation", "Finish", "Optimiser", "Stream", "TrainSettings"]
+
+LATER_KEYS = (("stream", "epochs"), ("optimiser", "decay"))
+"""Keys that came later: unset, they stay out of the digest, so that it names the same training as before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +37,21 @@ class Stream:
         How often a mock is drawn on average before it leaves the window.
     chunks : int
         Number of different chunks, after which they come again; 0 = ever new mocks.
+    epochs : bool
+        A fixed set instead: the first `window` chunks, once each in an order of its own in every epoch, as
+        published trainings do.  `reuse` and `chunks` then mean nothing.
     """
 
     chunk: int = 4096
     window: int = 8
     reuse: float = 2.0
     chunks: int = 0
+    epochs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Optimiser:
-    """AdamW with linear warm-up, cosine decay, clipping and an exponential moving average of the weights.
+    """AdamW with linear warm-up, decay, clipping and an exponential moving average of the weights.
 
     Attributes
     ----------
@@ -52,7 +60,9 @@ class Optimiser:
     warmup : int
         Steps of the linear warm-up.
     final : float
-        Learning rate at the end, as a fraction of the peak.
+        Learning rate at the end, as a fraction of the peak, at the end of half a cosine.
+    decay : float
+        If positive, the learning rate is instead lr / (1 + decay step).
     weight_decay : float
     clip : float
         Largest norm of the gradient.
@@ -69,6 +79,7 @@ class Optimiser:
     clip: float = 1.0
     ema: float = 0.999
     regression: float = 0.1
+    decay: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +182,7 @@ class TrainSettings:
     validation: int = 4096
     checkpoint_seconds: float = 120.0
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    network: ResNetConfig = field(default_factory=ResNetConfig)
+    network: NetworkConfig = field(default_factory=ResNetConfig)
     stream: Stream = field(default_factory=Stream)
     optimiser: Optimiser = field(default_factory=Optimiser)
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -186,7 +197,9 @@ class TrainSettings:
         ConfigError
             For unknown keys and impossible values.
         """
-        settings = build(cls, mapping, where)
+        network = network_config(mapping.get("network", {}), f"{where}: network")
+        rest = {key: value for key, value in mapping.items() if key != "network"}
+        settings = dataclasses.replace(build(cls, rest, where), network=network)
         positive: dict[str, float] = {
             "steps": settings.steps,
             "batch": settings.batch,
@@ -202,6 +215,8 @@ class TrainSettings:
             raise ConfigError(f"{where}: views must be 1 or 8, not {settings.views}")
         if not 0 <= settings.optimiser.ema < 1:
             raise ConfigError(f"{where}: optimiser.ema must lie in [0, 1), not {settings.optimiser.ema}")
+        if settings.optimiser.decay < 0:
+            raise ConfigError(f"{where}: optimiser.decay must not be negative, not {settings.optimiser.decay}")
         return settings
 
     @property
@@ -210,4 +225,7 @@ class TrainSettings:
         content = dataclasses.asdict(self)
         for key in ("name", "version", "notes", "checkpoint_seconds", "views", "finish"):
             del content[key]
+        for table, key in LATER_KEYS:
+            if not content[table][key]:
+                del content[table][key]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -61,7 +61,8 @@ class MockStream:
 
     At step s the newest chunk is number ``floor(s batch / (reuse chunk))``; the batch is drawn, with
     replacement, from the newest `window` chunks.  With ``window = 1`` and ``reuse = 1`` the batch is instead
-    the rows ``[s batch, (s + 1) batch)`` themselves, and every rank makes only its own.
+    the rows ``[s batch, (s + 1) batch)`` themselves, and every rank makes only its own.  With ``epochs`` the
+    first `window` chunks are a fixed set, which every epoch goes through once in an order of its own.
 
     Parameters
     ----------
@@ -97,17 +98,31 @@ class MockStream:
             sample = self._wait(step)
             self._prefetch([step + 1], keep=step)
             return sample
-        newest = self.newest(step)
+        newest = self.settings.window - 1 if self.settings.epochs else self.newest(step)
         wanted = list(range(max(0, newest - self.settings.window + 1), newest + 1))
         for number in wanted:
             if number not in self.chunks:
                 self.chunks[number] = self._wait(number)
         for number in [n for n in self.chunks if n < wanted[0]]:
             del self.chunks[number]
-        self._prefetch([newest + 1], keep=wanted[0])
-        generator = step_generator(self.seed, step, 2)
-        draw = torch.randint(len(wanted) * self.settings.chunk, (self.batch,), generator=generator)
+        if self.settings.epochs:
+            draw = self._in_turn(step)
+        else:
+            self._prefetch([newest + 1], keep=wanted[0])
+            generator = step_generator(self.seed, step, 2)
+            draw = torch.randint(len(wanted) * self.settings.chunk, (self.batch,), generator=generator)
         return self._draw(draw[self.first : self.last], wanted)
+
+    def _in_turn(self, step: int) -> torch.Tensor:
+        """Return the rows of the fixed set that one step draws: every epoch is a permutation of its own.
+
+        A batch may begin in one epoch and end in the next.
+        """
+        total = self.settings.window * self.settings.chunk
+        places = torch.arange(step * self.batch, (step + 1) * self.batch)
+        epochs = range(int(places[0]) // total, int(places[-1]) // total + 1)
+        orders = [torch.randperm(total, generator=step_generator(self.seed, epoch, 4)) for epoch in epochs]
+        return torch.cat(orders)[places - epochs[0] * total]
 
     def newest(self, step: int) -> int:
         """Return the number of the newest chunk at a step."""

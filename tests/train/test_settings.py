@@ -7,8 +7,7 @@ import pytest
 from lensscan.config import find, read_toml, shipped
 from lensscan.errors import ConfigError
 from lensscan.mocks.recipes import load_recipe
-from lensscan.nets.model import build_network
-from lensscan.train.loop import architecture
+from lensscan.nets.architecture import architecture, build_network
 from lensscan.train.settings import TrainSettings
 
 LEAST = {"name": "x", "recipe": "des-griz", "steps": 10}
@@ -22,7 +21,7 @@ def settings(**changes) -> TrainSettings:
 def test_shipped_trainings_are_valid(name):
     loaded = TrainSettings.from_mapping(read_toml(find("training", name)), name)
     recipe = load_recipe(loaded.recipe)
-    network = build_network(architecture(loaded), len(recipe.bands), recipe.size)
+    network = build_network(architecture(loaded.network), len(recipe.bands), recipe.size)
     megabytes = 4e-6 * sum(parameter.numel() for parameter in network.parameters())
     assert megabytes < 3, "a shipped model must stay small"
 
@@ -36,6 +35,10 @@ BAD = {
     "views": ({"views": 4}, "views must be 1 or 8"),
     "ema": ({"optimiser": {"ema": 1.0}}, "optimiser.ema"),
     "precision": ({"precision": "fp8"}, "must be one of fp32, tf32, bf16"),
+    "kind": ({"network": {"kind": "resnext"}}, "unknown kind 'resnext'; choose one of resnet, "),
+    "key of another kind": ({"network": {"kind": "argonne", "widths": [8]}}, "unknown key 'widths'"),
+    "no table": ({"network": "argonne"}, "network must be a table"),
+    "decay": ({"optimiser": {"decay": -0.1}}, "optimiser.decay must not be negative"),
     "type": ({"batch": "many"}, "batch must be int"),
 }
 
@@ -52,7 +55,8 @@ def test_bad_settings_are_one_line(name):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"seed": 2}, {"steps": 11}, {"softening": 3.0}, {"optimiser": {"lr": 1e-3}}, {"stream": {"window": 3}}],
+    [{"seed": 2}, {"steps": 11}, {"softening": 3.0}, {"optimiser": {"lr": 1e-3}}, {"stream": {"window": 3}}]
+    + [{"stream": {"epochs": True}}, {"optimiser": {"decay": 0.1}}, {"network": {"kind": "argonne"}}],
 )
 def test_digest_sees_what_changes_a_weight(changes):
     assert settings(**changes).digest != settings().digest
@@ -61,3 +65,9 @@ def test_digest_sees_what_changes_a_weight(changes):
 @pytest.mark.parametrize("changes", [{"notes": "n"}, {"version": "9"}, {"checkpoint_seconds": 5.0}, {"views": 8}])
 def test_digest_does_not_see_the_rest(changes):
     assert settings(**changes).digest == settings().digest
+
+
+def test_kinds_have_digests_of_their_own():
+    kinds = [{}, {"kind": "argonne"}, {"kind": "argonne", "linear": True}]
+    assert len({settings(network=kind).digest for kind in kinds}) == 3
+    assert settings(network={"kind": "resnet"}).digest == settings().digest

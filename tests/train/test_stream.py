@@ -98,3 +98,47 @@ def test_an_error_in_the_simulator_is_raised_in_the_training(streams):
 
     with pytest.raises(RuntimeError, match="no stars left"):
         streams(source, WINDOWED, 16, 1)(0)
+
+
+def test_epochs_go_through_a_fixed_set_once_each_in_an_order_of_their_own(streams):
+    made = []
+
+    def source(start, n):
+        made.append(start)
+        return toy_source(start, n)
+
+    settings = Stream(chunk=32, window=2, epochs=True)
+    stream = streams(source, settings, 16, 1)
+    batches = [stream(step) for step in range(8)]
+    assert sorted(made) == [0, 32], "nothing beyond the fixed set is simulated"
+    whole = {tuple(row) for row in (toy_source(0, 64).images / 16).half().flatten(1)[:, :5].tolist()}
+    orders = []
+    for first in (0, 4):
+        epoch = torch.cat([batch.images for batch in batches[first : first + 4]])
+        rows = [tuple(row) for row in (epoch / 16).flatten(1)[:, :5].tolist()]
+        assert len(rows) == 64
+        assert set(rows) == whole
+        orders.append(rows)
+    assert orders[0] != orders[1]
+    late = streams(toy_source, settings, 16, 1)
+    assert torch.equal(late(6).images, batches[6].images)
+
+
+def test_labels_stay_with_their_images_in_any_order(streams):
+    """Rows are told by their pixels: label and truth of every drawn row are those it was made with."""
+    known = toy_source(0, 96)
+    place = {tuple(row): at for at, row in enumerate((known.images / 16).half().flatten(1)[:, :5].tolist())}
+    for settings in (WINDOWED, Stream(chunk=48, window=2, epochs=True)):
+        batch = streams(toy_source, settings, 16, 1)(9)
+        rows = [place[tuple(row)] for row in (batch.images / 16).flatten(1)[:, :5].tolist()]
+        assert len(set(rows)) > 8
+        assert torch.equal(batch.is_lens, known.is_lens[rows])
+        torch.testing.assert_close(batch.latent, known.latent[rows], equal_nan=True, rtol=0, atol=0)
+
+
+def test_a_batch_across_two_epochs_has_its_full_size(streams):
+    stream = streams(toy_source, Stream(chunk=20, window=1, epochs=True), 16, 1)
+    drawn = torch.cat([stream(step).images for step in range(5)])
+    assert len(drawn) == 80
+    rows = [tuple(row) for row in drawn.flatten(1)[:, :5].tolist()]
+    assert all(rows.count(row) == 4 for row in rows), "four epochs, each stamp once in each"

@@ -1,0 +1,67 @@
+"""Architectures by name: from the ``[network]`` table of a training, or a card, to a network."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from lensscan.config import build
+from lensscan.errors import ConfigError, ModelError
+from lensscan.nets.blocks import Network
+from lensscan.nets.classic.classifier import CLASSIFIERS, Classifier, ClassifierConfig
+from lensscan.nets.resnet import LensResNet, ResNetConfig
+from lensscan.nets.trivial import Trivial
+
+__all__ = ["NetworkConfig", "architecture", "build_network", "network_config"]
+
+NetworkConfig: TypeAlias = ResNetConfig | ClassifierConfig
+TRAINABLE = ("resnet", *sorted(CLASSIFIERS))
+
+
+def network_config(table: Mapping[str, Any], where: str) -> NetworkConfig:
+    """Build the configuration of a network from a table; its `kind` is ``resnet`` where it names none.
+
+    Raises
+    ------
+    ConfigError
+        If the kind is unknown or the other keys do not fit it.
+    """
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{where} must be a table, not {table!r}")
+    arguments = dict(table)
+    kind = arguments.pop("kind", "resnet")
+    if kind == "resnet":
+        return build(ResNetConfig, arguments, where)
+    if kind in CLASSIFIERS:
+        return build(ClassifierConfig, table, where)
+    raise ConfigError(f"{where}: unknown kind {kind!r}; choose one of {', '.join(TRAINABLE)}")
+
+
+def architecture(config: NetworkConfig) -> dict[str, Any]:
+    """Return a card's description of a network."""
+    kind = {"kind": "resnet"} if isinstance(config, ResNetConfig) else {}
+    return {**kind, **dataclasses.asdict(config)}
+
+
+def build_network(architecture: Mapping[str, Any], n_bands: int, size: int, where: str = "model") -> Network:
+    """Build the network that a card's `architecture` describes, with fresh weights.
+
+    Raises
+    ------
+    ModelError
+        If its kind is unknown or its arguments do not fit.
+    """
+    kind = architecture.get("kind")
+    if kind == "trivial":
+        return Trivial()
+    if kind not in TRAINABLE:
+        known = ", ".join((*TRAINABLE, "trivial"))
+        raise ModelError(f"{where}: unknown architecture {kind!r}; this lensscan knows {known}")
+    try:
+        config = network_config(architecture, f"{where}: architecture")
+    except ConfigError as error:
+        raise ModelError(str(error)) from None
+    if isinstance(config, ResNetConfig):
+        return LensResNet(n_bands, size, config)
+    return Classifier(n_bands, size, config)

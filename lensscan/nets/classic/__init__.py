@@ -1,0 +1,1 @@
+"""Published networks, one module each: the calibrators that our own networks are measured against."""

@@ -1,0 +1,107 @@
+"""Published trainings: as published, from a seed, on a fixed set with a part held back."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from toy_mocks import toy_source
+
+from lensscan.nets.architecture import architecture, build_network
+from lensscan.nets.model import Card, Model
+from lensscan.train.published import ARGONNE2017, fit_published
+
+FEW = dataclasses.replace(ARGONNE2017, epochs=3)
+
+
+@pytest.fixture(scope="module")
+def toys():
+    sample = toy_source(0, 320)
+    return sample.images.numpy(), sample.is_lens.numpy()
+
+
+@pytest.fixture(scope="module")
+def fitted(toys):
+    return fit_published(*toys, FEW, seed=2)
+
+
+def test_it_learns(fitted, toys):
+    history = fitted.history
+    assert [line.epoch for line in history] == [1, 2, 3]
+    assert history[-1].loss < history[0].loss
+    assert history[-1].validation_accuracy > 0.8, "bright rings against blobs"
+    other = toy_source(5000, 200)
+    right = (fitted.score(other.images.numpy()) > 0) == other.is_lens.numpy()
+    assert right.mean() > 0.8
+
+
+def test_same_seed_same_weights(fitted, toys):
+    again = fit_published(*toys, FEW, seed=2)
+    assert again.history == fitted.history
+    for key, value in fitted.network.state_dict().items():
+        assert torch.equal(value, again.network.state_dict()[key]), key
+    other = fit_published(*toys, FEW, seed=3)
+    assert other.history != fitted.history
+
+
+def test_scaling_and_training_know_nothing_of_what_is_held_back(fitted, toys):
+    images, labels = (np.copy(part) for part in toys)
+    assert len(fitted.held_back) == 64
+    assert len(set(fitted.held_back)) == 64
+    images[fitted.held_back] = 1e6
+    changed = fit_published(images, labels, FEW, seed=2)
+    used = np.setdiff1d(np.arange(320), fitted.held_back)
+    assert changed.config == fitted.config
+    assert fitted.config.mean == pytest.approx(toys[0][used].mean(axis=(0, 2, 3)), rel=1e-5)
+    for key, value in fitted.network.state_dict().items():
+        assert torch.equal(value, changed.network.state_dict()[key]), key
+
+
+def test_labels_follow_their_images(toys):
+    """With labels drawn anew nothing can be learnt, so accuracy on the rest shows that the pairs were kept."""
+    images, labels = toys
+    order = np.random.default_rng(4).permutation(len(labels))
+    together = fit_published(images[order], labels[order], FEW, seed=2)
+    apart = fit_published(images, labels[order], FEW, seed=2)
+    assert together.history[-1].validation_accuracy > 0.8
+    assert apart.history[-1].validation_accuracy < 0.7
+
+
+def test_last_batch_of_an_odd_set_is_scored_once(fitted, toys):
+    images = toys[0][:259]
+    scores = fitted.score(images)
+    assert scores.shape == (259,)
+    singly = np.concatenate([fitted.score(images[row : row + 1]) for row in (0, 255, 256, 258)])
+    np.testing.assert_allclose(scores[[0, 255, 256, 258]], singly, rtol=1e-4, atol=1e-5)
+
+
+def test_learning_rate_falls_as_published(toys):
+    slow = dataclasses.replace(FEW, epochs=1, decay=1e9)
+    fast = dataclasses.replace(FEW, epochs=1)
+    first = fit_published(*toys, slow, seed=2)
+    torch.manual_seed(2)
+    fresh = build_network(architecture(first.config), 2, 16)
+    moved = [(a - b).abs().max().item() for a, b in zip(first.network.parameters(), fresh.parameters(), strict=True)]
+    assert max(moved) == pytest.approx(slow.lr, rel=0.01), "after the first step the rate is nil"
+    assert fit_published(*toys, fast, seed=2).history != first.history
+
+
+def test_pixels_that_are_not_finite_are_refused(toys):
+    images, labels = (np.copy(part) for part in toys)
+    images[7, 0, 3, 3] = np.nan
+    with pytest.raises(ValueError, match="not finite"):
+        fit_published(images, labels, FEW)
+    with pytest.raises(ValueError, match="are not"):
+        fit_published(images, labels[1:], FEW)
+
+
+def test_fitted_network_is_a_model_that_scores(fitted, toys, tmp_path):
+    card = Card("argonne2017", architecture(fitted.config), ("g", "r"), 16, 0.3, label="toy")
+    Model(card, fitted.network).save(tmp_path / "a.safetensors")
+    loaded = Model.load(tmp_path / "a.safetensors")
+    table = loaded.score(toys[0][:64])
+    np.testing.assert_allclose(table["logit"], fitted.score(toys[0][:64]), rtol=1e-4, atol=1e-5)
+    assert np.isnan(table["theta_E"].value).all()
+    assert np.isnan(table["cov"]).all()
