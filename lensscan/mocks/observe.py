@@ -1,61 +1,54 @@
-"""Observe a scene: PSF by Fourier transform, stars as exact points, sky, correlated and Poisson noise.
-
-The PSF is a mixture of Moffat profiles of beta 2.5 and 4.5 with one FWHM, whose transforms are elementary:
-``exp(-x) (1 + x)`` and ``exp(-x) (1 + x + 2 x^2 / 5 + x^3 / 15)`` with x = 2 pi k r_d (the Matern family); the
-mixture has exactly that FWHM.
-"""
+"""Observe a scene: PSF by Fourier transform, stars as exact points, sky, correlated and Poisson noise."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lensscan.mocks.priors import pixel_normals, row_keys
+from lensscan.mocks.priors import Draws, pixel_normals, row_keys
+from lensscan.mocks.psf import draw_fwhm, frequencies
 from lensscan.mocks.recipes import Recipe
-from lensscan.mocks.systems import Observation
 
-__all__ = ["add_noise", "convolve", "noise_kernel", "psf_transform"]
+if TYPE_CHECKING:
+    from lensscan.mocks.systems import Observation
 
-BETAS = (2.5, 4.5)
+__all__ = ["add_noise", "conditions", "convolve", "noise_kernel", "scale_to_peak", "settle_stars"]
 
-
-def _frequencies(size: int, pixel: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return kx (size // 2 + 1,) and ky (size,), cycles per arcsec."""
-    kx = torch.fft.rfftfreq(size, pixel, device=device, dtype=torch.float32)
-    return kx, torch.fft.fftfreq(size, pixel, device=device, dtype=torch.float32)
+Stars = tuple[Tensor, Tensor, Tensor]
+NARROW = 2.0  # FWHM in pixels below which the pixels' frequencies cannot hold a star
 
 
-def psf_transform(recipe: Recipe, fwhm: Tensor, wings: Tensor, e1: Tensor, e2: Tensor, size: int) -> Tensor:
-    """Return the PSF's transform on the rfft grid, shape (n, C, size, size // 2 + 1); arguments (n, C).
+def conditions(draws: Draws, recipe: Recipe, sky: Observation) -> Observation:
+    """Return the observing conditions with ``psf.uniform``, ``psf.share`` and ``noise.relative`` in place.
 
-    The ellipticity keeps the product-average FWHM.
+    With ``noise.relative`` stamps are scaled to a known peak, so that sigma is known before they are painted; sky
+    and slope keep their ratio to it.
     """
-    kx, ky = _frequencies(size, recipe.pixel_scale, fwhm.device)
-    # The transform of an ellipse is the ellipse turned by a right angle: e -> -e.
-    ee = e1 * e1 + e2 * e2
-    u = 1 / (1 - ee)
-    a, b, c = (v[..., None, None] for v in (u * (1 + ee + 2 * e1), 4 * u * e2, u * (1 + ee - 2 * e1)))
-    k = torch.sqrt((a * (kx * kx) + (b * kx) * ky[:, None] + c * (ky * ky)[:, None]).clamp_min(0))
-    width = fwhm[..., None, None]
-    if recipe.psf.kind == "gaussian":
-        return torch.exp(-((math.pi * k * width) ** 2) / (4 * math.log(2)))
-    share = wings[..., None, None]
-    scales = [math.pi / math.sqrt(2 ** (1 / beta) - 1) for beta in BETAS]
-    x = k * width
-    x1, x2 = x * scales[0], x * scales[1]
-    broad = torch.exp(-x1) * (1 + x1)
-    compact = torch.exp(-x2) * (1 + x2 * (1 + x2 * (0.4 + x2 / 15)))
-    return compact + share * (broad - compact)
+    noise = recipe.noise
+    sky = dataclasses.replace(sky, fwhm=draw_fwhm(draws, recipe, sky.fwhm))
+    if noise.relative is None:
+        return sky
+    sigma = noise.peak * draws.uniform("noise.relative", *noise.relative, k=len(recipe.bands))
+    ratio = sigma / sky.sigma
+    return dataclasses.replace(sky, sigma=sigma, sky=sky.sky * ratio, slope=sky.slope * ratio[..., None])
+
+
+def scale_to_peak(images: Tensor, peak: float) -> Tensor:
+    """Return the frames (n, C, S, S) of every stamp scaled so that its brightest pixel has `peak` nJy."""
+    brightest = images.amax(dim=(1, 2, 3), keepdim=True)
+    return images * torch.where(brightest > 0, peak / brightest.clamp_min(1e-30), torch.ones_like(brightest))
 
 
 def _star_transform(rows: Tensor, flux: Tensor, place: Tensor, n: int, size: int, pixel: float) -> Tensor:
     """Return the transform (n, C, size, size // 2 + 1) of point sources integrated over pixels."""
-    kx, ky = _frequencies(size, pixel, flux.device)
+    kx, ky = frequencies(size, pixel, flux.device)
     # The frame's centre lies (size - 1) / 2 pixels from the first pixel.
     shift = (size - 1) / 2 * pixel
     px, py = (-2 * math.pi * k * (place[:, j, None] + shift) for j, k in ((0, kx), (1, ky)))
@@ -66,13 +59,46 @@ def _star_transform(rows: Tensor, flux: Tensor, place: Tensor, n: int, size: int
     return out.index_add_(0, rows, waves[:, None] * flux[..., None, None])
 
 
-def convolve(
-    canvas: Tensor, transform: Tensor, stars: tuple[Tensor, Tensor, Tensor], size: int, pixel: float
-) -> Tensor:
+def settle_stars(canvas: Tensor, stars: Stars, fwhm: NDArray[np.float64], pixel: float) -> Stars:
+    """Lay the stars of undersampled rows into `canvas` (n, P, P, C), and return those left for Fourier space.
+
+    Below an FWHM of two pixels a star in Fourier space rings.  There it is spread over 3 x 3 pixels that keep flux,
+    centroid and the second moment of a pixel; below one pixel, where those weights would show negative, linearly
+    over 2 x 2.
+
+    Parameters
+    ----------
+    stars : tuple of Tensor
+        Rows (m,), flux (m, C) and places (m, 2), arcsec.
+    fwhm : ndarray, shape (n, C)
+        Arcsec.
+    """
+    rows, flux, place = stars
+    least = torch.from_numpy(fwhm.min(axis=1) / pixel).to(canvas.device)
+    narrow = least[rows] < NARROW
+    if not bool(narrow.any()):
+        return stars
+    size = canvas.shape[1]
+    where = place[narrow] / pixel + (size - 1) / 2
+    middle = torch.round(where)
+    d = where - middle
+    moment = torch.where(least[rows][narrow][:, None] < 1, d.abs() - d * d, torch.full_like(d, 1 / 12))
+    side = 0.5 * (moment + d * d)
+    weight = torch.stack([side - 0.5 * d, 1 - 2 * side, side + 0.5 * d], dim=2)  # (m, 2, 3)
+    at = middle.long()[..., None] + torch.arange(-1, 2, device=canvas.device)
+    weight = weight * ((at >= 0) & (at < size))
+    at = at.clamp(0, size - 1)
+    target = (rows[narrow][:, None, None] * size + at[:, 1, :, None]) * size + at[:, 0, None, :]
+    light = (weight[:, 1, :, None] * weight[:, 0, None, :])[..., None] * flux[narrow][:, None, None, :]
+    canvas.view(-1, canvas.shape[-1]).index_add_(0, target.reshape(-1), light.reshape(-1, light.shape[-1]))
+    return rows[~narrow], flux[~narrow], place[~narrow]
+
+
+def convolve(canvas: Tensor, transform: Tensor, stars: Stars | None, size: int, pixel: float) -> Tensor:
     """Return the observed, noise-free frames (n, C, size, size) of `canvas` (n, P, P, C)."""
     n, wide = canvas.shape[0], canvas.shape[1]
     spectrum = torch.fft.rfft2(canvas.permute(0, 3, 1, 2).contiguous())
-    if len(stars[0]):
+    if stars is not None and len(stars[0]):
         spectrum += _star_transform(*stars, n, wide, pixel)
     spectrum *= transform
     first = (wide - size) // 2
@@ -104,10 +130,25 @@ def _filter(noise: Tensor, kernel: tuple[float, float, float]) -> Tensor:
     )
 
 
+def _electron(recipe: Recipe, draws: Draws, device: torch.device) -> Tensor:
+    """Return nJy per electron, shape (C, 1, 1) or (n, 1, 1, 1); 0 = no Poisson noise."""
+    noise = recipe.noise
+    if noise.relative is None or noise.electrons is None:
+        return torch.tensor([recipe.band[b].poisson for b in recipe.bands], device=device)[:, None, None]
+    probability, low, high = noise.electrons
+    size = noise.peak / draws.uniform("noise.electrons", low, high)
+    size = np.where(draws.uniform("noise.counted") < probability, size, 0.0)
+    return torch.from_numpy(size.astype(np.float32)).to(device)[:, None, None, None]
+
+
 def add_noise(
     images: Tensor, recipe: Recipe, seed: int, index: NDArray[np.int64], sky: Observation, rows: slice
 ) -> Tensor:
-    """Return observed frames: sky residual and slope, Poisson and correlated noise; absent bands are zero."""
+    """Return observed frames: sky residual and slope, Poisson and correlated noise; absent bands are zero.
+
+    Poisson noise is the Gaussian of its variance, and correlated as the rest: a count would jump where devices
+    round the frame differently.
+    """
     n, width, size, _ = images.shape
     device = images.device
 
@@ -115,10 +156,13 @@ def add_noise(
         return torch.from_numpy(np.ascontiguousarray(value[rows])).to(device, torch.float32)[..., None, None]
 
     keys = torch.from_numpy(row_keys(recipe.digest, seed, "pixels", index[rows])).to(device)
-    white = pixel_normals(keys, width * (size + 4) ** 2).view(n, width, size + 4, size + 4)
-    noise = _filter(white, noise_kernel(recipe.noise.lag1, recipe.noise.lag2))
-    poisson = torch.tensor([recipe.band[b].poisson for b in recipe.bands], device=device)[:, None, None]
-    noise = noise * torch.sqrt(to(sky.sigma) ** 2 + poisson * images.clamp_min(0))
+    draws = Draws(recipe.digest, seed, index[rows])
+    raw = pixel_normals(keys, width * (size + 4) ** 2).view(n, width, size + 4, size + 4)
+    noise = _filter(raw, noise_kernel(recipe.noise.lag1, recipe.noise.lag2))
+    if recipe.noise.white > 0:
+        white = torch.from_numpy(draws.uniform("noise.white") < recipe.noise.white).to(device)
+        noise = torch.where(white[:, None, None, None], raw[..., 2:-2, 2:-2], noise)
+    noise = noise * torch.sqrt(to(sky.sigma) ** 2 + _electron(recipe, draws, device) * images.clamp_min(0))
     step = torch.linspace(-1, 1, size, device=device)
     plane = to(sky.sky) + to(sky.slope[..., 0]) * step + to(sky.slope[..., 1]) * step[:, None]
     return (images + noise + plane) * to(sky.present)

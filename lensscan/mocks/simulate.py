@@ -6,6 +6,7 @@ Row i is the same whatever else is in the call: truth to the bit, pixels to 1e-5
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +15,16 @@ import torch
 from torch import Tensor
 
 from lensscan.errors import ConfigError
+from lensscan.mocks.effects import add_effects, flags_pixels, hide_circles, saturate
 from lensscan.mocks.negatives import compose
-from lensscan.mocks.observe import add_noise, convolve, psf_transform
+from lensscan.mocks.observe import add_noise, conditions, convolve, scale_to_peak, settle_stars
 from lensscan.mocks.paint import paint_arcs
 from lensscan.mocks.population import AB_NJY, flux
+from lensscan.mocks.priors import Draws
+from lensscan.mocks.psf import draw_offsets, psf_transform, shift_transform
 from lensscan.mocks.recipes import Recipe, load_recipe
 from lensscan.mocks.scene import Frozen, paint_discs, paint_galaxies, paint_trails
-from lensscan.mocks.systems import Systems, draw_systems
+from lensscan.mocks.systems import Observation, Systems, draw_systems
 
 __all__ = ["Mocks", "draw_truth", "simulate", "simulate_named"]
 
@@ -40,12 +44,15 @@ class Mocks:
     present : Tensor, shape (n, C), bool
         Bands that exist.
     fwhm, sigma : Tensor, shape (n, C), float32
-        PSF width (arcsec) and noise per pixel (nJy).
+        PSF width (arcsec; 0 where there is none) and noise per pixel (nJy).
     truth : dict of Tensor, shape (n,)
         On the CPU: ``index``, ``is_lens`` (bool), ``klass`` (see `recipes.CLASSES`), ``theta_E e1 e2 x y sx sy``
         (arcsec about the centre of the stamp), ``gamma1 gamma2 magnification snr_arc n_images z_source`` of
         lenses and undetectable lenses (NaN elsewhere; train on ``is_lens`` only), ``z_lens sigma_v`` of massive
-        galaxies, ``x_light y_light`` of every target, ``mag_<band>`` its total AB magnitude, arcs included.
+        galaxies, ``x_light y_light`` of every target, ``mag_<band>`` its total AB magnitude, arcs included: of the
+        scene itself, before errors of calibration and before ``noise.relative`` scales it to a peak.
+    missing : Tensor, shape (n, C, S, S), bool, or None
+        Pixels behind a mask or saturated; None if the recipe has neither.
     """
 
     images: Tensor
@@ -53,6 +60,7 @@ class Mocks:
     fwhm: Tensor
     sigma: Tensor
     truth: dict[str, Tensor]
+    missing: Tensor | None = None
 
 
 def simulate(
@@ -77,7 +85,7 @@ def simulate(
     device : str or torch.device
         Where the images are made and stay.
     noise : bool
-        False leaves out noise and sky (the same scene, as seen with infinite exposure).
+        False leaves out noise, sky and effects (the same scene, as seen with infinite exposure).
 
     Raises
     ------
@@ -91,16 +99,18 @@ def simulate(
     device = torch.device(device)
     width, size = len(recipe.bands), recipe.size
     images = torch.empty(n, width, size, size, dtype=torch.float32, device=device)
+    missing = torch.zeros_like(images, dtype=torch.bool) if noise and flags_pixels(recipe) else None
     drawn: list[dict[str, np.ndarray]] = []
     for low in range(0, max(n, 1), DRAW):
         high = min(low + DRAW, n)
-        systems = draw_systems(recipe, seed, np.arange(start + low, start + high, dtype=np.int64))
+        systems = _draw(recipe, seed, np.arange(start + low, start + high, dtype=np.int64))
         scene, central = compose(recipe, seed, systems, MARGIN)
-        _render(images[low:high], recipe, seed, systems, scene.freeze(), noise)
+        part = None if missing is None else missing[low:high]
+        _render(images[low:high], part, recipe, seed, systems, scene.freeze(), noise)
         drawn.append(_truth(recipe, systems, central))
     columns = {key: torch.from_numpy(value) for key, value in _join(drawn).items()}
     extra = {key: columns.pop(key).to(device) for key in ("_present", "_fwhm", "_sigma")}
-    return Mocks(images, extra["_present"], extra["_fwhm"].float(), extra["_sigma"].float(), columns)
+    return Mocks(images, extra["_present"], extra["_fwhm"].float(), extra["_sigma"].float(), columns, missing)
 
 
 def draw_truth(recipe: Recipe, *, seed: int, start: int = 0, n: int) -> dict[str, np.ndarray]:
@@ -108,7 +118,7 @@ def draw_truth(recipe: Recipe, *, seed: int, start: int = 0, n: int) -> dict[str
     drawn = []
     for low in range(0, max(n, 1), DRAW):
         index = np.arange(start + low, start + min(low + DRAW, n), dtype=np.int64)
-        systems = draw_systems(recipe, seed, index)
+        systems = _draw(recipe, seed, index)
         drawn.append(_truth(recipe, systems, compose(recipe, seed, systems, MARGIN)[1]))
     return {key.lstrip("_"): value for key, value in _join(drawn).items()}
 
@@ -117,25 +127,93 @@ def _join(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
-def _render(images: Tensor, recipe: Recipe, seed: int, systems: Systems, scene: Frozen, noise: bool) -> None:
-    """Fill `images` (n, C, S, S), in chunks."""
-    device, pixel, wide = images.device, recipe.pixel_scale, recipe.size + 2 * MARGIN
+def _draw(recipe: Recipe, seed: int, index: np.ndarray) -> Systems:
+    systems = draw_systems(recipe, seed, index)
+    systems.sky = conditions(Draws(recipe.digest, seed, index), recipe, systems.sky)
+    return systems
+
+
+def _render(
+    images: Tensor, missing: Tensor | None, recipe: Recipe, seed: int, systems: Systems, scene: Frozen, noise: bool
+) -> None:
+    """Fill `images` and `missing` (n, C, S, S), in chunks: scene, PSF, detector, noise, masks."""
+    device = images.device
     chunk = CHUNK.get(device.type, 256)
     for start in range(0, len(images), chunk):
         stop = min(start + chunk, len(images))
-        canvas = torch.zeros(stop - start, wide, wide, len(recipe.bands), device=device)
-        for kind, listed in scene.galaxies.items():
-            paint_galaxies(canvas, *scene.part(listed, start, stop, device), kind, pixel)
-        paint_discs(canvas, *scene.part(scene.discs, start, stop, device), pixel)
-        paint_trails(canvas, *scene.part(scene.trails, start, stop, device), pixel)
-        paint_arcs(canvas, recipe, systems, start, stop)
-        sky, rows = systems.sky, slice(start, stop)
-        fwhm, wings, e1, e2 = (
-            torch.from_numpy(v[rows].astype(np.float32)).to(device) for v in (sky.fwhm, sky.wings, sky.psf1, sky.psf2)
-        )
-        stars = scene.part(scene.stars, start, stop, device)
-        frames = convolve(canvas, psf_transform(recipe, fwhm, wings, e1, e2, wide), stars, recipe.size, pixel)
-        images[rows] = add_noise(frames, recipe, seed, systems.index, sky, rows) if noise else frames
+        rows = slice(start, stop)
+        sky, draws = _part(systems.sky, rows), Draws(recipe.digest, seed, systems.index[rows])
+        canvas = _paint(recipe, systems, scene, start, stop, device)
+        transform = _transform(recipe, draws, sky, device, noise)
+        stars = settle_stars(canvas, scene.part(scene.stars, start, stop, device), sky.fwhm, recipe.pixel_scale)
+        frames = convolve(canvas, transform, stars, recipe.size, recipe.pixel_scale)
+        if noise:
+            if recipe.noise.relative is not None:
+                frames = scale_to_peak(frames, recipe.noise.peak)
+            frames = add_effects(frames, recipe, draws, sky)
+            frames = add_noise(frames, recipe, seed, systems.index, systems.sky, rows)
+        if missing is not None:
+            arcs = _arcs(recipe, systems, transform, sky, start, stop)
+            frames, missing[rows] = _flag(frames, recipe, draws, arcs)
+        images[rows] = frames
+
+
+def _part(sky: Observation, rows: slice) -> Observation:
+    return Observation(**{item.name: getattr(sky, item.name)[rows] for item in dataclasses.fields(sky)})
+
+
+def _canvas(recipe: Recipe, n: int, device: torch.device) -> Tensor:
+    wide = recipe.size + 2 * MARGIN
+    return torch.zeros(n, wide, wide, len(recipe.bands), device=device)
+
+
+def _paint(recipe: Recipe, systems: Systems, scene: Frozen, start: int, stop: int, device: torch.device) -> Tensor:
+    """Return all light of the rows [start, stop) but the stars, before the PSF, shape (n, P, P, C)."""
+    canvas, pixel = _canvas(recipe, stop - start, device), recipe.pixel_scale
+    for kind, listed in scene.galaxies.items():
+        paint_galaxies(canvas, *scene.part(listed, start, stop, device), kind, pixel)
+    paint_discs(canvas, *scene.part(scene.discs, start, stop, device), pixel)
+    paint_trails(canvas, *scene.part(scene.trails, start, stop, device), pixel)
+    paint_arcs(canvas, recipe, systems, start, stop)
+    return canvas
+
+
+def _transform(recipe: Recipe, draws: Draws, sky: Observation, device: torch.device, effects: bool) -> Tensor:
+    """Return the transform of the PSF, with the offsets between the bands among the `effects`."""
+    wide = recipe.size + 2 * MARGIN
+    fwhm, wings, e1, e2 = (
+        torch.from_numpy(v.astype(np.float32)).to(device) for v in (sky.fwhm, sky.wings, sky.psf1, sky.psf2)
+    )
+    transform = psf_transform(recipe, fwhm, wings, e1, e2, wide)
+    offsets = draw_offsets(draws, recipe) if effects else None
+    if offsets is not None:
+        dx, dy = (torch.from_numpy(v.astype(np.float32)).to(device) for v in offsets)
+        transform = transform * shift_transform(dx, dy, wide, recipe.pixel_scale)
+    return transform
+
+
+def _arcs(
+    recipe: Recipe, systems: Systems, transform: Tensor, sky: Observation, start: int, stop: int
+) -> Tensor | None:
+    """Return the observed arcs alone, summed over the bands that exist (n, S, S); None if no mask needs them."""
+    if recipe.effects.masks[0] <= 0 or not systems.lensed[start:stop].any():
+        return None
+    device = transform.device
+    canvas = _canvas(recipe, stop - start, device)
+    paint_arcs(canvas, recipe, systems, start, stop)
+    arcs = convolve(canvas, transform, None, recipe.size, recipe.pixel_scale)
+    lensed = torch.from_numpy(sky.present & systems.lensed[start:stop, None]).to(device)
+    return (arcs * lensed[..., None, None]).sum(dim=1)
+
+
+def _flag(frames: Tensor, recipe: Recipe, draws: Draws, arcs: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return observed frames, clipped where saturated and zero behind circular masks, and their missing pixels."""
+    frames, full = saturate(frames, recipe, draws)
+    missing = torch.zeros_like(frames, dtype=torch.bool) if full is None else full
+    if recipe.effects.masks[0] > 0:
+        circles = hide_circles(arcs, recipe, draws, frames.device)[:, None]
+        frames, missing = frames.masked_fill(circles, 0.0), missing | circles
+    return frames, missing
 
 
 def _truth(recipe: Recipe, systems: Systems, central: np.ndarray) -> dict[str, np.ndarray]:

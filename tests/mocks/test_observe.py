@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from lensscan.mocks.observe import add_noise, convolve, noise_kernel, psf_transform
+from lensscan.mocks.observe import add_noise, convolve, noise_kernel
 from lensscan.mocks.priors import Draws
+from lensscan.mocks.psf import psf_transform
 from lensscan.mocks.recipes import load_recipe
 from lensscan.mocks.systems import observe
 
