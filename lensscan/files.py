@@ -8,16 +8,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lensscan.errors import OutputError, disk_error
+from lensscan.errors import LensscanError, OutputError, disk_error
 
-__all__ = ["replacing"]
+__all__ = ["make_folder", "replacing"]
+
+
+def make_folder(path: str | Path) -> None:
+    """Make a folder and those above it, if they are missing.
+
+    Raises
+    ------
+    DiskError, OutputError
+        If it cannot be made.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _problem(error, Path(path)) from None
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, sync: bool = True) -> Iterator[Path]:
     """Give a temporary name beside `path` to write to; afterwards sync the file and rename it in one step.
 
-    The folder is made if it is missing.  Left by an error, nothing stays behind and an older file is untouched.
+    The folder is made if it is missing.  Without `sync` a crash of the machine may leave an empty file: for what
+    is checked or made again anyway.  Left by an error, nothing stays behind and an older file is untouched.
 
     Raises
     ------
@@ -29,12 +44,16 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with open(temporary, "rb") as stream:
-            os.fsync(stream.fileno())
+        if sync:
+            with open(temporary, "rb") as stream:
+                os.fsync(stream.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        problem = OutputError(f"cannot write {path}: {error.strerror or error}; check the folder")
-        raise (disk_error(error, path) or problem) from None
+        raise _problem(error, path) from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def _problem(error: OSError, path: Path) -> LensscanError:
+    return disk_error(error, path) or OutputError(f"cannot write {path}: {error.strerror or error}; check the folder")

@@ -1,22 +1,25 @@
 """Simulate a survey: stamps with truth, a pure function of recipe and seed; run again, it resumes.
 
-Writes DIR/catalog.fits (what a survey would publish), DIR/truth.fits, the stamps as packs or, with --fits, as
-one FITS file per object, and a contact sheet DIR/sheet.png.
+Writes DIR/catalog.fits (what a survey would publish), DIR/truth.fits, the stamps as packs, as one FITS file per
+object (--fits) or as HDF5 (--hdf5), a contact sheet DIR/sheet.png and the priors DIR/priors.png.  Under mpiexec the
+ranks share the work.  With --propose-cut it draws lenses over the colours of a survey's catalog instead.
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lensscan.cli.arguments import add_assignments, at_least
 from lensscan.cli.progress import ProgressLine
+from lensscan.errors import ConfigError, ExitCode, LensscanError
 
 if TYPE_CHECKING:
-    from lensscan.mocks.dataset import Dataset
+    from lensscan.mocks.recipes import Recipe
+    from lensscan.mpi import World
 
 EXAMPLE = "lensscan simulate des-griz -n 10000 --seed 1 -o mocks"
-SHEET = 32
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,59 +28,92 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", "--number", type=at_least(1), required=True, metavar="N", help="number of objects")
     parser.add_argument("--seed", type=at_least(0), default=1, metavar="S", help="seed of the universe (default: 1)")
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to write or to complete")
-    parser.add_argument("--fits", action="store_true", help="one FITS file per object instead of packs")
+    layout = parser.add_mutually_exclusive_group()
+    layout.add_argument("--fits", action="store_true", help="one FITS file per object instead of packs")
+    layout.add_argument(
+        "--hdf5", action="store_true", help="HDF5 with images and truth (DIR/mocks.h5) instead of packs"
+    )
     add_assignments(parser, "change a setting of the recipe, e.g. --set classes.lens=0.1")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where images are made (default: cpu)")
     parser.add_argument("--threads", type=at_least(1), default=1, metavar="N", help="CPU threads (default: 1)")
-    parser.add_argument("--no-sheet", action="store_true", help="no contact sheet")
+    parser.add_argument("--no-sheet", action="store_true", help="no pictures")
+    cut = parser.add_argument_group("cut proposal")
+    cut.add_argument("--propose-cut", metavar="CATALOG", help="judge colour cuts on this catalog with N mocks")
+    cut.add_argument("--survey", metavar="S", help="its survey: shipped name or TOML file")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command."""
-    from pathlib import Path
+    """Run the command; of several ranks root alone speaks, and an error of one ends the job."""
+    from lensscan import mpi
 
+    world = mpi.start()
+    try:
+        recipe = read_recipe(args)
+        if args.propose_cut:
+            if world.rank == 0:
+                propose_cut(args, recipe)
+        else:
+            simulate(args, recipe, world)
+    except LensscanError as error:
+        if isinstance(error, ConfigError) and world.rank != 0:  # every rank finds the same; root says it
+            world.finalize()
+            return int(ExitCode.USAGE)
+        if world.size > 1 and not isinstance(error, ConfigError):
+            mpi.abort(world, int(error.exit_code), f"lensscan simulate: error: {error}")
+        world.finalize()
+        raise
+    world.finalize()
+    return 0
+
+
+def read_recipe(args: argparse.Namespace) -> Recipe:
+    """Return the recipe with the command line's changes, and prepare torch."""
     from lensscan.config import find, override, read_toml
-    from lensscan.errors import ConfigError
     from lensscan.process import tune_allocator
 
     tune_allocator()
     import torch
 
-    from lensscan.mocks.dataset import Dataset
     from lensscan.mocks.recipes import make_recipe
 
     torch.set_num_threads(args.threads)
     if args.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: no GPU that torch can use; leave the option out")
     path = find("recipes", args.recipe)
-    recipe = make_recipe(override(read_toml(path), args.assignments), str(path))
-    dataset = Dataset(recipe, args.seed, args.number, Path(args.output), args.fits, args.device)
-    dataset.write(ProgressLine("objects").show)
+    return make_recipe(override(read_toml(path), args.assignments), str(path))
+
+
+def simulate(args: argparse.Namespace, recipe: Recipe, world: World) -> None:
+    """Write the folder."""
+    from lensscan.mocks.dataset import Dataset
+    from lensscan.mocks.summary import draw_priors, draw_sheet
+
+    layout = "fits" if args.fits else "hdf5" if args.hdf5 else "packs"
+    dataset = Dataset(recipe, args.seed, args.number, Path(args.output), layout, args.device)
+    if not dataset.write(ProgressLine("objects").show, world):
+        return
     if not args.no_sheet:
-        draw_sheet(dataset)
-    kind = "stamps:" + str(dataset.folder / "{file}") if args.fits else "packs:" + str(dataset.folder / "packs")
-    print(f"wrote {args.number} objects of {recipe.name}, seed {args.seed}: {dataset.folder}/catalog.fits, {kind}")
-    return 0
+        draw_sheet(recipe, args.seed, args.number, dataset.folder / "sheet.png")
+        draw_priors(recipe, args.seed, args.number, dataset.folder / "priors.png")
+    where = {"fits": "stamps:{0}/{{file}}", "packs": "packs:{0}/packs", "hdf5": "{0}/mocks.h5"}[layout]
+    stamps = where.format(dataset.folder)
+    print(f"wrote {args.number} objects of {recipe.name}, seed {args.seed}: {dataset.folder}/catalog.fits, {stamps}")
 
 
-def draw_sheet(dataset: Dataset) -> None:
-    """Draw the first lenses and the first others on a page."""
-    from lensscan.mocks.recipes import CLASSES
-    from lensscan.mocks.simulate import draw_truth, simulate
-    from lensscan.render.png import save_png
-    from lensscan.render.rgb import asinh_rgb
-    from lensscan.render.sheet import Cell, contact_sheet
+def propose_cut(args: argparse.Namespace, recipe: Recipe) -> None:
+    """Print the completeness and cost of candidate cuts; write the proposed ones and a picture."""
+    from lensscan.config import load_survey
+    from lensscan.mocks.proposal import draw_proposal, propose, write_cut
+    from lensscan.survey.catalog import open_catalog
 
-    recipe = dataset.recipe
-    truth = draw_truth(recipe, seed=dataset.seed, n=min(dataset.n, 4096))
-    lens = truth["is_lens"]
-    rows = [*lens.nonzero()[0][:SHEET], *(~lens).nonzero()[0][:SHEET]]
-    cells = []
-    for row in rows:
-        mocks = simulate(recipe, seed=dataset.seed, start=int(row), n=1)
-        picture = asinh_rgb(mocks.images[0].numpy(), recipe.bands, sigma=mocks.sigma[0].numpy())
-        name = CLASSES[int(truth["klass"][row])]
-        text = f'{name} {truth["theta_E"][row]:.2f}"' if lens[row] else name
-        cells.append(Cell(picture, (text, f"S/N {truth['snr_arc'][row]:.0f}") if lens[row] else (text,)))
-    title = f"{recipe.name}, seed {dataset.seed}: lenses with theta_E, then other objects"
-    save_png(contact_sheet(cells, 8, title=title), dataset.folder / "sheet.png")
+    if not args.survey:
+        raise ConfigError("--propose-cut: the catalog's columns need a survey; give --survey")
+    survey = load_survey(args.survey)
+    proposal = propose(recipe, args.seed, args.number, open_catalog(args.propose_cut, survey), survey)
+    print(proposal.table())
+    folder = Path(args.output)
+    for box in proposal.boxes:
+        if box.cut.name.startswith("proposed-"):
+            write_cut(box, recipe, folder / f"{box.cut.name}.toml")
+    draw_proposal(proposal, folder / "cuts.png")
+    print(f"wrote {folder}/cuts.png and the proposed cuts beside it")

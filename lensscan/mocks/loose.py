@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lensscan.errors import OutputError, disk_error
-
-__all__ = ["stamp_bytes", "write_stamp"]
+__all__ = ["stamp_bytes"]
 
 BLOCK = 2880
 AB_NJY = 31.4
@@ -99,22 +94,3 @@ def stamp_bytes(
         data = counts[k].tobytes()
         pieces.append(data.ljust(-(-len(data) // BLOCK) * BLOCK, b"\0"))
     return b"".join(pieces)
-
-
-def write_stamp(path: Path, data: bytes) -> None:
-    """Write one stamp file under a temporary name and rename it.
-
-    Raises
-    ------
-    DiskError, OutputError
-        If it cannot be written.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        problem = OutputError(f"cannot write {path}: {error.strerror or error}; check the folder")
-        raise (disk_error(error, path) or problem) from None

@@ -195,8 +195,8 @@ def _artefact(scene: Scene, recipe: Recipe, systems: Systems, rows: Rows, draws:
     x, y = (draws.uniform(f"artefact.{a}", -0.6, 0.6) * half for a in "xy")
     some = kind == 0
     peak = one * sigma * 10 ** draws.uniform("artefact.trail", 0.3, 1.5)[:, None] / recipe.pixel_scale**2
-    place = {"x": x, "y": y, "angle": angle, "width": draws.uniform("artefact.width", 0.2, 0.6), "length": 1e6}
-    scene.add_trails(rows[some], peak[some], **{k: v if np.isscalar(v) else v[some] for k, v in place.items()})
+    thin = draws.uniform("artefact.width", 0.2, 0.6)
+    scene.add_trails(rows[some], peak[some], x=x[some], y=y[some], angle=angle[some], width=thin[some], length=np.inf)
     some = kind == 1
     size = draws.uniform("artefact.ghost", 0.4, 1.5) * half
     thick = size * draws.uniform("artefact.thick", 0.1, 0.3)

@@ -20,7 +20,7 @@ from lensscan.mocks.priors import Draws
 from lensscan.mocks.recipes import CLASSES, Recipe
 from lensscan.mocks.tables import LensPrior
 
-__all__ = ["Observation", "Systems", "draw_systems", "observe"]
+__all__ = ["Observation", "Systems", "draw_systems", "observe", "prior_draws"]
 
 Array = NDArray[np.float64]
 LENS, UNDETECTABLE, UNLENSED, UNBENT = (
@@ -155,6 +155,33 @@ def draw_systems(recipe: Recipe, seed: int, index: NDArray[np.int64]) -> Systems
     systems = Systems(np.asarray(index), klass, sky, parts["light"], parts["mass"], parts["source"], parts["truth"])
     _finish_truth(systems)
     return systems
+
+
+def prior_draws(
+    recipe: Recipe, seed: int, n: int
+) -> tuple[dict[str, Array], dict[str, Array], NDArray[np.int64], dict[str, Array]]:
+    """Return the first draw of n systems before any selection, what was kept of n rows, their class, and the sky.
+
+    Keys are ``light.*``, ``mass.*``, ``source.*`` and ``truth.*`` of shape (n,), moduli of shear and ellipticity and
+    the source's offset in units of theta_E among them; the sky has ``fwhm`` and ``sigma``, (n, C).
+    """
+    index = np.arange(n, dtype=np.int64)
+    draws = Draws(recipe.digest, seed, index)
+    sky = observe(draws, recipe)
+    first = _attempt(recipe, draws, sky, index, np.full(n, -1))
+    systems = draw_systems(recipe, seed, index)
+    blank = np.full(n, np.nan)
+    parts = {"light": systems.light, "mass": systems.mass, "source": systems.source, "truth": systems.measured}
+    kept = {}
+    for name in first:
+        part, _, key = name.partition(".")
+        kept[name] = parts.get(part, {}).get(key, blank)
+    for table in (first, kept):
+        for name, part in (("mass.e", "mass.e"), ("light.e", "light.e"), ("mass.shear", "mass.gamma")):
+            table[name] = np.hypot(table[f"{part}1"], table[f"{part}2"])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            table["source.offset"] = np.hypot(table["source.bx"], table["source.by"]) / table["mass.theta_E"]
+    return first, kept, systems.klass, {"fwhm": systems.sky.fwhm, "sigma": systems.sky.sigma}
 
 
 def _store(store: dict[str, Array], drawn: dict[str, Array], rows: NDArray[np.int64], n: int) -> None:

@@ -40,3 +40,33 @@ def test_other_seed_in_the_same_folder_is_refused(tmp_path, capsys):
     assert main([*command, "--seed", "1"]) == 0
     assert main([*command, "--seed", "2"]) == 1
     assert "another seed" in capsys.readouterr().err
+
+
+def test_hdf5_and_pictures(tmp_path, capsys):
+    folder = tmp_path / "mocks"
+    command = ["simulate", "demo-survey", "-n", "20", "-o", str(folder), "--hdf5", "--set", "size=24"]
+    assert main(command) == 0
+    assert f"{folder}/mocks.h5" in capsys.readouterr().out
+    assert (folder / "priors.png").stat().st_size > 10_000
+    assert (folder / "sheet.png").stat().st_size > 1000
+
+
+def test_cuts_are_judged_and_proposed(tmp_path, capsys):
+    from lensscan.config import load_cut
+
+    survey = tmp_path / "survey"
+    assert main(["simulate", "demo-survey", "-n", "300", "-o", str(survey), "--no-sheet", "--set", "size=16"]) == 0
+    catalog, folder = str(survey / "catalog.fits"), tmp_path / "cuts"
+    command = ["simulate", "des-griz", "-n", "600", "--propose-cut", catalog, "-o", str(folder)]
+    assert main([*command, "--survey", "des"]) == 0
+    out = capsys.readouterr().out
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if line.startswith(("proposed", "des-jacobs"))}
+    assert "des-jacobs2019a" in rows
+    kept = [float(rows[f"proposed-{level}"][1]) for level in (99, 95, 90, 80)]
+    assert kept == sorted(kept, reverse=True)
+    assert kept[1] == pytest.approx(95, abs=1.5)
+    box = load_cut(folder / "proposed-90.toml")
+    assert [step.value for step in box.step] == ["g - r", "r - i", "i - z", "i"]
+    assert (folder / "cuts.png").stat().st_size > 10_000
+    assert main(command) == 2
+    assert "--survey" in capsys.readouterr().err

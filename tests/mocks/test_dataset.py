@@ -23,7 +23,7 @@ N = 60
 
 @pytest.fixture(scope="module")
 def loose(tmp_path_factory):
-    data = Dataset(dataclasses.replace(RECIPE, size=32), 1, N, tmp_path_factory.mktemp("mocks") / "survey", True)
+    data = Dataset(dataclasses.replace(RECIPE, size=32), 1, N, tmp_path_factory.mktemp("mocks") / "survey", "fits")
     data.write()
     return data
 
@@ -85,7 +85,7 @@ def test_a_longer_run_extends_the_folder(loose, tmp_path):
         assert (small.folder / small.file_of(row)).read_bytes() == (loose.folder / loose.file_of(row)).read_bytes()
 
 
-@pytest.mark.parametrize("change", [{"seed": 2}, {"loose": False}, {"recipe": dataclasses.replace(RECIPE, size=34)}])
+@pytest.mark.parametrize("change", [{"seed": 2}, {"layout": "packs"}, {"recipe": dataclasses.replace(RECIPE, size=34)}])
 def test_a_folder_of_other_mocks_is_refused(loose, change):
     with pytest.raises(OutputError, match="another"):
         dataclasses.replace(loose, **change).write()
@@ -95,7 +95,7 @@ def test_a_folder_of_other_mocks_is_refused(loose, change):
 def test_packs_grow_and_hold_the_same_pixels(loose, tmp_path, monkeypatch):
     packfile = pytest.importorskip("lensscan.survey.packfile")
     monkeypatch.setattr(module, "BLOCK", 16)
-    data = dataclasses.replace(loose, loose=False, folder=tmp_path / "packs", n=24)
+    data = dataclasses.replace(loose, layout="packs", folder=tmp_path / "packs", n=24)
     data.write()
     dataclasses.replace(data, n=40).write()
     rows = 0
@@ -108,3 +108,32 @@ def test_packs_grow_and_hold_the_same_pixels(loose, tmp_path, monkeypatch):
         rows += len(ids)
         pack.close()
     assert rows == 40
+
+
+def test_hdf5_blocks_show_as_one_file(loose, tmp_path, monkeypatch):
+    h5py = pytest.importorskip("h5py")
+    monkeypatch.setattr(module, "BLOCK", 16)
+    data = dataclasses.replace(loose, layout="hdf5", folder=tmp_path / "h5", n=24)
+    data.write()
+    dataclasses.replace(data, n=40).write()
+    want = simulate(loose.recipe, seed=1, n=40)
+    with h5py.File(data.folder / "mocks.h5", "r") as file:
+        torch.testing.assert_close(torch.from_numpy(file["images"][:]), want.images, rtol=1e-5, atol=1e-2)
+        np.testing.assert_array_equal(file["theta_E"][:], want.truth["theta_E"].numpy())
+        np.testing.assert_array_equal(file["index"][:], np.arange(40))
+        assert file["images"].attrs["unit"] == "nJy"
+        assert file["theta_E"].attrs["unit"] == "arcsec"
+        assert list(file.attrs["bands"]) == list(loose.recipe.bands)
+    assert Table.read(data.folder / "catalog.fits")["file"][39] == "blocks/0002.h5"
+
+
+def test_a_torn_block_is_written_again(loose, tmp_path, monkeypatch):
+    h5py = pytest.importorskip("h5py")
+    monkeypatch.setattr(module, "BLOCK", 16)
+    data = dataclasses.replace(loose, layout="hdf5", folder=tmp_path / "h5", n=20)
+    data.write()
+    block = data.folder / "blocks/0000.h5"
+    block.write_bytes(block.read_bytes()[:1000])
+    data.write()
+    with h5py.File(block, "r") as file:
+        assert len(file["index"]) == 16
