@@ -83,9 +83,7 @@ class _Statistic:
         self._wanted, self._lens, self._logit = wanted, is_lens, logit
         self._order = np.argsort(logit, kind="stable")
         self._label = is_lens[self._order].astype(np.float64)
-        self._probability = {
-            pi: expit(logit[self._order] + np.log(pi) - np.log1p(-pi)) for pi in PREVALENCES
-        }
+        self._probability = {pi: expit(logit[self._order] + np.log(pi) - np.log1p(-pi)) for pi in PREVALENCES}
         sign = np.where(is_lens[self._order], -1.0, 1.0)
         self._loss = np.logaddexp(0.0, sign * logit[self._order])
 
@@ -207,9 +205,7 @@ def detect(logit: NDArray[np.float64], is_lens: NDArray[np.bool_], bootstrap: Bo
     statistic = _Statistic(logit, is_lens, wanted)
     figures = resample(statistic, bootstrap)
     diagrams = {
-        pi: reliability(
-            expit(logit + np.log(pi) - np.log1p(-pi)), is_lens, BINS, class_weights(is_lens, pi)
-        )
+        pi: reliability(expit(logit + np.log(pi) - np.log1p(-pi)), is_lens, BINS, class_weights(is_lens, pi))
         for pi in PREVALENCES
     }
     thresholds = {fpr: statistic.ranking.threshold_at(fpr) for fpr in wanted.fprs}
@@ -237,9 +233,7 @@ def rate(hits: NDArray[np.bool_]) -> dict[str, Any]:
     return {"n": n, "value": found / n if n else float("nan"), "low": low, "high": high}
 
 
-def completeness_table(
-    found: NDArray[np.bool_], truth: Truth, fwhm: NDArray[np.floating]
-) -> dict[str, Any]:
+def completeness_table(found: NDArray[np.bool_], truth: Truth, fwhm: NDArray[np.floating]) -> dict[str, Any]:
     """Return the share of lensed systems above a threshold, in bins.
 
     Parameters

@@ -147,7 +147,9 @@ def _keep_scored(
     columns = [{key: np.concatenate([part[key] for part in kept]) for key in KEPT} for kept in parts]
     good = np.ones(len(features), bool)
     for found in columns:
-        good &= (found["status"] == Status.PENDING) & np.isfinite(found["logit"])
+        good &= found["status"] == Status.PENDING
+        if np.isfinite(found["logit"]).any():  # else it only regresses
+            good &= np.isfinite(found["logit"])
     predictions = []
     for model, scorer, found in zip(models, scorers, columns, strict=True):
         way = model.card.calibration

@@ -68,13 +68,13 @@ def convert(name: str, estimate: Floats, truth: Floats) -> tuple[Floats, Floats]
         flip = (ours[:, 1:] * true[:, 1:]).sum(axis=1) < 0
         ours[flip, 1:] *= -1
     else:
-        ours, true = (
-            np.stack([(1 + to_axis_ratio(e1, e2)[0]) * e for e in (e1, e2)], axis=1) for _, e1, e2 in columns
-        )
+        ours, true = (np.stack([(1 + to_axis_ratio(e1, e2)[0]) * e for e in (e1, e2)], axis=1) for _, e1, e2 in columns)
     return ours, true
 
 
-def groups_of(truth: Truth, lens: NDArray[np.bool_], selected: NDArray[np.bool_] | None) -> dict[str, NDArray[np.bool_]]:
+def groups_of(
+    truth: Truth, lens: NDArray[np.bool_], selected: NDArray[np.bool_] | None
+) -> dict[str, NDArray[np.bool_]]:
     """Return the groups (n_lens,) over which regression is reported: theta_E, S/N, images, what the score selects."""
     theta_E = np.asarray(truth["theta_E"], np.float64)[lens]
     groups = {
@@ -107,9 +107,7 @@ class _Statistic:
     ) -> None:
         self._p = posteriors
         estimate = posteriors.median
-        self._errors = {
-            f"errors.{name}": Deviations(estimate[:, k], truth[:, k]) for k, name in enumerate(PARAMETERS)
-        }
+        self._errors = {f"errors.{name}": Deviations(estimate[:, k], truth[:, k]) for k, name in enumerate(PARAMETERS)}
         for convention, names in CONVENTIONS.items():
             ours, true = convert(convention, estimate, truth)
             for k, name in enumerate(names):
@@ -157,9 +155,7 @@ class _Statistic:
         return found
 
 
-def _indicators(
-    posteriors: Posteriors, truth: Floats, pixel_scale: float
-) -> tuple[NDArray[np.float32], list[str]]:
+def _indicators(posteriors: Posteriors, truth: Floats, pixel_scale: float) -> tuple[NDArray[np.float32], list[str]]:
     """Return everything whose mean is a figure, (n, k), and the names: coverage, outliers, CRPS, NLL, sharpness."""
     columns: dict[str, NDArray[np.generic]] = {}
     for level in LEVELS:

@@ -203,4 +203,6 @@ def class_weights(is_lens: NDArray[np.bool_], prevalence: float, counts: Floats 
     """
     base = np.ones(len(is_lens)) if counts is None else np.asarray(counts, np.float64)
     lenses, others = base[is_lens].sum(), base[~is_lens].sum()
-    return np.asarray(base * np.where(is_lens, prevalence / max(lenses, 1e-300), (1 - prevalence) / max(others, 1e-300)))
+    return np.asarray(
+        base * np.where(is_lens, prevalence / max(lenses, 1e-300), (1 - prevalence) / max(others, 1e-300))
+    )

@@ -117,9 +117,7 @@ class Ranking:
         last = int(np.searchsorted(self.select().fpr, fpr, side="right")) - 1
         return float(self.threshold[last]) if last >= 0 else float("inf")
 
-    def figures(
-        self, counts: Counts | None, fprs: Sequence[float], before: Mapping[str, int]
-    ) -> dict[str, float]:
+    def figures(self, counts: Counts | None, fprs: Sequence[float], before: Mapping[str, int]) -> dict[str, float]:
         """Return ``auroc``, ``tpr_at_fpr_<fpr>`` and the rates ``before`` n + 1 false positives, by name."""
         selection = self.select(counts)
         found = {"auroc": selection.auroc()}

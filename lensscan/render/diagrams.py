@@ -105,7 +105,9 @@ def roc_diagram(curves: Sequence[Curve], floor: float) -> bytes:
         log.step(np.maximum(np.append(0, fpr), 1e-9), np.append(0, tpr), where="post", label=label, **style)
     linear.plot([0, 1], [0, 1], color=GREY, lw=0.8, ls="--")
     linear.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(0, 1), ylim=(0, 1.01))
-    log.set(xlabel="false positive rate", ylabel="true positive rate", xscale="log", xlim=(floor / 2, 1), ylim=(0, 1.01))
+    log.set(
+        xlabel="false positive rate", ylabel="true positive rate", xscale="log", xlim=(floor / 2, 1), ylim=(0, 1.01)
+    )
     log.axvspan(floor / 2, floor, color=GREY, alpha=0.18, lw=0)
     log.set_title("grey: fewer than ten false positives", fontsize=9, color=GREY)
     linear.legend(frameon=False, fontsize=8.5, loc="lower right")
@@ -131,7 +133,9 @@ def reliability_diagram(panels: Sequence[tuple[str, Floats, Floats]]) -> bytes:
     return _png(figure)
 
 
-def confusion_diagram(matrix: NDArray[np.integer], title: str, rates: Mapping[str, tuple[float, float, float]]) -> bytes:
+def confusion_diagram(
+    matrix: NDArray[np.integer], title: str, rates: Mapping[str, tuple[float, float, float]]
+) -> bytes:
     """Draw a confusion matrix and, beside it, the share of every class above the threshold.
 
     Parameters
@@ -155,7 +159,9 @@ def confusion_diagram(matrix: NDArray[np.integer], title: str, rates: Mapping[st
     names = list(rates)[::-1]
     value, low, high = np.array([rates[name] for name in names]).reshape(-1, 3).T
     right.barh(names, value, color=[ORANGE if name != "lens" else BLUE for name in names], alpha=0.8)
-    right.errorbar(value, np.arange(len(names)), xerr=(value - low, high - value), fmt="none", ecolor=INK, lw=1)
+    right.errorbar(
+        value, np.arange(len(names)), xerr=np.maximum((value - low, high - value), 0), fmt="none", ecolor=INK, lw=1
+    )
     right.set(xscale="log", xlim=(min(3e-4, max(low[low > 0].min(initial=1e-2), 1e-6)), 1))
     right.set_xlabel("share above the threshold")
     return _png(figure)

@@ -1,0 +1,407 @@
+"""The report as one HTML page that holds its pictures."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from lensscan.evaluate.galleries import KINDS
+from lensscan.evaluate.posteriors import PARAMETERS
+from lensscan.evaluate.regression import CONVENTIONS, LEVELS
+
+__all__ = ["make_page"]
+
+STYLE = """
+:root { --ink:#1b2a41; --soft:#5b677a; --line:#dfe4ec; --blue:#1f6fb4; --paper:#fff; --back:#f4f6f9 }
+* { box-sizing:border-box } body { margin:0; background:var(--back); color:var(--ink);
+font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",sans-serif }
+header { background:var(--ink); color:#fff; padding:26px 0 } header p { margin:4px 0 0; color:#b9c4d6 }
+main, header > div { max-width:1180px; margin:0 auto; padding:0 22px } h1 { margin:0; font-size:25px; font-weight:650 }
+section { background:var(--paper); border:1px solid var(--line); border-radius:10px; padding:18px 22px; margin:20px 0 }
+h2 { font-size:19px; margin:0 0 4px } h3 { font-size:15px; margin:20px 0 4px } p.note, small { color:var(--soft); font-size:13px }
+p.note { margin:2px 0 10px; max-width:900px } img { max-width:100%; display:block; margin:8px 0 }
+.wide { overflow-x:auto } table { border-collapse:collapse; font-size:13.5px; font-variant-numeric:tabular-nums; margin:6px 0 }
+th, td { text-align:right; padding:4px 10px; border-bottom:1px solid var(--line); white-space:nowrap; vertical-align:top }
+th { color:var(--soft); font-weight:600 } th:first-child, td:first-child { text-align:left } td.text { text-align:left; white-space:normal }
+.cards { display:flex; flex-wrap:wrap; gap:12px; margin:18px 0 0 } .card { background:var(--paper); border:1px solid var(--line);
+border-radius:10px; padding:12px 16px; min-width:150px; flex:1 } .card b { display:block; font-size:23px; font-weight:650; color:var(--blue) }
+.warn { border-left:4px solid #d1651a; padding:6px 12px; background:#fdf4ec; margin:10px 0 } nav a { color:#b9c4d6; margin-right:14px; font-size:13px }
+"""
+Report = Mapping[str, Any]
+
+
+def make_page(report: Report, pictures: Mapping[str, bytes]) -> str:
+    """Return the page of a report; `pictures` as of `lensscan.evaluate.plots.draw_plots`."""
+    parts = [_head(report), "<main>", _cards(report)]
+    sections = {
+        "published": ("Beside published figures", _anchors(report)),
+        "detection": ("Detection", _detection(report, pictures)),
+        "survey": ("In a survey", _survey(report)),
+        "completeness": ("Completeness and false positives", _completeness(report, pictures)),
+        "regression": ("Lens parameters", _regression(report, pictures)),
+        "posterior": ("Calibration of the posterior", _posterior(report, pictures)),
+        "compared": ("Compared with other models", _comparisons(report)),
+        "gallery": ("Galleries", _galleries(report, pictures)),
+        "set": ("Test set and provenance", _provenance(report)),
+    }
+    shown = {key: value for key, value in sections.items() if value[1]}
+    parts.insert(1, "")
+    for key, (title, body) in shown.items():
+        parts.append(f'<section id="{key}"><h2>{title}</h2>{body}</section>')
+    links = "".join(f'<a href="#{key}">{title}</a>' for key, (title, _) in shown.items())
+    parts[0] = parts[0].replace("<nav></nav>", f"<nav>{links}</nav>")
+    parts.append("</main></body></html>\n")
+    return "\n".join(parts)
+
+
+def _head(report: Report) -> str:
+    model, found = report["model"], report["testset"]
+    title = f"{escape(model['name'])} on {escape(found['name'])}"
+    kind = "sealed test set" if found["sealed"] else "not a sealed set: no result, for tuning and looking only"
+    prior = f"{found['n_lens']:,} lenses, {found['n_other']:,} other objects"
+    return (
+        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>'
+        f"<header><div><h1>{title}</h1><p>{prior}; {kind}; simulated, so nothing here is survey performance</p>"
+        "<nav></nav></div></header>"
+    )
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """Return a number as text; a dash for none."""
+    if value is None:
+        return "&ndash;"
+    return f"{value:.{digits}g}" if abs(value) < 1e5 else f"{value:,.0f}"
+
+
+def figure(found: Mapping[str, Any] | None, digits: int = 3) -> str:
+    """Return a figure with its 95 % interval; as many decimals as the interval's width makes sensible."""
+    if found is None or found.get("value") is None:
+        return "&ndash;"
+    value, low, high = found["value"], found.get("low"), found.get("high")
+    if low is None or high is None:
+        return number(value, digits)
+    width = high - low
+    decimals = 1
+    while width > 0 and decimals < 7 and width < 10 ** (1 - decimals) * 0.5:
+        decimals += 1
+    if width == 0:
+        decimals = 3
+    if abs(value) >= 100:
+        decimals = 0
+    if decimals == 7:
+        return f"{value:.{digits}g} <small>{low:.2g}&thinsp;&hellip;&thinsp;{high:.2g}</small>"
+    return f"{value:.{decimals}f} <small>{low:.{decimals}f}&thinsp;&hellip;&thinsp;{high:.{decimals}f}</small>"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], text: frozenset[int] = frozenset()) -> str:
+    """Return a table of ready cells; the columns in `text` hold words."""
+    top = "".join(f"<th>{cell}</th>" for cell in head)
+    body = "".join(
+        "<tr>" + "".join(f"<td{' class=text' if k in text else ''}>{cell}</td>" for k, cell in enumerate(row)) + "</tr>"
+        for row in rows
+    )
+    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def picture(pictures: Mapping[str, bytes], name: str, words: str) -> str:
+    """Return an embedded picture, or nothing if it was not drawn."""
+    if name not in pictures:
+        return ""
+    data = base64.b64encode(pictures[name]).decode("ascii")
+    return f'<img alt="{escape(words)}" src="data:image/png;base64,{data}">'
+
+
+def note(text: str) -> str:
+    """Return a line of explanation."""
+    return f'<p class="note">{text}</p>'
+
+
+def _cards(report: Report) -> str:
+    found, errors = report.get("detection", {}), report.get("regression", {})
+    wanted = [
+        ("AUROC", found.get("auroc")),
+        ("TPR at FPR 0.01", found.get("tpr_at_fpr_0.01")),
+        ("TPR at FPR 0.001", found.get("tpr_at_fpr_0.001")),
+        ("theta_E, 68 % of errors below (arcsec)", errors.get("errors.theta_E.abs_68")),
+        ("95 % regions cover, 7 parameters", errors.get("coverage.0.95.joint_7")),
+        ("Expected calibration error", found.get("ece_prevalence_0.5")),
+    ]
+    cards = [f'<div class="card"><b>{number(v["value"])}</b>{escape(k)}</div>' for k, v in wanted if v]
+    return f'<div class="cards">{"".join(cards)}</div>'
+
+
+def _anchors(report: Report) -> str:
+    rows = [
+        (
+            f"{escape(row['paper'])}<br><small>{escape(row['source'])}</small>",
+            escape(row["figure"]),
+            number(row["published"]) + ("" if row["tag"] == "R" else f" [{row['tag']}]"),
+            figure(row["baseline"])
+            + (f"<br><small>{escape(row['baseline_model'])}</small>" if row["baseline"] else ""),
+            figure(row["ours"]),
+            escape(row["verdict"]),
+        )
+        for row in report.get("anchors", [])
+    ]
+    if not rows:
+        return ""
+    text = (
+        "A set of the same name is not as hard as the paper's: a verdict needs the paper's own simplest model, run again "
+        "on this set, to reach what it reached there."
+    )
+    return note(text) + table(
+        ("", "figure", "published", "baseline, here", "this model", ""), rows, frozenset({0, 1, 5})
+    )
+
+
+def _detection(report: Report, pictures: Mapping[str, bytes]) -> str:
+    found = report.get("detection")
+    if not found:
+        return ""
+    words = {
+        "auroc": "area under the ROC curve",
+        "tpr_at_fpr_0.01": "true positive rate at a false positive rate of 0.01",
+        "tpr_at_fpr_0.001": "... of 0.001",
+        "tpr_at_fpr_0.0001": "... of 0.0001",
+        "tpr0": "TPR0: before the first false positive",
+        "tpr10": "TPR10: with fewer than ten false positives",
+        "accuracy": "accuracy at even odds",
+        "precision": "precision at even odds",
+        "recall": "recall at even odds",
+        "f1": "F1 at even odds",
+        "kappa": "Cohen's kappa at even odds",
+        "brier": "Brier score",
+        "log_loss": "log loss (nats)",
+        "ece_prevalence_0.5": "expected calibration error, prevalence 1/2",
+        "ece_prevalence_0.001": "... at 0.001",
+        "ece_prevalence_0.0001": "... at 0.0001",
+    }
+    rows = [
+        (
+            text,
+            figure(found[key])
+            if key in found
+            else f"<small>not shown: {escape(report['omitted'].get(key, ''))}</small>",
+        )
+        for key, text in words.items()
+        if key in found or key in report["omitted"]
+    ]
+    trivial = report.get("trivial", {})
+    plain = (
+        "<h3>What needs no network</h3>"
+        + note("AUROC of logistic regressions with squares, each half of the set predicted by the other.")
+        + table(
+            ("total flux", "colours", "moments of the light", "radial profile", "all of them"),
+            [[number(trivial.get(key)) for key in ("flux", "colour", "light", "radial", "all")]],
+        )
+        if trivial
+        else ""
+    )
+    noise = note(
+        "Intervals: 95 %, bootstrap by galaxy; thresholds are found anew in every resample. A perfectly calibrated model "
+        f"shows an expected calibration error of up to {number(report['ece_noise_95'])} here (95 %)."
+    )
+    return (
+        noise + table(("figure", "value"), rows) + picture(pictures, "roc", "ROC curves")
+        + picture(pictures, "reliability", "reliability") + picture(pictures, "logits", "logits by class") + plain
+    )  # fmt: skip
+
+
+def _survey(report: Report) -> str:
+    found = report.get("detection")
+    if not found:
+        return ""
+    rows = []
+    for prevalence in ("0.001", "0.0001"):
+        for fpr in ("0.01", "0.001", "0.0001"):
+            key = f"purity_at_fpr_{fpr}_prevalence_{prevalence}"
+            if key in found:
+                pure = found[key]["value"]
+                rows.append((prevalence, f"false positive rate {fpr}", figure(found[key]), figure(found[f"tpr_at_fpr_{fpr}"]),
+                             number(1 / pure if pure else None)))  # fmt: skip
+        for n in (100, 1000, 10000):
+            key = f"top_{n}_prevalence_{prevalence}"
+            if f"purity_{key}" in found:
+                rows.append((prevalence, f"best {n:,}", figure(found[f"purity_{key}"]),
+                             figure(found[f"completeness_{key}"]), figure(found[f"inspected_per_lens_{key}"])))  # fmt: skip
+            else:
+                reason = escape(report["omitted"].get(f"purity_{key}", ""))
+                rows.append((prevalence, f"best {n:,}", f"<small>{reason}</small>", "", ""))
+    sure = [
+        (p, figure(found[f"stated_purity_prevalence_{p}"]), figure(found[f"true_purity_prevalence_{p}"]))
+        for p in ("0.001", "0.0001")
+        if f"true_purity_prevalence_{p}" in found
+    ]
+    text = (
+        "Rates of this set carried over to a survey of 1,000,000 objects of that prevalence, with the set's own mix of "
+        "non-lenses; nothing is shown that fewer than ten false positives stand behind."
+    )
+    body = note(text) + table(("prevalence", "selection", "purity", "completeness", "inspected per true lens"), rows)
+    if sure:
+        body += "<h3>Objects with p_lens above one half</h3>" + table(
+            ("prevalence", "stated purity", "true purity"), sure
+        )
+    return body
+
+
+def _completeness(report: Report, pictures: Mapping[str, bytes]) -> str:
+    if not report.get("false_positives"):
+        return ""
+    name = next(iter(report["false_positives"]))
+    head = "even odds" if name == "even odds" else f"a false positive rate of {name}"
+    names = list(report["false_positives"])
+    classes = list(report["false_positives"][name])
+    rows = [
+        (
+            escape(key.replace("_", " ")),
+            f"{report['false_positives'][name][key]['n']:,}",
+            *(figure(report["false_positives"][each][key]) for each in names),
+            number(report["false_positives"][name][key]["share"], 2),
+        )
+        for key in classes
+    ]
+    tops = [f"above: {'FPR ' + each if each != 'even odds' else each}" for each in names]
+    text = f"Pictures at {head}; cells with fewer than ten systems stay empty. Systems below the label rule count neither as lenses nor as false positives."  # noqa: E501
+    return (
+        note(text)
+        + picture(pictures, "completeness", "completeness over theta_E and S/N")
+        + picture(pictures, "confusion", "confusion matrix")
+        + table(("class", "objects", *tops, f"share of false positives ({head})"), rows)
+    )
+
+
+def _regression(report: Report, pictures: Mapping[str, bytes]) -> str:
+    found = report.get("regression")
+    if not found:
+        return ""
+    kinds = ("bias", "half_width_68", "abs_68", "half_width_95", "rms", "nmad", "r2")
+    head = ("", "bias", "half-width 68 %", "68 % of |errors| below", "half-width 95 %", "rms", "NMAD", "R&sup2;")
+    rows = [[name, *(figure(found[f"errors.{name}.{kind}"]) for kind in kinds)] for name in PARAMETERS]
+    body = note(
+        "Posterior medians minus truth, all true lenses; theta_E, x, y, sx, sy in arcsec; theta_E is the product average, "
+        "e1, e2 = (1-q)/(1+q) (cos, sin) of twice the major axis' angle."
+    ) + table(head, rows)
+    body += "<h3>Outliers</h3>" + table(
+        ("theta_E by 15 %", "e1 by 0.2", "e2 by 0.2", "x by a pixel", "y by a pixel"),
+        [[figure(found[f"outliers.{name}"]) for name in PARAMETERS[:5]]],
+    )
+    body += "<h3>In the conventions of published tables</h3>" + note(
+        "hezaveh2017: (1-q)(cos t, sin t) of the minor axis, its sign taken from the truth as in their table; one_minus_q: "
+        "the same size as a spin-2 pair, without that help; holismokes4: (1-q&sup2;)/(1+q&sup2;), theta_E (1+q)/(2 sqrt q)."
+    )
+    rows = [
+        [f"{convention}: {name}", *(figure(found[f"{convention}.{name}.{kind}"]) for kind in kinds)]
+        for convention, names in CONVENTIONS.items()
+        for name in names
+    ]
+    body += table(head, rows)
+    body += "<h3>Against knowing nothing, and against the light alone</h3>" + note(
+        "68 % half-widths: always guessing the prior's median; a linear fit to flux, colours, centroid and moments of the "
+        "light; this model; this model without the tenth of the lenses with the largest stated error; mean stated error."
+    )
+    widths = (
+        "prior.{}.half_width_68",
+        "light.{}.half_width_68",
+        "errors.{}.half_width_68",
+        "selective.0.9.{}",
+        "sharpness.{}",
+    )
+    rows = [[name, *(figure(found[key.format(name)]) for key in widths)] for name in PARAMETERS]
+    body += table(("", "prior", "light alone", "this model", "without the worst tenth", "stated"), rows)
+    body += picture(pictures, "truth", "predicted against true parameters")
+    body += picture(pictures, "truth_conventions", "predicted against true ellipticities in other conventions")
+    return body + picture(pictures, "selective", "half-width against rejected fraction")
+
+
+def _posterior(report: Report, pictures: Mapping[str, bytes]) -> str:
+    found = report.get("regression")
+    if not found:
+        return ""
+    names = [*PARAMETERS, "joint_5", "joint_7", "holismokes_theta_E", "holismokes_ex", "holismokes_ey",
+             "one_minus_q_ex", "one_minus_q_ey"]  # fmt: skip
+    rows = [
+        [name.replace("_", " "), *(figure(found[f"coverage.{level:g}.{name}"]) for level in LEVELS)] for name in names
+    ]
+    body = note(
+        "Share of the truths inside the stated regions; joint: ellipsoids of the first five and of all parameters."
+    )
+    body += table(("", *(f"{100 * level:g} %" for level in LEVELS)), rows)
+    body += picture(pictures, "coverage", "coverage, PIT and TARP")
+    body += note(
+        "Grey: where 95 % of the largest deviations of a perfectly calibrated model stay (left, right), and 95 % of its "
+        f"bins (middle). Largest distances from uniform, to be compared with {number(report['noise']['ks_95'])} (95 % of "
+        "perfectly calibrated models stay below; resampled intervals of such distances lie high):"
+    )
+    keys = [f"pit_ks.{name}" for name in PARAMETERS] + ["tarp.joint_5.largest", "tarp.joint_7.largest"]
+    body += table([*PARAMETERS, "TARP, 5", "TARP, 7"], [[figure(found[key]) for key in keys]])
+    scores = [[figure(found[f"nll.{name}"]) for name in ("theta_E", "e1_e2", "joint_5", "joint_7")]]
+    body += "<h3>Negative log likelihood (nats, physical units)</h3>" + table(
+        ("theta_E", "e1, e2", "5 parameters", "7 parameters"), scores
+    )
+    body += "<h3>CRPS</h3>" + table(PARAMETERS, [[figure(found[f"crps.{name}"]) for name in PARAMETERS]])
+    head = (
+        "group",
+        "lenses",
+        "theta_E bias",
+        "theta_E 68 %",
+        "outliers",
+        "e1 68 %",
+        "x 68 %",
+        "68 % cover: theta_E",
+        "7 parameters",
+        "95 %: theta_E",
+        "7 parameters",
+    )  # noqa: E501
+    keys = ["errors.theta_E.bias", "errors.theta_E.half_width_68", "outliers.theta_E", "errors.e1.half_width_68",
+            "errors.x.half_width_68", "coverage.0.68.theta_E", "coverage.0.68.joint_7", "coverage.0.95.theta_E",
+            "coverage.0.95.joint_7"]  # fmt: skip
+    rows = []
+    for group, count in report["groups"].items():
+        lead = "" if group == "all" else f"group.{group}."
+        rows.append([escape(group), f"{count:,}", *(figure(found[lead + key]) for key in keys)])
+    return body + "<h3>By kind of lens</h3>" + table(head, rows)
+
+
+def _comparisons(report: Report) -> str:
+    rows = [
+        (escape(row["other"]), escape(row["figure"]), figure(row["theirs"]), figure(row),
+         "yes" if row["low"] is not None and (row["low"] > 0 or row["high"] < 0) else "no")
+        for row in report.get("comparisons", [])
+    ]  # fmt: skip
+    if not rows:
+        return ""
+    text = note("This model minus the other, on the same resamples of the same galaxies.")
+    return text + table(("other model", "figure", "theirs", "difference", "beyond chance"), rows, frozenset({1}))
+
+
+def _galleries(report: Report, pictures: Mapping[str, bytes]) -> str:
+    body = ""
+    for kind, words in KINDS.items():
+        if kind in pictures:
+            body += f"<h3>{words}</h3>" + picture(pictures, kind, words)
+    if not body:
+        return ""
+    limit = "a false positive rate of 0.01" if "0.01" in report["thresholds"] else "even odds"
+    return (
+        note(f"Threshold: {limit}. Captions: calibrated logit, class; true and predicted theta_E, S/N of the arcs.")
+        + body
+    )
+
+
+def _provenance(report: Report) -> str:
+    model, found, software = report["model"], report["testset"], report["software"]
+    rows = [(f"model {key}", escape(str(value))) for key, value in model.items()]
+    rows += [(f"set {key}", escape(str(value))) for key, value in found.items() if key not in ("prior", "classes")]
+    rows += [(f"set: {key}", f"{value:,}") for key, value in found.get("classes", {}).items()]
+    rows += [(f"set: prior of {key}, 5, 50, 95 %", ", ".join(number(v) for v in value))
+             for key, value in found["prior"].items()]  # fmt: skip
+    rows += [(key, escape(str(value))) for key, value in software.items()]
+    rows += [(f"opened by version {k + 1}", escape(f"{each['hash'][:12]}, {each['time']}"))
+             for k, each in enumerate(report["opened"])]  # fmt: skip
+    warn = ""
+    if len(report["opened"]) > 1:
+        warn = f'<p class="warn">{len(report["opened"])} versions of this model have been measured on this set: it is no longer unseen.</p>'  # noqa: E501
+    return warn + table(("", ""), rows, frozenset({1}))

@@ -1,0 +1,314 @@
+"""The report of one model on one test set, as plain values: every number with its interval."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lensscan import __version__
+from lensscan.errors import ConfigError
+from lensscan.evaluate.baselines import GROUPS, columns_of, linear_scores
+from lensscan.evaluate.detection import Detection, ambiguous, completeness_table, detect, false_positives
+from lensscan.evaluate.posteriors import PARAMETERS, Posteriors, reduce_posteriors, truth_table
+from lensscan.evaluate.predict import Predictions, Scored
+from lensscan.evaluate.regression import Regression, groups_of, regress
+from lensscan.evaluate.testsets import TestSet
+from lensscan.files import replacing
+from lensscan.metrics.bootstrap import Bootstrap, Estimate, difference
+from lensscan.metrics.detection import auroc
+from lensscan.mocks.recipes import CLASSES
+from lensscan.scan.provenance import git_revision
+
+__all__ = [
+    "FORMAT",
+    "Assessment",
+    "Outcome",
+    "assess",
+    "compare",
+    "file_stem",
+    "make_report",
+    "read_report",
+    "write_json",
+]
+
+FORMAT = 1
+CLUSTER = "galaxy"
+"""Column of the truth that names a row's galaxy; painted and unpainted twins share it."""
+COMPARED = (
+    "detection:auroc",
+    "detection:tpr_at_fpr_0.01",
+    "detection:tpr_at_fpr_0.001",
+    "detection:tpr_at_fpr_0.0001",
+    "detection:ece_prevalence_0.5",
+    "detection:log_loss",
+    *(f"regression:errors.{name}.abs_68" for name in PARAMETERS),
+    *(f"regression:errors.{name}.rms" for name in PARAMETERS[:5]),
+    "regression:coverage.0.68.joint_7",
+    "regression:nll.joint_5",
+    "regression:nll.joint_7",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Everything measured of one model: detection or regression is None where it has none."""
+
+    predictions: Predictions
+    detection: Detection | None
+    regression: Regression | None
+    posteriors: Posteriors | None
+    bootstrap: Bootstrap
+
+    def estimate(self, name: str) -> Estimate | None:
+        """Return the figure ``section:key``, None if it was not measured."""
+        section, _, key = name.partition(":")
+        part = self.detection if section == "detection" else self.regression
+        return None if part is None else part.figures.get(key)
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """A scored test set and the outcomes of all models, in their order."""
+
+    scored: Scored
+    outcomes: list[Outcome]
+
+    @property
+    def lens(self) -> NDArray[np.bool_]:
+        """Labels (n,)."""
+        return np.asarray(self.scored.truth["is_lens"], bool)
+
+
+def assess(scored: Scored, pixel_scale: float, replicates: int, seed: int = 0) -> Assessment:
+    """Measure every model on the same rows, with the same resamples.
+
+    Parameters
+    ----------
+    scored : Scored
+    pixel_scale : float
+        Arcsec, of the stamps.
+    replicates, seed : int
+        Of the bootstrap.
+
+    Raises
+    ------
+    ConfigError
+        If the set has no lenses, or a model neither scores nor regresses.
+    """
+    lens = np.asarray(scored.truth["is_lens"], bool)
+    if not lens.any():
+        raise ConfigError("the test set holds no lens that could be scored; take another set")
+    cluster = np.asarray(scored.truth.get(CLUSTER, scored.rows))
+    plain = ~ambiguous(scored.truth)
+    outcomes = []
+    for predictions in scored.models:
+        found, detection = Bootstrap(cluster[plain], replicates, seed), None
+        selected = None
+        if np.isfinite(predictions.logit).all() and not lens[plain].all():
+            detection = detect(predictions.logit[plain], lens[plain], found)
+            selected = predictions.logit >= gallery_threshold(detection)
+        regression, posteriors = _regression(scored, predictions, lens, selected, pixel_scale, found.n, seed, cluster)
+        if detection is None and regression is None:
+            raise ConfigError(f"model {predictions.card.name} gives neither scores nor posteriors; train it anew")
+        outcomes.append(Outcome(predictions, detection, regression, posteriors, found))
+    return Assessment(scored, outcomes)
+
+
+def gallery_threshold(detection: Detection) -> float:
+    """Return the logit at the lowest supported false positive rate of 1e-2 and above, else 0 (even odds)."""
+    return detection.thresholds.get(1e-2, 0.0)
+
+
+def _regression(
+    scored: Scored,
+    predictions: Predictions,
+    lens: NDArray[np.bool_],
+    selected: NDArray[np.bool_] | None,
+    pixel_scale: float,
+    replicates: int,
+    seed: int,
+    cluster: NDArray[Any],
+) -> tuple[Regression | None, Posteriors | None]:
+    rows = lens & np.isfinite(predictions.mean).all(axis=1) & np.isfinite(predictions.cov).all(axis=1)
+    if not rows.any() or any(name not in scored.truth for name in PARAMETERS):
+        return None, None
+    truth = truth_table(scored.truth, rows)
+    posteriors = reduce_posteriors(predictions.mean[rows], predictions.cov[rows], truth, seed)
+    groups = groups_of(scored.truth, rows, selected)
+    bootstrap = Bootstrap(cluster[rows], replicates, seed)
+    found = regress(posteriors, truth, groups, pixel_scale, scored.features[rows], bootstrap)
+    return found, posteriors
+
+
+def compare(assessment: Assessment, ours: int) -> list[dict[str, Any]]:
+    """Return the paired differences of one model to every other: ours minus theirs on the same resamples."""
+    rows = []
+    for number, other in enumerate(assessment.outcomes):
+        if number == ours:
+            continue
+        for name in COMPARED:
+            left, right = assessment.outcomes[ours].estimate(name), other.estimate(name)
+            if left is not None and right is not None:
+                gap = plain(difference(left, right))
+                rows.append({"other": other.predictions.card.name, "figure": name, "theirs": plain(right)} | gap)
+    return rows
+
+
+def make_report(
+    assessment: Assessment, number: int, testset: TestSet, opened: Sequence[Mapping[str, str]], device: str
+) -> dict[str, Any]:
+    """Return the report of one model; `opened` are the earlier openings of the set, see `lensscan.evaluate.run`."""
+    scored, outcome = assessment.scored, assessment.outcomes[number]
+    card, detection, regression = outcome.predictions.card, outcome.detection, outcome.regression
+    report: dict[str, Any] = {
+        "format": FORMAT,
+        "model": {
+            "name": card.name,
+            "version": card.version,
+            "kind": str(card.architecture.get("kind", "")),
+            "hash": card.hash,
+            "label": card.label,
+            "bands": list(card.bands),
+            "views": outcome.predictions.views,
+        },
+        "testset": testset.describe() | _contents(scored, outcome.predictions),
+        "opened": list(opened),
+        "bootstrap": {"resamples": outcome.bootstrap.n, "level": 0.95, "seed": outcome.bootstrap.seed},
+        "software": {
+            "lensscan": __version__,
+            "git": git_revision(),
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in ("numpy", "scipy", "torch")},
+            "device": device,
+            "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+        "trivial": trivial_scores(scored, len(assessment.outcomes[0].predictions.card.bands)) if detection else {},
+    }
+    if detection is not None:
+        report |= _detection_parts(scored, outcome.predictions, detection)
+    if regression is not None:
+        report["regression"] = {name: plain(value) for name, value in regression.figures.items()}
+        report["groups"] = regression.counts
+        report["curves"] = {name: values.tolist() for name, values in regression.curves.items()}
+        report["noise"] = {"ks_95": 1.358 / np.sqrt(regression.counts["all"])}
+    report["comparisons"] = compare(assessment, number)
+    return report
+
+
+def _detection_parts(scored: Scored, predictions: Predictions, detection: Detection) -> dict[str, Any]:
+    thresholds = detection.thresholds or {}
+    even = predictions.logit >= 0
+    masks = {f"{fpr:g}": predictions.logit >= value for fpr, value in thresholds.items()} | {"even odds": even}
+    has_arcs = "snr_arc" in scored.truth
+    return {
+        "detection": {name: plain(value) for name, value in detection.figures.items()},
+        "omitted": detection.omitted,
+        "ece_noise_95": detection.ece_noise,
+        "thresholds": {f"{fpr:g}": value for fpr, value in thresholds.items()} | {"even odds": 0.0},
+        "reliability": {
+            f"{pi:g}": {"predicted": d.predicted.tolist(), "observed": d.observed.tolist(), "mass": d.count.tolist()}
+            for pi, d in detection.diagrams.items()
+        },
+        "completeness": {
+            name: completeness_table(found, scored.truth, predictions.fwhm) for name, found in masks.items()
+        }
+        if has_arcs
+        else {},
+        "false_positives": {name: false_positives(found, scored.truth) for name, found in masks.items()},
+    }
+
+
+def _contents(scored: Scored, predictions: Predictions) -> dict[str, Any]:
+    """Return what a set holds: numbers, classes and the prior of its lenses."""
+    lens = np.asarray(scored.truth["is_lens"], bool)
+    vague = ambiguous(scored.truth)
+    contents: dict[str, Any] = {
+        "n_scored": len(lens),
+        "n_failed": scored.failed,
+        "n_lens": int(lens.sum()),
+        "n_other": int((~lens & ~vague).sum()),
+        "n_undetectable": int(vague.sum()),
+        "out_of_range": predictions.out_of_range,
+        "clusters": len(np.unique(scored.truth.get(CLUSTER, scored.rows))),
+    }
+    if "klass" in scored.truth:
+        number = np.asarray(scored.truth["klass"])
+        contents["classes"] = {name: int((number == k).sum()) for k, name in enumerate(CLASSES) if (number == k).any()}
+    contents["prior"] = {
+        name: [float(v) for v in np.nanquantile(np.asarray(scored.truth[name], np.float64)[lens], [0.05, 0.5, 0.95])]
+        for name in (*PARAMETERS, "snr_arc")
+        if name in scored.truth and np.isfinite(scored.truth[name][lens]).any()
+    }
+    return contents
+
+
+def trivial_scores(scored: Scored, n_bands: int) -> dict[str, float]:
+    """Return the AUROC of logistic regressions on what needs no network, see `lensscan.evaluate.baselines`."""
+    rows = ~ambiguous(scored.truth)
+    lens = np.asarray(scored.truth["is_lens"], bool)[rows]
+    if lens.all() or not lens.any():
+        return {}
+    features = scored.features[rows]
+    found = {}
+    for group in (*GROUPS, "all"):
+        columns = list(range(features.shape[1])) if group == "all" else columns_of(group, n_bands)
+        found[group] = auroc(linear_scores(features[:, columns], lens), lens)
+    return found
+
+
+def plain(value: Estimate) -> dict[str, float | None]:
+    """Return an estimate as plain values, five digits, None for what is not finite."""
+    return {name: _number(getattr(value, name)) for name in ("value", "low", "high")}
+
+
+def _number(value: float) -> float | None:
+    return float(f"{value:.5g}") if np.isfinite(value) else None
+
+
+def _finite(value: Any) -> Any:
+    """Return values that JSON can hold: numbers that are not finite become null."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, (float, np.floating)):
+        return _number(float(value))
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def file_stem(model: str, testset: str) -> str:
+    """Return the name of a report's files, without folder and ending."""
+    return f"{model}--{testset.strip('/').replace('/', '_').replace(':', '-')}"
+
+
+def write_json(report: Mapping[str, Any], path: Path) -> None:
+    """Write a report as JSON, whole or not at all."""
+    with replacing(path) as name:
+        name.write_text(json.dumps(_finite(report), indent=1, allow_nan=False) + "\n")
+
+
+def read_report(path: str | Path) -> dict[str, Any]:
+    """Read a report.
+
+    Raises
+    ------
+    ConfigError
+        If the file is no report of this format.
+    """
+    try:
+        report = json.loads(Path(path).read_text())
+        stated = report["format"], report["model"]["name"], report["testset"]["name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is no report of lensscan evaluate ({error}); give its JSON file") from None
+    if stated[0] != FORMAT:
+        raise ConfigError(f"{path}: report of format {stated[0]}, this lensscan reads {FORMAT}; evaluate again")
+    return dict(report)

@@ -1,0 +1,146 @@
+"""One evaluation: score, measure, draw, and write a JSON and an HTML report per model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lensscan.errors import ConfigError
+from lensscan.evaluate.anchors import anchor_rows, load_anchors
+from lensscan.evaluate.page import make_page
+from lensscan.evaluate.plots import draw_plots, require_matplotlib
+from lensscan.evaluate.predict import predict
+from lensscan.evaluate.report import assess, file_stem, make_report, read_report, write_json
+from lensscan.evaluate.testsets import TestSet, open_testset
+from lensscan.files import replacing
+from lensscan.nets.model import Model
+
+__all__ = ["Evaluation", "evaluate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What to evaluate, and how.
+
+    Parameters
+    ----------
+    models : sequence of str
+        Shipped names or paths.
+    testset : str
+        See `lensscan.evaluate.testsets.open_testset`.
+    folder : Path
+        Where the reports go.
+    baseline : str, optional
+        JSON report of a published baseline, run again on the same set.
+    replicates : int
+        Resamples of the bootstrap.
+    views : int, optional
+        Dihedral views; default each card's own.
+    device : str
+    batch : int
+    plots : bool
+    overwrite : bool
+        Make reports anew that stand.
+    """
+
+    models: Sequence[str]
+    testset: str
+    folder: Path
+    baseline: str | None = None
+    replicates: int = 1000
+    views: int | None = None
+    device: str = "cpu"
+    batch: int = 64
+    plots: bool = True
+    overwrite: bool = False
+
+
+def evaluate(
+    settings: Evaluation,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[Path]:
+    """Evaluate and return the paths of the HTML reports.
+
+    A sealed set is opened once per reported model: reports that stand for the same weights are kept, and one
+    for other weights under the same name says how many versions have been measured.
+
+    Parameters
+    ----------
+    settings : Evaluation
+    progress : callable
+        Told (done, total) rows.
+    say : callable
+        Told what is done, in lines.
+
+    Raises
+    ------
+    LensscanError
+        If a model, the set or the baseline cannot be used, or nothing can be written.
+    """
+    if settings.plots:
+        require_matplotlib()
+    testset = open_testset(settings.testset, settings.device)
+    models = [Model.load(name) for name in settings.models]
+    names = [model.card.name for model in models]
+    if len(set(names)) < len(names):
+        raise ConfigError(
+            f"two models are called {next(n for n in names if names.count(n) > 1)}; evaluate one at a time"
+        )
+    baseline, anchors = _baseline(settings.baseline, testset), load_anchors()
+    stems = [settings.folder / file_stem(name, testset.name) for name in names]
+    histories = [_history(stem, model, testset) for stem, model in zip(stems, models, strict=True)]
+    pages = [_beside(stem, ".html") for stem in stems]
+    if not settings.overwrite and testset.sealed and all(stands for _, stands in histories):
+        say("these reports stand for these very weights; --overwrite makes them anew")
+        return pages
+    scored = predict(
+        models, testset, device=settings.device, batch=settings.batch, views=settings.views, progress=progress
+    )
+    say(
+        f"{len(scored.rows)} stamps scored, {scored.failed} could not be; measuring with {settings.replicates} resamples"
+    )
+    assessment = assess(scored, models[0].card.pixel_scale, settings.replicates)
+    for number, (model, stem) in enumerate(zip(models, stems, strict=True)):
+        report = make_report(assessment, number, testset, histories[number][0], settings.device)
+        report["anchors"] = anchor_rows(report, baseline, anchors)
+        pictures = draw_plots(assessment, number, model, testset, report) if settings.plots else {}
+        write_json(report, _beside(stem, ".json"))
+        with replacing(pages[number]) as name:
+            name.write_text(make_page(read_report(_beside(stem, ".json")), pictures), encoding="utf-8")
+    return pages
+
+
+def _beside(stem: Path, ending: str) -> Path:
+    return stem.with_name(stem.name + ending)
+
+
+def _history(stem: Path, model: Model, testset: TestSet) -> tuple[list[dict[str, str]], bool]:
+    """Return which weights have been measured on the set, ours last, and whether their report stands."""
+    now = {"hash": model.card.hash, "time": datetime.now(UTC).isoformat(timespec="seconds")}
+    path = _beside(stem, ".json")
+    if not path.is_file():
+        return [now], False
+    old = read_report(path)
+    same_set = old["testset"].get("sha256") == testset.describe().get("sha256")
+    earlier: list[dict[str, Any]] = old.get("opened", []) if same_set and testset.sealed else []
+    stands = same_set and old["model"]["hash"] == model.card.hash and _beside(stem, ".html").is_file()
+    if any(each["hash"] == model.card.hash for each in earlier):
+        return earlier, stands
+    return [*earlier, now], False
+
+
+def _baseline(path: str | None, testset: TestSet) -> dict[str, Any] | None:
+    """Read the baseline's report, which must be of the same set."""
+    if path is None:
+        return None
+    report = read_report(path)
+    ours, theirs = testset.describe(), report["testset"]
+    if (theirs.get("sha256"), theirs.get("n"), theirs.get("seed")) != (ours["sha256"], ours["n"], ours["seed"]):
+        raise ConfigError(
+            f"{path}: the baseline was measured on {theirs['name']}, not on {testset.name}; run it on this set"
+        )
+    return report
