@@ -49,10 +49,11 @@ def add_effects(frames: Tensor, recipe: Recipe, draws: Draws, sky: Observation) 
     """Return the frames with every effect that comes before the noise; `sky` holds the same rows."""
     frames = calibrate(frames, recipe, draws)
     frames = add_halo(frames, recipe, draws, sky.x, sky.y)
-    frames = add_cosmic_rays(frames, recipe, draws, sky.sigma)
-    frames = add_hot_pixels(frames, recipe, draws, sky.sigma)
-    frames = add_hot_columns(frames, recipe, draws, sky.sigma)
-    return add_bias(frames, recipe, draws, sky.sigma)
+    unit = sky.sigma if recipe.effects.unit == "sigma" else np.full_like(sky.sigma, recipe.noise.peak)
+    frames = add_cosmic_rays(frames, recipe, draws, unit)
+    frames = add_hot_pixels(frames, recipe, draws, unit)
+    frames = add_hot_columns(frames, recipe, draws, unit)
+    return add_bias(frames, recipe, draws, unit)
 
 
 def _tensor(values: NDArray[Any], like: Tensor) -> Tensor:
@@ -114,12 +115,14 @@ def _strike(draws: Draws, name: str, probability: float, mean: float, width: int
     return Hits(row, band, band * most + number, width * most)
 
 
-def _amplitude(draws: Draws, name: str, low: float, high: float, k: int) -> Array:
+def _amplitude(draws: Draws, recipe: Recipe, name: str, low: float, high: float, k: int) -> Array:
+    if recipe.effects.unit == "peak":
+        return draws.uniform(f"{name}.flux", low, high, k=k)
     return np.asarray(np.exp(draws.uniform(f"{name}.flux", math.log(low), math.log(high), k=k)))
 
 
-def add_cosmic_rays(frames: Tensor, recipe: Recipe, draws: Draws, sigma: Array) -> Tensor:
-    """Add straight trails one pixel wide of random place, direction and length; `sigma` (n, C).
+def add_cosmic_rays(frames: Tensor, recipe: Recipe, draws: Draws, unit: Array) -> Tensor:
+    """Add straight trails one pixel wide of random place, direction and length; `unit` (n, C).
 
     Muons come with intensity cos^2 of the zenith angle: cos theta = u^(1/4) through a flat detector, and a trail
     of thickness * tan theta.
@@ -134,7 +137,7 @@ def add_cosmic_rays(frames: Tensor, recipe: Recipe, draws: Draws, sigma: Array) 
     angle = hits.of(draws.uniform(f"{name}.angle", 0.0, math.pi, k=k))
     tangent = np.sqrt(1 / np.sqrt(hits.of(draws.uniform(f"{name}.slant", k=k))) - 1)
     half = 0.5 * np.clip(THICKNESS * tangent, 1.0, 2.0 * size)
-    flux = hits.of(_amplitude(draws, name, low, high, k)) * sigma[hits.row, hits.band]
+    flux = hits.of(_amplitude(draws, recipe, name, low, high, k)) * unit[hits.row, hits.band]
     target = torch.from_numpy(hits.row * width + hits.band).to(frames.device)
     table = _tensor(np.stack([x, y, np.cos(angle), np.sin(angle), half, flux], axis=1), frames)
     out = frames.clone().view(-1, size, size)
@@ -153,8 +156,8 @@ def _trails(table: Tensor, size: int) -> Tensor:
     return flux * across * along
 
 
-def add_hot_pixels(frames: Tensor, recipe: Recipe, draws: Draws, sigma: Array) -> Tensor:
-    """Add single bright pixels; `sigma` (n, C)."""
+def add_hot_pixels(frames: Tensor, recipe: Recipe, draws: Draws, unit: Array) -> Tensor:
+    """Add single bright pixels; `unit` (n, C)."""
     probability, mean, low, high = recipe.effects.hot_pixels
     if probability <= 0:
         return frames
@@ -162,32 +165,32 @@ def add_hot_pixels(frames: Tensor, recipe: Recipe, draws: Draws, sigma: Array) -
     hits = _strike(draws, name, probability, mean, width)
     k = hits.k
     row, column = (hits.of(np.floor(draws.uniform(f"{name}.{a}", 0, size, k=k))) for a in "yx")
-    flux = hits.of(_amplitude(draws, name, low, high, k)) * sigma[hits.row, hits.band]
+    flux = hits.of(_amplitude(draws, recipe, name, low, high, k)) * unit[hits.row, hits.band]
     place = ((hits.row * width + hits.band) * size + row.astype(np.int64)) * size + column.astype(np.int64)
     out = frames.clone()
     out.view(-1).index_add_(0, torch.from_numpy(place).to(frames.device), _tensor(flux, frames))
     return out
 
 
-def add_hot_columns(frames: Tensor, recipe: Recipe, draws: Draws, sigma: Array) -> Tensor:
-    """Raise or lower one whole column of a frame; `sigma` (n, C)."""
+def add_hot_columns(frames: Tensor, recipe: Recipe, draws: Draws, unit: Array) -> Tensor:
+    """Raise or lower one whole column of a frame; `unit` (n, C)."""
     probability, low, high = recipe.effects.hot_columns
     if probability <= 0:
         return frames
     width, size, name = frames.shape[1], frames.shape[-1], "effects.hot_columns"
     hit = draws.uniform(name, k=width) < probability
     sign = np.where(draws.uniform(f"{name}.sign", k=width) < 0.5, -1.0, 1.0)
-    level = _tensor(hit * sign * draws.uniform(f"{name}.flux", low, high, k=width) * sigma, frames)
+    level = _tensor(hit * sign * draws.uniform(f"{name}.flux", low, high, k=width) * unit, frames)
     column = torch.from_numpy(np.floor(draws.uniform(f"{name}.x", 0, size, k=width))).to(frames.device)
     here = torch.arange(size, device=frames.device) == column[..., None]
     return frames + (level[..., None] * here)[:, :, None, :]
 
 
-def add_bias(frames: Tensor, recipe: Recipe, draws: Draws, sigma: Array) -> Tensor:
-    """Add one constant to the stamp, the same in all bands in units of their sigma (n, C)."""
+def add_bias(frames: Tensor, recipe: Recipe, draws: Draws, unit: Array) -> Tensor:
+    """Add one constant to the stamp, the same in all bands in units of `unit` (n, C)."""
     if recipe.effects.zero_bias <= 0:
         return frames
-    level = draws.normal("effects.zero_bias", 0.0, recipe.effects.zero_bias)[:, None] * sigma
+    level = draws.normal("effects.zero_bias", 0.0, recipe.effects.zero_bias)[:, None] * unit
     return frames + _tensor(level, frames)[..., None, None]
 
 

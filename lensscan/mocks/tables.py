@@ -334,10 +334,12 @@ class LabelRule:
 class EffectsPrior:
     """What detectors and pipelines do to images; each effect has a prior, and is off by default.
 
-    Amplitudes are in units of the band's sigma.
+    Amplitudes are in units of the band's sigma, or of the peak where `unit` says so.
 
     Attributes
     ----------
+    unit : str
+        ``sigma``; or ``peak``: of `NoisePrior.peak`, the limits then those of a uniform distribution.
     cosmic_rays : (float, float, float, float)
         Probability per stamp and band, mean number, and limits (log-uniform) of the flux per pixel of the trail.
     hot_pixels : (float, float, float, float)
@@ -362,6 +364,7 @@ class EffectsPrior:
         masked pixels are missing.
     """
 
+    unit: Literal["sigma", "peak"] = late("sigma")
     cosmic_rays: tuple[float, float, float, float] = (0.0, 1.0, 5.0, 50.0)
     hot_pixels: tuple[float, float, float, float] = (0.0, 1.0, 5.0, 50.0)
     hot_columns: tuple[float, float, float] = (0.0, 1.0, 5.0)
@@ -383,8 +386,12 @@ class CanvasPrior:
     catalog, survey, stamps : str
         As for ``lensscan scan``: a catalog, its survey (name or file) and the SPEC of its stamps.
     z, sigma_v : str
-        Catalog columns of redshift and velocity dispersion (km/s); without them both are guessed from the
-        galaxy's magnitude and colour by the recipe's own population.
+        Catalog columns of redshift and velocity dispersion (km/s); without them, and in rows where they hold
+        nothing sensible, both are guessed from the galaxy's magnitudes by the recipe's own population.
+    cut : str
+        Name or file of a cut, for catalogs that hold more than massive galaxies; empty = all rows.
+    part : str
+        ``train`` or ``test``: four in five of the galaxies, or the others, by a hash of their id; empty = all.
     """
 
     catalog: str = ""
@@ -392,3 +399,5 @@ class CanvasPrior:
     stamps: str = ""
     z: str = ""
     sigma_v: str = ""
+    cut: str = late("")
+    part: Literal["", "train", "test"] = late("")
