@@ -7,8 +7,10 @@ are written in the docstrings of the recipes.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,10 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lensscan.nets.classic.classifier import Classifier, ClassifierConfig
+from lensscan.nets.classic.classifier import Classifier, ClassifierConfig, scaled
 from lensscan.train.augment import step_generator, step_seed
 
-__all__ = ["ARGONNE2017", "Epoch", "Fitted", "PublishedRecipe", "fit_published", "scores"]
+__all__ = ["ARGONNE2017", "ARGONNE2017_PICTURES", "Epoch", "Fitted", "PublishedRecipe", "fit_published", "scores"]
 
 SCORE_BATCH = 256
 ORDER, DROPOUT, SPLIT = 0, 1, 2
@@ -37,6 +39,8 @@ class PublishedRecipe:
         Learning rate ``lr / (1 + decay step)``.
     batch, epochs : int
         The last batch of an epoch may be smaller.
+    scaling : str
+        ``linear`` or ``picture``, see `ClassifierConfig`.
     optimiser : str
         ``adam`` or ``sgd`` (without momentum).
     validation : float
@@ -48,6 +52,7 @@ class PublishedRecipe:
     decay: float
     batch: int
     epochs: int
+    scaling: Literal["linear", "picture"] = "linear"
     optimiser: str = "adam"
     validation: float = 0.0
 
@@ -57,9 +62,12 @@ ARGONNE2017 = PublishedRecipe(kind="argonne", lr=1e-3, decay=0.01, batch=32, epo
 
 Read: network, drop-out, learning rate and its decay, batch, epochs, the share held back.  Assumed: Adam with
 its usual constants (plain gradient descent, the code's other choice, spends a summed learning rate of 0.69 in
-all these steps and does not learn).  Departures: linear flux, shifted and scaled by the mean and spread of
-the training stamps alone, instead of 8-bit pictures divided by 255 or a mean that saw the test set.
+all these steps and does not learn).  Departure: linear flux, shifted and scaled by the mean and spread of
+the training stamps alone, where the code has pictures of 8 bits or a mean that saw the test set.
 """
+
+ARGONNE2017_PICTURES = dataclasses.replace(ARGONNE2017, scaling="picture")
+"""The same on pictures of 8 bits, as the code has them; how they were stretched is not said, linear is assumed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +142,7 @@ def fit_published(
     shuffled = torch.randperm(len(pixels), generator=step_generator(seed, 0, SPLIT))
     kept = round(recipe.validation * len(pixels))
     held_back, used = shuffled[:kept], shuffled[kept:]
-    config = _scaling(recipe.kind, pixels[used])
+    config = _config(recipe, pixels[used])
     torch.manual_seed(seed)
     network = Classifier(pixels.shape[1], pixels.shape[-1], config).to(device)
     fitted = Fitted(network, config, [], held_back.numpy())
@@ -149,11 +157,12 @@ def fit_published(
     return fitted
 
 
-def _scaling(kind: str, pixels: Tensor) -> ClassifierConfig:
+def _config(recipe: PublishedRecipe, pixels: Tensor) -> ClassifierConfig:
     """Return the configuration with the mean and spread of each band over these stamps."""
+    pixels = scaled(pixels, recipe.scaling)
     mean = tuple(pixels[:, band].double().mean().item() for band in range(pixels.shape[1]))
     std = tuple(pixels[:, band].double().std().item() for band in range(pixels.shape[1]))
-    return ClassifierConfig(kind, linear=True, mean=mean, std=std)
+    return ClassifierConfig(recipe.kind, recipe.scaling, mean, std)
 
 
 def _optimiser(recipe: PublishedRecipe, network: nn.Module) -> torch.optim.Optimizer:

@@ -15,7 +15,7 @@ from lensscan import __version__
 from lensscan.errors import ExitCode, OutputError
 from lensscan.mocks.recipes import Recipe, load_recipe
 from lensscan.nets.architecture import architecture
-from lensscan.nets.classic.classifier import ClassifierConfig
+from lensscan.nets.classic.classifier import ClassifierConfig, scaled
 from lensscan.nets.dihedral import N_VIEWS
 from lensscan.nets.heads import to_latent
 from lensscan.nets.model import Card, Model
@@ -185,16 +185,17 @@ def label_of(recipe: Recipe) -> str:
 def _with_units(settings: TrainSettings, recipe: Recipe) -> TrainSettings:
     """Give the network its units, from the first training mocks alone.
 
-    For a posterior head, mean and spread of the latent parameters; for a network of linear flux, mean and
+    For a posterior head, mean and spread of the latent parameters; for a published classifier, mean and
     spread of the pixels of each band.
     """
     from lensscan.mocks.simulate import simulate
 
     network = settings.network
     if isinstance(network, ClassifierConfig):
-        if not network.linear:
+        if network.scaling == "noise":
             return settings
-        images = simulate(recipe, seed=10 * settings.seed, start=0, n=UNITS_SAMPLE).images.double()
+        images = simulate(recipe, seed=10 * settings.seed, start=0, n=UNITS_SAMPLE).images
+        images = scaled(images, network.scaling).double()
         mean, std = (tuple(value.tolist()) for value in (images.mean(dim=(0, 2, 3)), images.std(dim=(0, 2, 3))))
         return dataclasses.replace(settings, network=dataclasses.replace(network, mean=mean, std=std))
     truth = simulate(recipe, seed=10 * settings.seed, start=0, n=UNITS_SAMPLE).truth

@@ -68,6 +68,6 @@ def test_digest_does_not_see_the_rest(changes):
 
 
 def test_kinds_have_digests_of_their_own():
-    kinds = [{}, {"kind": "argonne"}, {"kind": "argonne", "linear": True}]
+    kinds = [{}, {"kind": "argonne"}, {"kind": "argonne", "scaling": "linear"}]
     assert len({settings(network=kind).digest for kind in kinds}) == 3
     assert settings(network={"kind": "resnet"}).digest == settings().digest

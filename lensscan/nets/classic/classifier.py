@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from lensscan.nets.classic.argonne import Argonne
 from lensscan.nets.classic.body import Body
 from lensscan.nets.latent import N_LATENT
 
-__all__ = ["CLASSIFIERS", "Classifier", "ClassifierConfig"]
+__all__ = ["CLASSIFIERS", "Classifier", "ClassifierConfig", "scaled"]
 
 CLASSIFIERS: Mapping[str, type[Body]] = {"argonne": Argonne}
 
@@ -27,17 +28,27 @@ class ClassifierConfig:
     ----------
     kind : str
         A key of `CLASSIFIERS`.
-    linear : bool
-        Linear flux, shifted and scaled per band by one mean and one spread over the whole training set, as
-        these papers do; else the product's normalisation.
+    scaling : str
+        ``noise``: the product's normalisation.  ``linear``: flux, shifted and scaled per band by one mean and
+        one spread over the whole training set.  ``picture``: 256 steps from each stamp's faintest to its
+        brightest pixel in a band, shifted and scaled in the same way.
     mean, std : tuple of float
-        nJy, per band, for `linear`; a training fills them from training mocks alone.
+        Per band, for ``linear`` (nJy) and ``picture``; a training fills them from training mocks alone.
     """
 
     kind: str
-    linear: bool = False
+    scaling: Literal["noise", "linear", "picture"] = "noise"
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+
+
+def scaled(images: Tensor, scaling: str) -> Tensor:
+    """Return stamps (n, C, S, S) in nJy as a `scaling` shows them, before mean and spread."""
+    if scaling != "picture":
+        return images
+    low, high = images.amin(dim=(2, 3), keepdim=True), images.amax(dim=(2, 3), keepdim=True)
+    span = torch.where(high > low, high - low, torch.ones_like(high))
+    return ((images - low) * (255.0 / span)).round() / 255.0
 
 
 class Classifier(Network):
@@ -58,7 +69,7 @@ class Classifier(Network):
 
     def __init__(self, n_bands: int, size: int, config: ClassifierConfig) -> None:
         super().__init__()
-        self.normalised = not config.linear
+        self.normalised, self.scaling = config.scaling == "noise", config.scaling
         self.body = CLASSIFIERS[config.kind](n_bands, size)
         mean, std = config.mean or (0.0,) * n_bands, config.std or (1.0,) * n_bands
         if len(mean) != n_bands or len(std) != n_bands or min(std) <= 0:
@@ -70,7 +81,9 @@ class Classifier(Network):
 
     def forward(self, images: Tensor, scalars: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Map images (n, C, S, S) to logit (n,), and NaN for mean (n, 7) and factor (n, 7, 7)."""
-        scores = self.body(images if self.normalised else (images - self.mean) / self.std).float()
+        if not self.normalised:
+            images = (scaled(images, self.scaling) - self.mean) / self.std
+        scores = self.body(images).float()
         logit = scores[:, 1] - scores[:, 0] if self.body.n_outputs == 2 else scores[:, 0]
         nothing = scores.new_full((len(scores), N_LATENT, N_LATENT), float("nan"))
         return logit, nothing[:, 0], nothing
