@@ -90,7 +90,7 @@ def clean_galaxy(image: NDArray[np.floating]) -> CleanGalaxy:
     if faded.sum() < (1 - CUT_OFF) * light.sum():
         raise Unusable("cut off by its image's border")
     faded[faded < FAINT_LIGHT * faded.max()] = 0.0
-    rows, columns = np.indices(faded.shape)
+    rows, columns = _places(faded.shape)
     total = faded.sum()
     x, y = float((faded * columns).sum() / total), float((faded * rows).sum() / total)
     radius = half_light_radius(faded, x, y)
@@ -106,15 +106,20 @@ def half_light_radius(image: Array, x: float, y: float) -> float:
 
     Pixels count as a whole, by the distance of their centres; the curve of growth is interpolated in area.
     """
-    rows, columns = np.indices(image.shape)
+    rows, columns = _places(image.shape)
     square = ((columns - x) ** 2 + (rows - y) ** 2).ravel()
     order = np.argsort(square, kind="stable")
     growth = np.cumsum(image.ravel()[order])
-    area: Array = np.arange(1.0, len(growth) + 1.0)
     first = int(np.searchsorted(growth, 0.5 * growth[-1]))
     low = growth[first - 1] if first else 0.0
     part = (0.5 * growth[-1] - low) / max(growth[first] - low, 1e-300)
-    return math.sqrt((float(area[first]) - 1.0 + part) / math.pi)
+    return math.sqrt((first + part) / math.pi)
+
+
+def _places(shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """Return row and column of every pixel."""
+    grid = np.indices(shape, dtype=np.float64)
+    return grid[0], grid[1]
 
 
 def on_grid(galaxy: CleanGalaxy, side: int) -> tuple[NDArray[np.float32], float]:

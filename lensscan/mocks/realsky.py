@@ -1,0 +1,293 @@
+"""Real survey stamps to paint on: measured, turned into their eight views, and painted with simulated arcs.
+
+The stamps keep their own PSF, noise, neighbours and faults; the same stamp unpainted is the negative.  All of
+them are held in memory (`canvas`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lensscan.config import load_survey
+from lensscan.errors import ConfigError
+from lensscan.mocks.canvas import Canvas, read_canvas
+from lensscan.mocks.lookalikes import Lookalikes
+from lensscan.mocks.population import AB_NJY, COLOURS
+from lensscan.mocks.priors import pixel_normals
+from lensscan.mocks.recipes import Recipe
+from lensscan.mocks.shapes import KRON_MISSES, Central, measure_central
+from lensscan.mocks.tables import CanvasPrior
+from lensscan.survey.catalog import open_catalog
+from lensscan.survey.noise import estimate_sigma
+
+__all__ = ["N_VIEWS", "RealSky", "load_real_sky", "paint_on", "turn_spin2", "turn_vector"]
+
+Array = NDArray[np.float64]
+Views = NDArray[np.integer]
+N_VIEWS = 8
+MEASURED = 128  # stamps at a time
+KEPT = 2  # real skies held at once: training and test
+NO_GALAXY = "no_central_galaxy"
+_KNOWN: dict[tuple[Any, ...], RealSky] = {}
+_LOCK = threading.Lock()
+
+
+def turn_vector(x: Array, y: Array, view: Views) -> tuple[Array, Array]:
+    """Return positions as they are in the views: view = 4 flip + k is k turns by +90 degrees after a flip of x."""
+    x = np.where(view >= 4, -x, x)
+    for turn in (1, 2, 3):
+        again = view % 4 >= turn
+        x, y = np.where(again, -y, x), np.where(again, x, y)
+    return x, y
+
+
+def turn_spin2(e1: Array, e2: Array, view: Views) -> tuple[Array, Array]:
+    """Return ellipticity or shear as it is in the views: a flip changes the sign of e2, a quarter turn both."""
+    e2 = np.where(view >= 4, -e2, e2)
+    sign = np.where(view % 2 == 1, -1.0, 1.0)
+    return sign * e1, sign * e2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RealSky:
+    """Real stamps and their central galaxies; N stamps, C bands of the recipe, S pixels a side.
+
+    Attributes
+    ----------
+    images : ndarray, shape (N, C, S, S), float32
+        nJy per pixel, as observed; zero where missing or absent.
+    missing : ndarray of bool, same shape, or None
+        Pixels without data; None if there are none.
+    present : ndarray of bool, shape (N, C)
+    sigma, fwhm : ndarray, shape (N, C)
+        Noise per pixel (nJy; from planes, else `estimate_sigma`) and seeing (arcsec; header or survey file);
+        NaN in absent bands and where unknown.
+    x, y : ndarray, shape (N,)
+        Measured centre of the galaxy, arcsec from the stamp's.
+    mags : ndarray, shape (N, C)
+        Of the catalog, else measured; NaN where neither gives one.
+    mag_i : ndarray, shape (N,)
+    colours : ndarray, shape (N, 3)
+        g-r, r-i, i-z; NaN where a band is unknown.
+    radius, e1, e2 : ndarray, shape (N,)
+        Half-light radius (arcsec) and ellipticity, both corrected for the PSF.
+    z, sigma_v : ndarray, shape (N,)
+        From the catalog, NaN where unknown; see `guess`.
+    ids : ndarray of str, shape (N,)
+    left_out : mapping
+        Number of stamps that could not be used, by reason.
+    fingerprint : str
+        Hash of ids and pixels.
+    """
+
+    images: NDArray[np.float32]
+    missing: NDArray[np.bool_] | None
+    present: NDArray[np.bool_]
+    sigma: Array
+    fwhm: Array
+    x: Array
+    y: Array
+    mags: Array
+    mag_i: Array
+    colours: Array
+    radius: Array
+    e1: Array
+    e2: Array
+    z: Array
+    sigma_v: Array
+    ids: NDArray[np.str_]
+    left_out: Mapping[str, int]
+    fingerprint: str
+    lookalikes: Lookalikes
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def pick(self, u: Array) -> NDArray[np.int64]:
+        """Return stamp numbers of uniform draws in [0, 1)."""
+        return np.minimum((np.asarray(u) * len(self)).astype(np.int64), len(self) - 1)
+
+    def guess(self, number: NDArray[np.int64], u: Array) -> tuple[Array, Array]:
+        """Return redshift and velocity dispersion (km/s), shape (m,): known, else drawn with `u` from lookalikes."""
+        return self.lookalikes.guess(number, u)
+
+    def view(self, number: NDArray[np.int64], view: Views) -> dict[str, Array]:
+        """Return what is known of the stamps `number` (m,) under the views (m,), 0 to 7, by attribute name."""
+        names = ("present", "sigma", "fwhm", "mags", "mag_i", "colours", "radius", "z", "sigma_v")
+        known = {name: getattr(self, name)[number] for name in names}
+        known["x"], known["y"] = turn_vector(self.x[number], self.y[number], view)
+        known["e1"], known["e2"] = turn_spin2(self.e1[number], self.e2[number], view)
+        return known
+
+    def stamps(
+        self, number: NDArray[np.int64], view: Views, device: torch.device | str = "cpu"
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return images (m, C, S, S), float32, and missing pixels (bool) or None, under the views (m,)."""
+        images = _turned(self.images, number, view, device)
+        return images, None if self.missing is None else _turned(self.missing, number, view, device)
+
+
+def _turned(pixels: NDArray[Any], number: NDArray[np.int64], view: Views, device: torch.device | str) -> Tensor:
+    taken = torch.from_numpy(pixels[number]).to(device)
+    for each in range(1, N_VIEWS):
+        rows = torch.from_numpy(np.flatnonzero(np.asarray(view) == each)).to(device)
+        if len(rows):
+            part = taken[rows].flip(-1) if each >= 4 else taken[rows]
+            taken[rows] = torch.rot90(part, each % 4, (-1, -2))
+    return taken
+
+
+def paint_on(
+    stamps: Tensor,
+    arcs: Tensor,
+    poisson: Tensor,
+    keys: Tensor,
+    present: Tensor,
+    missing: Tensor | None = None,
+    noise: bool = True,
+) -> Tensor:
+    """Return real stamps with arcs added, and the photon noise of the arcs alone: the rest has its noise already.
+
+    Parameters
+    ----------
+    stamps, arcs : Tensor, shape (n, C, S, S), float32
+        nJy per pixel; the arcs without noise, as the stamp's PSF shows them.
+    poisson : Tensor, shape (C,)
+        nJy per detected electron, as in a recipe's bands; 0 = no photon noise.
+    keys : Tensor, shape (n,), int64
+        Of `lensscan.mocks.priors.row_keys`; a row's noise depends on its key alone.
+    present : Tensor of bool, shape (n, C)
+        Absent bands stay as they are.
+    missing : Tensor of bool, shape (n, C, S, S), optional
+        Missing pixels stay as they are.
+    noise : bool
+        False leaves out the photon noise.
+    """
+    added = arcs
+    if noise:
+        normals = pixel_normals(keys, arcs[0].numel()).view(arcs.shape) if len(arcs) else arcs
+        added = arcs + normals * torch.sqrt(poisson[:, None, None] * arcs.clamp_min(0))
+    seen = present[:, :, None, None]
+    if missing is not None:
+        seen = seen & ~missing
+    return stamps + added * seen
+
+
+def load_real_sky(canvas: CanvasPrior, recipe: Recipe) -> RealSky:
+    """Read and measure the stamps of a canvas in the recipe's bands, size and pixel scale; kept for the next call.
+
+    Raises
+    ------
+    ConfigError, CatalogError
+        If catalog, survey or stamps cannot be used, none is usable, or they do not fit into memory.
+    """
+    recipe = recipe if canvas == recipe.canvas else replace(recipe, canvas=canvas)
+    state = open_catalog(canvas.catalog, load_survey(canvas.survey)).fingerprint()
+    key = (recipe.digest, tuple(state))
+    with _LOCK:
+        if key not in _KNOWN:
+            while len(_KNOWN) >= KEPT:
+                del _KNOWN[next(iter(_KNOWN))]
+            _KNOWN[key] = _load(recipe)
+        return _KNOWN[key]
+
+
+def _load(recipe: Recipe) -> RealSky:
+    read = read_canvas(recipe)
+    read.sigma = _noise(read)
+    central = _measure(read, recipe.pixel_scale)
+    good = np.flatnonzero(central.found)
+    left_out = dict(read.failed)
+    if len(good) < len(read.ids):
+        left_out[NO_GALAXY] = len(read.ids) - len(good)
+    if not len(good):
+        raise ConfigError(f"canvas.stamps: no stamp of {recipe.canvas.stamps} shows a galaxy at its centre; check them")
+    whole = len(good) == len(read.ids)
+    images = read.images if whole else read.images[good]
+    missing = read.missing if whole or read.missing is None else read.missing[good]
+    mags, offset = _magnitudes(read, central.flux, recipe.bands)
+    total = (mags - offset[:, None] - KRON_MISSES)[good]
+    mags = mags[good]
+    known = {band: values[good] for band, values in read.mags.items()} | dict(zip(recipe.bands, mags.T, strict=True))
+    nothing = np.full(len(good), np.nan)
+    pairs = [name.split("-") for name in COLOURS]
+    colours = np.stack([known.get(a, nothing) - known.get(b, nothing) for a, b in pairs], axis=1)
+    digest = hashlib.sha256("\n".join(read.ids[good]).encode())
+    digest.update(images.data)
+    z, sigma_v = read.z[good], read.sigma_v[good]
+    return RealSky(
+        images=images,
+        missing=missing,
+        present=read.present[good],
+        sigma=read.sigma[good],
+        fwhm=np.where(read.present, read.fwhm, np.nan)[good],
+        x=central.x[good],
+        y=central.y[good],
+        mags=mags,
+        mag_i=known.get("i", nothing),
+        colours=colours,
+        radius=central.radius[good],
+        e1=central.e1[good],
+        e2=central.e2[good],
+        z=z,
+        sigma_v=sigma_v,
+        ids=read.ids[good],
+        left_out=left_out,
+        fingerprint=digest.hexdigest(),
+        lookalikes=Lookalikes(recipe, total, z, sigma_v),
+    )
+
+
+def _magnitudes(read: Canvas, flux: Array, bands: tuple[str, ...]) -> tuple[Array, Array]:
+    """Return magnitudes (N, C), and how much fainter they are than those measured (N,).
+
+    They are the catalog's; where it has none those measured, brought to its apertures.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        measured = np.where(read.present & (flux > 0), AB_NJY - 2.5 * np.log10(flux), np.nan)
+    nothing = np.full(len(read.ids), np.nan)
+    listed = np.stack([read.mags.get(band, nothing) for band in bands], axis=1)
+    both = np.isfinite(listed) & np.isfinite(measured)
+    offset = np.where(both, listed - measured, 0.0).sum(axis=1) / np.maximum(both.sum(axis=1), 1)
+    return np.where(np.isfinite(listed), listed, measured + offset[:, None]), offset
+
+
+def _noise(read: Canvas) -> Array:
+    """Return the noise that planes state, else the border's, as the networks do."""
+    found = []
+    for start in range(0, len(read.ids), MEASURED):
+        rows = slice(start, start + MEASURED)
+        mask = None if read.missing is None else torch.from_numpy(read.missing[rows])
+        border = estimate_sigma(torch.from_numpy(read.images[rows]), mask).numpy().astype(np.float64)
+        sigma = np.where(np.isfinite(read.sigma[rows]), read.sigma[rows], border)
+        found.append(np.where(read.present[rows] & (sigma > 0), sigma, np.nan))
+    return np.concatenate(found)
+
+
+def _measure(read: Canvas, pixel_scale: float) -> Central:
+    parts = []
+    for start in range(0, len(read.ids), MEASURED):
+        rows = slice(start, start + MEASURED)
+        missing = None if read.missing is None else read.missing[rows]
+        parts.append(
+            measure_central(
+                read.images[rows],
+                missing,
+                read.sigma[rows],
+                read.fwhm[rows],
+                read.x[rows],
+                read.y[rows],
+                pixel_scale,
+            )
+        )
+    names = ("x", "y", "radius", "e1", "e2", "flux", "found")
+    return Central(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
