@@ -45,7 +45,7 @@ def compose(recipe: Recipe, seed: int, systems: Systems, margin: int) -> tuple[S
     scene = Scene(len(recipe.bands))
     total = np.zeros((len(systems.index), len(recipe.bands)))
     rows = np.flatnonzero(systems.massive)
-    _massive(scene, systems, rows, total)
+    _massive(scene, recipe, systems, rows, draws.redraw(rows, 0), total)
     for name, add in (
         ("companions", _companions),
         ("merger", _merger),
@@ -64,13 +64,15 @@ def compose(recipe: Recipe, seed: int, systems: Systems, margin: int) -> tuple[S
     return scene, total
 
 
-def _massive(scene: Scene, systems: Systems, rows: Rows, total: Array) -> None:
-    """Add the massive galaxies: a Sersic body, and for some a bluer exponential envelope."""
+def _massive(scene: Scene, recipe: Recipe, systems: Systems, rows: Rows, draws: Draws, total: Array) -> None:
+    """Add the massive galaxies: a Sersic body, and for some a bluer exponential envelope; or what subtraction left."""
     if not len(rows):
         return
     light = {k: v[rows] for k, v in systems.light.items()}
     f = flux(light["mags"])
     total[rows] = f
+    if recipe.galaxy.residual is not None:
+        f = f * draws.normal("light.residual", 0.0, recipe.galaxy.residual)[:, None]
     outer = light["outer"][:, None] * 10 ** (0.4 * light["outer_bluer"][:, None] * np.linspace(1, -1, f.shape[1]))
     place = {"e1": light["e1"], "e2": light["e2"], "x": light["x"], "y": light["y"]}
     scene.add_galaxies(FULL, rows, f * (1 - outer), radius=light["radius"], n=light["n"], **place)
