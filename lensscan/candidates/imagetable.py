@@ -31,7 +31,7 @@ COLUMNS = (
     Column("n_images", "i2", "", "meta.number", "Most probable number of images"),
     Column("p_n_images", "f8", "", "stat.probability",
            "Fraction of the samples with that number; all other values of the row are made of these samples"),
-    Column("p_number", "f8", "", "stat.probability", "Fractions of the samples with 0, 1, 2, 3, 4 and 5 images"),
+    Column("p_number", "f8", "", "stat.probability", "Fractions of the samples with 0 to 8 images"),
     Column("p_first", "f8", "", "stat.probability",
            "Fraction of the samples in which the known first image arrives first; NaN in other modes"),
     Column("x", "f8", "arcsec", "pos.cartesian.x", f"Image position, median; {_AXES}, +x with column"),

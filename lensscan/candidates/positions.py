@@ -44,14 +44,14 @@ class Prediction:
         One of `MODES`.
     n_images : ndarray of int, shape (n,)
         The most probable number of images; 0 without a posterior, or without the known position of the mode.
-    p_number : ndarray, shape (n, 6)
-        Fraction of the samples that make 0 to 5 images.
-    values : dict of ndarray, shape (n, 3, 5)
+    p_number : ndarray, shape (n, 9)
+        Fraction of the samples that make 0 to 8 images.
+    values : dict of ndarray, shape (n, 3, 8)
         `QUANTITIES` -> median, 16 % and 84 % quantile of the images in order of arrival, over the samples with
         `n_images` images; x, y in arcsec, delay in days after the first image; NaN beyond `n_images`.
     p_first : ndarray, shape (n,)
         Fraction of the samples in which the known image arrives first; NaN in the other modes.
-    samples : dict of ndarray, shape (n, S, 5)
+    samples : dict of ndarray, shape (n, S, 8)
         x and y of the images of every sample.
     """
 
@@ -65,7 +65,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class TrueImages:
-    """Images of known lenses and sources: x, y, magnification and delay of shape (n, 5), and their number (n,)."""
+    """Images of known lenses and sources: x, y, magnification and delay of shape (n, 8), and their number (n,)."""
 
     x: Array
     y: Array

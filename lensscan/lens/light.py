@@ -1,17 +1,32 @@
-"""Light profiles: Sersic with the product-average radius, as lenstronomy writes it.
+"""Light profiles: Sersic with the product-average radius, as lenstronomy writes it; sums of them, clumps, points.
 
 I(r) = I_e exp(-b_n ((r / R)^(1/n) - 1)) with b_n = 1.9992 n - 0.3271 and r = sqrt(q x'^2 + y'^2 / q), so that
-the ellipse that holds half of the light has the area pi R^2.
+the ellipse that holds half of the light has the area pi R^2.  The composite profiles are surface brightnesses
+(arcsec^-2) of total flux 1; evaluated at source positions behind a lens they give its lensed image.
 """
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-__all__ = ["elliptical_radius2", "sersic", "sersic_b", "sersic_flux", "sersic_peak"]
+if TYPE_CHECKING:
+    from lensscan.lens.sie import SIE
+
+__all__ = [
+    "clumpy_sersic",
+    "double_sersic",
+    "elliptical_radius2",
+    "gaussian",
+    "point_images",
+    "sersic",
+    "sersic_b",
+    "sersic_flux",
+    "sersic_peak",
+]
 
 
 def sersic_b(n: Tensor) -> Tensor:
@@ -58,3 +73,110 @@ def sersic_flux(half_light: Tensor, n: Tensor) -> Tensor:
 def sersic_peak(half_light: Tensor, n: Tensor) -> Tensor:
     """Return the central surface brightness of unit total flux, arcsec^-2."""
     return torch.exp(sersic_b(n)) / sersic_flux(half_light, n)
+
+
+def gaussian(radius2: Tensor, size: Tensor) -> Tensor:
+    """Return a round Gaussian of total flux 1 (arcsec^-2) at squared radii (arcsec^2); `size` is sigma, arcsec."""
+    variance = size * size
+    return torch.exp(-0.5 * radius2 / variance) / (2 * math.pi * variance)
+
+
+def double_sersic(
+    px: Tensor,
+    py: Tensor,
+    x: Tensor,
+    y: Tensor,
+    e1: Tensor,
+    e2: Tensor,
+    half_light: Tensor,
+    n: Tensor,
+    share: Tensor | float,
+    floor: float = 1e-12,
+) -> Tensor:
+    """Return two Sersic profiles about one centre, as bulge and disc of a galaxy.
+
+    Parameters
+    ----------
+    px, py : Tensor
+        Positions, arcsec.
+    x, y : Tensor
+        Centre, arcsec; they broadcast against the positions.
+    e1, e2, half_light, n : Tensor, shape (..., 2)
+        Ellipticity, half-light radius (arcsec) and index of both; without the last axis they broadcast like `x`.
+    share : Tensor or float
+        Fraction of the flux in the first.
+    floor : float
+        As in `sersic`.
+    """
+    light = []
+    for a, b, radius, index in zip(*(v.unbind(-1) for v in (e1, e2, half_light, n)), strict=True):
+        profile = sersic(elliptical_radius2(px, py, a, b, x, y), radius, index, floor)
+        light.append(profile / sersic_flux(radius, index))
+    return share * light[0] + (1 - share) * light[1]
+
+
+def clumpy_sersic(
+    px: Tensor,
+    py: Tensor,
+    x: Tensor,
+    y: Tensor,
+    e1: Tensor,
+    e2: Tensor,
+    half_light: Tensor,
+    n: Tensor,
+    clumps: tuple[Tensor, Tensor, Tensor, Tensor],
+    floor: float = 1e-12,
+) -> Tensor:
+    """Return a Sersic profile with round Gaussian clumps, as a galaxy that forms stars.
+
+    Parameters
+    ----------
+    px, py : Tensor
+        Positions, arcsec.
+    x, y, e1, e2, half_light, n : Tensor
+        Centre (arcsec), ellipticity, half-light radius (arcsec) and index; they broadcast against the positions.
+    clumps : tuple of Tensor, each of shape (..., K)
+        x, y (arcsec from the centre of the Sersic), sigma (arcsec) and fraction of the total flux of K clumps;
+        without the last axis they broadcast like `x`.  The Sersic has what the clumps leave; K may be 0.
+    floor : float
+        As in `sersic`.
+    """
+    share = 1 - clumps[3].sum(dim=-1)
+    light = sersic(elliptical_radius2(px, py, e1, e2, x, y), half_light, n, floor) * (
+        share / sersic_flux(half_light, n)
+    )
+    dx, dy = px - x, py - y
+    for cx, cy, size, part in zip(*(v.unbind(-1) for v in clumps), strict=True):
+        light = light + part * gaussian((dx - cx) ** 2 + (dy - cy) ** 2, size)
+    return light
+
+
+def point_images(
+    lens: SIE, sx: Tensor, sy: Tensor, flux: Tensor | float = 1.0, limit: float = math.inf
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the images of point sources, ready to be multiplied into a PSF.
+
+    Parameters
+    ----------
+    lens : SIE
+        Lenses; their parameters broadcast against the sources.
+    sx, sy : Tensor
+        Source positions, arcsec.
+    flux : Tensor or float
+        Unlensed flux; broadcasts against the sources.
+    limit : float
+        Largest magnification of an image; a real source has a size, which bounds it (beside a caustic a point's
+        diverges).
+
+    Returns
+    -------
+    tuple of Tensor, each of shape (..., `lensscan.lens.solver.MOST_IMAGES`)
+        x, y (arcsec) and flux of the images by order of arrival, in the precision of `sx`.  Unused places have
+        flux 0 and the position of the lens: they add nothing.  So has a source exactly behind a round lens.
+    """
+    images = lens.images(sx, sy)
+    found = torch.isfinite(images.x)
+    brightness = images.magnification.abs().clamp(max=limit) * (flux[..., None] if isinstance(flux, Tensor) else flux)
+    x = torch.where(found, images.x, lens.x[..., None].to(torch.float64))
+    y = torch.where(found, images.y, lens.y[..., None].to(torch.float64))
+    return x.to(sx.dtype), y.to(sx.dtype), torch.where(found, brightness, 0.0).to(sx.dtype)

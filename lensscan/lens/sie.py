@@ -213,7 +213,7 @@ class SIE:
     def time_delays(
         self, sx: object, sy: object, z_lens: object, z_source: object, cosmology: FLRW | None = None
     ) -> Tensor:
-        """Return delays t_i - t_1 in days (observer frame), NaN-padded to five images in the order of `images`."""
+        """Return delays t_i - t_1 in days (observer frame), NaN-padded, in the order of `images`."""
         from lensscan.lens.cosmology import time_delay_scale
 
         images = self.images(sx, sy)

@@ -6,6 +6,11 @@ points along e; the image then lies at the radius e . w.  So images are the root
 e . w > 0.  From d alpha / d phi = (b / psi) e_perp follow g' and g'' in closed form.  The roots of g'' are
 bracketed on a grid, those of g' between them, and those of g between these: g is monotone in every bracket,
 so pairs of images near folds, and triples near cusps, are found however close they are.
+
+How many images there can be: g'' + g = -(b / psi^3) T(phi), with T a trigonometric polynomial of degree 2 in
+2 phi, which changes its sign at most eight times round the circle (the cusps of the caustic).  By Rolle's theorem
+for the operator D^2 + 1 on half circles, g then has ten roots at most.  More than eight images were never seen,
+also where they are sought (shear that nearly cancels the ellipticity; docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -21,7 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_IMAGES", "Images", "solve"]
 
-MOST_IMAGES = 5
+MOST_IMAGES = 8
+"""Width of the arrays of images; without shear there are four at most."""
 GRID = 128
 BRACKETS = 16
 CHUNK = 4096
@@ -33,15 +39,15 @@ class Images:
 
     Attributes
     ----------
-    x, y : Tensor, shape (..., 5)
+    x, y : Tensor, shape (..., 8)
         Positions, arcsec.
-    magnification : Tensor, shape (..., 5)
+    magnification : Tensor, shape (..., 8)
         Signed; negative for saddles.
-    fermat : Tensor, shape (..., 5)
+    fermat : Tensor, shape (..., 8)
         Fermat potential |theta - beta|^2 / 2 - psi, arcsec^2.
     count : Tensor of int64, shape (...)
-        Number of images; 0 for a source exactly behind a round lens, whose image is a ring.  Very flat lenses
-        with strong shear can make six; the first five are kept.
+        Number of images; 0 for a source exactly behind a round lens, whose image is a ring.  Six or eight need
+        a shear that counteracts the ellipticity.
     """
 
     x: Tensor
@@ -99,6 +105,11 @@ def solve(lens: SIE, sx: Tensor, sy: Tensor) -> Images:
     -------
     Images
         In float64, with the broadcast shape of lenses and sources.
+
+    Raises
+    ------
+    ArithmeticError
+        If a source has more than `MOST_IMAGES` images: none is dropped in silence.
     """
     values = (lens.theta_E, lens.e1, lens.e2, lens.x, lens.y, lens.gamma1, lens.gamma2, sx, sy)
     columns = torch.broadcast_tensors(*(v.to(torch.float64) for v in values))
@@ -129,6 +140,9 @@ def _solve(
     lens = tuple(v[:, None] for v in (theta_E, e1, e2, torch.zeros_like(x), torch.zeros_like(y), g1, g2))
     fermat = 0.5 * ((dx - lenses.bx) ** 2 + (dy - lenses.by) ** 2) - potential(dx, dy, *lens)
     mu = magnification(dx, dy, *lens)
+    most = int(torch.isfinite(fermat).sum(dim=1).max())
+    if most > MOST_IMAGES:
+        raise ArithmeticError(f"a source has {most} images, more than the {MOST_IMAGES} there is room for")
     order = torch.argsort(torch.where(torch.isnan(fermat), torch.inf, fermat), dim=1, stable=True)[:, :MOST_IMAGES]
     return tuple(torch.gather(v, 1, order) for v in (dx + x[:, None], dy + y[:, None], mu, fermat))
 

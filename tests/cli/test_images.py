@@ -152,7 +152,7 @@ def test_formats_read_back(output, tmp_path, to):
     assert main(["images", str(output), "--samples", "20", "--top", "0", "-o", str(file)]) == 0
     found = QTable.read(file, **({"path": "images", "character_as_bytes": False} if to == "hdf5" else {}))
     assert found["x"].unit == "arcsec"
-    assert found["p_number"].shape == (len(found), 6)
+    assert found["p_number"].shape == (len(found), 9)
     assert {str(mode) for mode in found["mode"]} == {"posterior"}
     assert not (tmp_path / "im.png").exists()
     if to == "fits":

@@ -1,4 +1,5 @@
-"""Images, magnifications and delays beside independent codes, run live; skipped where they are not installed.
+"""Images, magnifications, delays and rendered pictures beside independent codes, run live; skipped where they are
+not installed.
 
 Known defects that these tests keep clear of: lenstronomy's analytical solver misses images of (nearly) round
 lenses, and the Hessian of its SIE is a coarse finite difference (its EPL with slope 2 is exact); caustics'
@@ -10,7 +11,8 @@ import pytest
 import torch
 from astropy.cosmology import FlatLambdaCDM
 
-from lensscan.lens import SIE
+from lensscan.lens import SIE, epl
+from lensscan.lens.light import clumpy_sersic, double_sersic, point_images, sersic_peak
 
 COSMOLOGY = FlatLambdaCDM(H0=70, Om0=0.3, Tcmb0=0)
 NAMES = ("theta_E", "e1", "e2", "x", "y", "gamma1", "gamma2")
@@ -94,3 +96,102 @@ def test_deflection_and_images_as_caustics():
         assert len(x) == n
         got, want = np.sort_complex(images.x[:n] + 1j * images.y[:n]), np.sort_complex(x.numpy() + 1j * y.numpy())
         np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+SIZE, PIXEL, RAYS = 41, 0.2, 4
+SOURCE = {"e1": 0.15, "e2": -0.1, "half_light": 0.35, "n": 1.3}
+CLUMPS = ((0.2, -0.15, 0.05), (0.1, 0.2, -0.3), (0.06, 0.1, 0.08), (0.15, 0.1, 0.2))
+GALAXY = {"e1": (0.1, 0.2), "e2": (0.05, -0.1), "half_light": (0.5, 1.4), "n": (4.0, 1.0)}
+SHARE, GALAXY_FLUX = 0.4, 30.0
+MASS = {"theta_E": 1.3, "e1": 0.2, "e2": -0.1, "x": 0.13, "y": -0.07}
+SHEAR = (0.05, -0.03)
+AT = (0.21, -0.02)
+
+
+def tensors(values):
+    return [torch.tensor(v, dtype=torch.float64) for v in values]
+
+
+def point_spread():
+    """A lopsided kernel of flux 1."""
+    y, x = np.mgrid[-10:11, -10:11] * 1.0
+    kernel = np.exp(-0.5 * (x**2 + 0.8 * y**2 + 0.3 * x * y) / 2.2**2) + 0.02 * np.exp(-0.1 * np.hypot(x - 1, y))
+    return kernel / kernel.sum()
+
+
+def our_picture(slope):
+    """Lensed clumpy source and lens light, averaged from 4 x 4 rays a pixel and convolved; flux per pixel."""
+    from scipy.signal import fftconvolve
+
+    grid = (torch.arange(SIZE * RAYS, dtype=torch.float64) - (SIZE * RAYS - 1) / 2) * (PIXEL / RAYS)
+    px, py = grid[None, :], grid[:, None]
+    mass = tensors(MASS.values())
+    ax, ay = epl.deflection(px, py, *mass, *SHEAR, slope)
+    light = clumpy_sersic(px - ax, py - ay, *tensors(AT), *tensors(SOURCE.values()), tuple(tensors(CLUMPS)), 0.0)
+    galaxy = double_sersic(px, py, *mass[3:5], *tensors(GALAXY.values()), SHARE, 0.0)
+    image = (light + GALAXY_FLUX * galaxy).view(SIZE, RAYS, SIZE, RAYS).mean(dim=(1, 3)) * PIXEL**2
+    return fftconvolve(image.numpy(), point_spread(), mode="same")
+
+
+def their_picture(slope):
+    """The same by lenstronomy."""
+    from lenstronomy.Data.imaging_data import ImageData
+    from lenstronomy.Data.psf import PSF
+    from lenstronomy.ImSim.image_model import ImageModel
+    from lenstronomy.LensModel.lens_model import LensModel
+    from lenstronomy.LightModel.light_model import LightModel
+
+    def ellipse(e1, e2, half_light, n, x, y, flux):
+        amp = flux * float(sersic_peak(*tensors((half_light, n)))) * np.exp(-(1.9992 * n - 0.3271))
+        shape = {"e1": e1, "e2": e2, "center_x": x, "center_y": y}
+        return {"amp": amp, "R_sersic": half_light, "n_sersic": n, **shape}
+
+    start = -(SIZE - 1) / 2 * PIXEL
+    frame = {"ra_at_xy_0": start, "dec_at_xy_0": start, "transform_pix2angle": PIXEL * np.eye(2)}
+    data = ImageData(image_data=np.zeros((SIZE, SIZE)), **frame)
+    source = [ellipse(*SOURCE.values(), *AT, 1 - sum(CLUMPS[3]))]
+    for x, y, size, share in zip(*CLUMPS, strict=True):
+        source.append({"amp": share, "sigma": size, "center_x": AT[0] + x, "center_y": AT[1] + y})
+    galaxy = [
+        ellipse(*(v[k] for v in GALAXY.values()), MASS["x"], MASS["y"], GALAXY_FLUX * (SHARE, 1 - SHARE)[k])
+        for k in range(2)
+    ]
+    model = ImageModel(
+        data,
+        PSF(psf_type="PIXEL", kernel_point_source=point_spread(), kernel_point_source_normalisation=False),
+        LensModel(["EPL", "SHEAR"]),
+        LightModel(["SERSIC_ELLIPSE"] + ["GAUSSIAN"] * 3),
+        LightModel(["SERSIC_ELLIPSE"] * 2),
+        kwargs_numerics={"supersampling_factor": RAYS, "supersampling_convolution": False},
+    )
+    mass = dict(zip(("theta_E", "e1", "e2", "center_x", "center_y"), MASS.values(), strict=True), gamma=slope)
+    shear = {"gamma1": SHEAR[0], "gamma2": SHEAR[1], "ra_0": MASS["x"], "dec_0": MASS["y"]}
+    return model.image([mass, shear], source, galaxy)
+
+
+@pytest.mark.parametrize("slope", [1.8, 2.0, 2.3])
+def test_rendered_pictures_as_lenstronomy(slope):
+    pytest.importorskip("lenstronomy", reason="lenstronomy comes with lensscan[test]")
+    ours, theirs = our_picture(slope), their_picture(slope)
+    assert theirs.max() > 0.1
+    assert np.abs(ours - theirs).max() / theirs.max() < 1e-7
+
+
+def test_point_images_as_lenstronomy():
+    pytest.importorskip("lenstronomy", reason="lenstronomy comes with lensscan[test]")
+    from lenstronomy.LensModel.lens_model import LensModel
+    from lenstronomy.PointSource.point_source import PointSource
+
+    row = [*MASS.values(), *SHEAR]
+    keywords = lenstronomy_keywords(row)
+    points = PointSource(["SOURCE_POSITION"], lens_model=LensModel(["EPL", "SHEAR"]), fixed_magnification_list=[True])
+    points.update_search_window(search_window=8, x_center=MASS["x"], y_center=MASS["y"], min_distance=0.02)
+    source = [{"ra_source": AT[0], "dec_source": AT[1], "source_amp": 7.0}]
+    (x,), (y,) = points.image_position(source, keywords)
+    (flux,) = points.image_amplitude(source, keywords)
+    images = point_images(SIE(*row), *tensors(AT), 7.0)
+    got = [v[images[2] > 0] for v in images]
+    assert len(x) == len(got[0]) == 4
+    order, ours = np.argsort(x), torch.argsort(got[0])
+    for mine, other, atol in zip(got, (x, y, flux), (1e-7, 1e-7, 1e-5), strict=True):
+        np.testing.assert_allclose(mine[ours], np.asarray(other)[order], rtol=1e-7, atol=atol)
