@@ -5,8 +5,8 @@ Three modes, never mixed, because they answer different questions:
 - ``posterior``: mass model and source both from the posterior; needs nothing else;
 - ``first_image``: the position of the first image is known (a supernova or quasar was seen); each sample maps
   it to its own source.  This is how we understand the test of HOLISMOKES IV (Schuldt+2021, A&A 646, A126): the
-  first-arriving image is taken as known, the predicted mass model gives source and later images.  Their text
-  was not at hand, so the definition is UNVERIFIED;
+  first-arriving image is taken as known, the predicted mass model gives source and later images.  The section
+  of their text that defines it could not be read (docs/decisions.md, Lensing): UNVERIFIED;
 - ``true_source``: the source position is known (mocks); what remains is the error of the mass model alone.
 
 Images are matched by their order of arrival.  Samples with another number of images than the most probable

@@ -76,7 +76,11 @@ def from_hezaveh(theta_E: Any, ex: Any, ey: Any) -> tuple[Array, Array, Array]:
 
 
 def to_holismokes(theta_E: Any, e1: Any, e2: Any) -> tuple[Array, Array, Array]:
-    """Return theta_E and (1-q^2)/(1+q^2) (cos 2 phi, sin 2 phi) of HOLISMOKES IV (Schuldt+2021, with GLEE's SIE)."""
+    """Return theta_E and (1-q^2)/(1+q^2) (cos 2 phi, sin 2 phi) of HOLISMOKES IV (Schuldt+2021, with GLEE's SIE).
+
+    The radius is GLEE's, as lenstronomy converts it; the form of the ellipticity is remembered, not read in the
+    paper (docs/decisions.md, Lensing).
+    """
     e1, e2 = np.asarray(e1, dtype=np.float64), np.asarray(e2, dtype=np.float64)
     factor = 2 / (1 + e1 * e1 + e2 * e2)
     return product_to_mean(theta_E, to_axis_ratio(e1, e2)[0]), factor * e1, factor * e2

@@ -41,6 +41,19 @@ def test_holismokes_definition():
     np.testing.assert_allclose(theta, THETA * (1 + Q) / (2 * np.sqrt(Q)), rtol=1e-12)
 
 
+def test_holismokes_radius_is_glees_as_lenstronomy_converts_it():
+    module = pytest.importorskip(
+        "lenstronomy.Sampling.Likelihoods.kinematic_2D_likelihood", reason="lenstronomy comes with lensscan[test]"
+    )
+    likelihood = object.__new__(module.KinLikelihood)
+    likelihood._idx_lens = 0
+    light, special = {"q": 1.0, "phi": 0.0, "n_sersic": 4, "R_sersic": 1}, {"b_ani": 0, "incli": 0}
+    for k in range(20):
+        mass = {"theta_E": THETA[k], "q": Q[k], "phi": PHI[k], "gamma": 2.0}
+        want = likelihood.convert_to_nn_params([mass], [light], special)[0][2]
+        assert float(c.to_holismokes(THETA[k], E1[k], E2[k])[0]) == pytest.approx(float(want), rel=1e-12)
+
+
 def test_pyautolens_order_is_sine_first():
     _, first, second = c.to_pyautolens(THETA, E1, E2)
     np.testing.assert_array_equal(first, E2)

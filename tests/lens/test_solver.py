@@ -223,6 +223,9 @@ def winding_number_count(lens, sx, sy, found):
 @pytest.mark.parametrize("seed", [11, 12])
 def test_ten_thousand_hard_systems(seed):
     lens, sx, sy = hard_systems(5_000, seed)
+    e, g = torch.hypot(lens.e1, lens.e2), torch.hypot(lens.gamma1, lens.gamma2)
+    assert int((e == 0).sum()) == int(((e - 0.8 / 1.2).abs() < 1e-12).sum()) == 500, "q = 1 and q = 0.2"
+    assert int(((g - 0.2).abs() < 1e-12).sum()) == 1000
     images = lens.images(sx, sy)
     want = winding_number_count(lens, sx, sy, images.count)
     assert torch.equal(images.count, want)
