@@ -20,22 +20,14 @@ EXAMPLE = "lensscan evaluate des-griz --testset des-griz:smoke -o reports"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("models", nargs="*", metavar="MODEL", help="shipped name or path of a model file")
-    parser.add_argument(
-        "--testset", metavar="T", help="RECIPE:smoke, RECIPE:full, RECIPE:tune[:N], or a folder of mocks"
-    )
-    parser.add_argument(
-        "-o", "--output", metavar="DIR", default="reports", help="folder of the reports (default reports)"
-    )
-    parser.add_argument(
-        "--baseline", metavar="FILE.json", help="report of a published baseline, re-run on the same set"
-    )
+    parser.add_argument("--testset", metavar="T", help="RECIPE:smoke, :full, :tune[:N], or a folder of mocks")
+    parser.add_argument("-o", "--output", metavar="DIR", default="reports", help="folder (default reports)")
+    parser.add_argument("--baseline", metavar="FILE.json", help="report of a baseline re-run on the same set")
     parser.add_argument(
         "--bootstrap", type=at_least(2), default=1000, metavar="N", help="resamples behind the intervals (default 1000)"
     )
     parser.add_argument("--views", type=int, choices=(1, 8), help="dihedral views to average (default: the card's)")
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cpu", help="where to simulate and score (default cpu)"
-    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default cpu")
     parser.add_argument("--batch", type=at_least(1), default=64, metavar="N", help="rows scored at once (default 64)")
     parser.add_argument("--threads", type=at_least(1), default=1, metavar="N", help="CPU threads (default 1)")
     parser.add_argument("--no-plots", action="store_true", help="figures only")

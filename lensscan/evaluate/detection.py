@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from scipy.special import expit
 
 from lensscan.evaluate.testsets import Truth
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
-from lensscan.metrics.calibration import Reliability, binned, class_weights, reliability
+from lensscan.metrics.calibration import Reliability, binned, class_weights
 from lensscan.metrics.detection import purity, wilson
 from lensscan.metrics.ranking import FEWEST_FALSE, Population, Ranking, supported
 from lensscan.mocks.recipes import CLASSES
@@ -151,7 +152,7 @@ class _Wanted:
         """Decide by the number of negatives: ten false positives must be expected behind a figure."""
         n_other = int((~is_lens).sum())
         omitted = {
-            f"tpr_at_fpr_{fpr:g}": f"{n_other} non-lenses show fewer than ten false positives; {10 / fpr:.0f} are needed"
+            f"tpr_at_fpr_{fpr:g}": f"{n_other} non-lenses show too few false positives; {10 / fpr:.0f} are needed"
             for fpr in FPRS
             if not supported(fpr, n_other)
         }
@@ -197,20 +198,26 @@ def detect(logit: NDArray[np.float64], is_lens: NDArray[np.bool_], bootstrap: Bo
     Returns
     -------
     Detection
-        ``auroc tpr_at_fpr_* tpr0 tpr10``, ``accuracy precision recall f1 kappa`` at p_lens >= 1/2, ``ece_prevalence_* brier log_loss``, ``stated_purity_* true_purity_*``
-        (of what has p_lens >= 1/2 at that prevalence), ``purity_at_fpr_*``, and for the best-ranked 100, 1,000
-        and 10,000 of a survey of 1,000,000: ``purity_top_* completeness_top_* inspected_per_lens_top_*``.
+        ``auroc tpr_at_fpr_* tpr0 tpr10``; ``accuracy precision recall f1 kappa`` at p_lens >= 1/2;
+        ``ece_prevalence_* brier log_loss``; ``stated_purity_* true_purity_*`` (of what has p_lens >= 1/2 at that
+        prevalence); ``purity_at_fpr_*``; and for the best-ranked 100, 1,000 and 10,000 of a survey of 1,000,000:
+        ``purity_top_* completeness_top_* inspected_per_lens_top_*``.
     """
     wanted = _Wanted.of(logit, is_lens)
     statistic = _Statistic(logit, is_lens, wanted)
     figures = resample(statistic, bootstrap)
-    diagrams = {
-        pi: reliability(expit(logit + np.log(pi) - np.log1p(-pi)), is_lens, BINS, class_weights(is_lens, pi))
-        for pi in PREVALENCES
-    }
+    diagrams = {pi: _diagram(logit, is_lens, pi) for pi in PREVALENCES}
     thresholds = {fpr: statistic.ranking.threshold_at(fpr) for fpr in wanted.fprs}
     noise = _ece_noise(logit, is_lens, bootstrap.seed)
     return Detection(figures, wanted.omitted, thresholds, statistic.ranking, diagrams, noise)
+
+
+def _diagram(logit: NDArray[np.float64], is_lens: NDArray[np.bool_], prevalence: float) -> Reliability:
+    """Return the reliability diagram at a prevalence, in bins of equally many rows of the set."""
+    order = np.argsort(logit, kind="stable")
+    p = expit(logit[order] + np.log(prevalence) - np.log1p(-prevalence))
+    mass = class_weights(is_lens, prevalence)[order]
+    return binned(p, is_lens[order].astype(np.float64), mass, BINS, np.ones(len(order)))
 
 
 def _ece_noise(logit: NDArray[np.float64], is_lens: NDArray[np.bool_], seed: int, draws: int = 200) -> float:
@@ -255,16 +262,10 @@ def completeness_table(found: NDArray[np.bool_], truth: Truth, fwhm: NDArray[np.
     with np.errstate(invalid="ignore"):
         with_seeing = theta_E / _median_seeing(fwhm)
         cells = [
-            [
-                rate(found[(theta_E >= a) & (theta_E < b) & (snr >= c) & (snr < d)])
-                for c, d in zip(SNR_EDGES[:-1], SNR_EDGES[1:], strict=True)
-            ]
-            for a, b in zip(THETA_EDGES[:-1], THETA_EDGES[1:], strict=True)
+            [rate(found[(theta_E >= a) & (theta_E < b) & (snr >= c) & (snr < d)]) for c, d in pairwise(SNR_EDGES)]
+            for a, b in pairwise(THETA_EDGES)
         ]
-        by_seeing = [
-            rate(found[(with_seeing >= a) & (with_seeing < b)])
-            for a, b in zip(SEEING_EDGES[:-1], SEEING_EDGES[1:], strict=True)
-        ]
+        by_seeing = [rate(found[(with_seeing >= a) & (with_seeing < b)]) for a, b in pairwise(SEEING_EDGES)]
         cmu = rate(found[(theta_E > 1.4) & (snr > 20)])
     return {
         "theta_E_edges": list(THETA_EDGES),

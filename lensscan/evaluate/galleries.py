@@ -70,12 +70,12 @@ def gallery(
     cells = []
     for number, row in enumerate(rows):
         name = CLASSES[int(scored.truth["klass"][row])] if "klass" in scored.truth else ""
-        lines = [f"{predictions.logit[row]:+.1f}  {name}"]
+        lines = [f"{predictions.logit[row]:+.1f}  {name.replace('_', ' ')}"]
         ring = None
         if scored.truth["is_lens"][row] and np.isfinite(median[number]).all():
             snr = scored.truth["snr_arc"][row] if "snr_arc" in scored.truth else np.nan
-            true = scored.truth["theta_E"][row]
-            lines.append(f'{true:.2f}" > {median[number, 0]:.2f}"  S/N {snr:.0f}')
+            lines = [f"{predictions.logit[row]:+.1f}  S/N {snr:.0f}"]
+            lines.append(f'{scored.truth["theta_E"][row]:.2f}", we {median[number, 0]:.2f}"')
             ring = _ring(median[number], frame.pixel_scale, batch.origin[number])
         picture = asinh_rgb(batch.images[number], frame.bands)
         cells.append(Cell(picture, tuple(lines), ring=ring))

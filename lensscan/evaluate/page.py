@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 from lensscan.evaluate.galleries import KINDS
+from lensscan.evaluate.markup import STYLE, figure, note, number, picture, table
 from lensscan.evaluate.posteriors import PARAMETERS
 from lensscan.evaluate.regression import CONVENTIONS, LEVELS
 
 __all__ = ["make_page"]
 
-STYLE = """
-:root { --ink:#1b2a41; --soft:#5b677a; --line:#dfe4ec; --blue:#1f6fb4; --paper:#fff; --back:#f4f6f9 }
-* { box-sizing:border-box } body { margin:0; background:var(--back); color:var(--ink);
-font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",sans-serif }
-header { background:var(--ink); color:#fff; padding:26px 0 } header p { margin:4px 0 0; color:#b9c4d6 }
-main, header > div { max-width:1180px; margin:0 auto; padding:0 22px } h1 { margin:0; font-size:25px; font-weight:650 }
-section { background:var(--paper); border:1px solid var(--line); border-radius:10px; padding:18px 22px; margin:20px 0 }
-h2 { font-size:19px; margin:0 0 4px } h3 { font-size:15px; margin:20px 0 4px } p.note, small { color:var(--soft); font-size:13px }
-p.note { margin:2px 0 10px; max-width:900px } img { max-width:100%; display:block; margin:8px 0 }
-.wide { overflow-x:auto } table { border-collapse:collapse; font-size:13.5px; font-variant-numeric:tabular-nums; margin:6px 0 }
-th, td { text-align:right; padding:4px 10px; border-bottom:1px solid var(--line); white-space:nowrap; vertical-align:top }
-th { color:var(--soft); font-weight:600 } th:first-child, td:first-child { text-align:left } td.text { text-align:left; white-space:normal }
-.cards { display:flex; flex-wrap:wrap; gap:12px; margin:18px 0 0 } .card { background:var(--paper); border:1px solid var(--line);
-border-radius:10px; padding:12px 16px; min-width:150px; flex:1 } .card b { display:block; font-size:23px; font-weight:650; color:var(--blue) }
-.warn { border-left:4px solid #d1651a; padding:6px 12px; background:#fdf4ec; margin:10px 0 } nav a { color:#b9c4d6; margin-right:14px; font-size:13px }
-"""
 Report = Mapping[str, Any]
 
 
@@ -69,56 +53,6 @@ def _head(report: Report) -> str:
     )
 
 
-def number(value: Any, digits: int = 3) -> str:
-    """Return a number as text; a dash for none."""
-    if value is None:
-        return "&ndash;"
-    return f"{value:.{digits}g}" if abs(value) < 1e5 else f"{value:,.0f}"
-
-
-def figure(found: Mapping[str, Any] | None, digits: int = 3) -> str:
-    """Return a figure with its 95 % interval; as many decimals as the interval's width makes sensible."""
-    if found is None or found.get("value") is None:
-        return "&ndash;"
-    value, low, high = found["value"], found.get("low"), found.get("high")
-    if low is None or high is None:
-        return number(value, digits)
-    width = high - low
-    decimals = 1
-    while width > 0 and decimals < 7 and width < 10 ** (1 - decimals) * 0.5:
-        decimals += 1
-    if width == 0:
-        decimals = 3
-    if abs(value) >= 100:
-        decimals = 0
-    if decimals == 7:
-        return f"{value:.{digits}g} <small>{low:.2g}&thinsp;&hellip;&thinsp;{high:.2g}</small>"
-    return f"{value:.{decimals}f} <small>{low:.{decimals}f}&thinsp;&hellip;&thinsp;{high:.{decimals}f}</small>"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], text: frozenset[int] = frozenset()) -> str:
-    """Return a table of ready cells; the columns in `text` hold words."""
-    top = "".join(f"<th>{cell}</th>" for cell in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td{' class=text' if k in text else ''}>{cell}</td>" for k, cell in enumerate(row)) + "</tr>"
-        for row in rows
-    )
-    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def picture(pictures: Mapping[str, bytes], name: str, words: str) -> str:
-    """Return an embedded picture, or nothing if it was not drawn."""
-    if name not in pictures:
-        return ""
-    data = base64.b64encode(pictures[name]).decode("ascii")
-    return f'<img alt="{escape(words)}" src="data:image/png;base64,{data}">'
-
-
-def note(text: str) -> str:
-    """Return a line of explanation."""
-    return f'<p class="note">{text}</p>'
-
-
 def _cards(report: Report) -> str:
     found, errors = report.get("detection", {}), report.get("regression", {})
     wanted = [
@@ -149,8 +83,8 @@ def _anchors(report: Report) -> str:
     if not rows:
         return ""
     text = (
-        "A set of the same name is not as hard as the paper's: a verdict needs the paper's own simplest model, run again "
-        "on this set, to reach what it reached there."
+        "A set of the same name is not as hard as the paper's: a verdict needs the paper's own simplest model, run "
+        "again on this set, to reach what it reached there."
     )
     return note(text) + table(
         ("", "figure", "published", "baseline, here", "this model", ""), rows, frozenset({0, 1, 5})
@@ -201,8 +135,8 @@ def _detection(report: Report, pictures: Mapping[str, bytes]) -> str:
         else ""
     )
     noise = note(
-        "Intervals: 95 %, bootstrap by galaxy; thresholds are found anew in every resample. A perfectly calibrated model "
-        f"shows an expected calibration error of up to {number(report['ece_noise_95'])} here (95 %)."
+        "Intervals: 95 %, bootstrap by galaxy; thresholds are found anew in every resample. A perfectly calibrated "
+        f"model shows an expected calibration error of up to {number(report['ece_noise_95'])} here (95 %)."
     )
     return (
         noise + table(("figure", "value"), rows) + picture(pictures, "roc", "ROC curves")
@@ -214,19 +148,21 @@ def _survey(report: Report) -> str:
     found = report.get("detection")
     if not found:
         return ""
-    rows = []
+    rows: list[Sequence[str]] = []
     for prevalence in ("0.001", "0.0001"):
         for fpr in ("0.01", "0.001", "0.0001"):
             key = f"purity_at_fpr_{fpr}_prevalence_{prevalence}"
             if key in found:
                 pure = found[key]["value"]
-                rows.append((prevalence, f"false positive rate {fpr}", figure(found[key]), figure(found[f"tpr_at_fpr_{fpr}"]),
-                             number(1 / pure if pure else None)))  # fmt: skip
+                tpr = found[f"tpr_at_fpr_{fpr}"]
+                words = f"false positive rate {fpr}"
+                inspected = number(1 / pure if pure else None)
+                rows.append((prevalence, words, figure(found[key]), figure(tpr), inspected))
         for n in (100, 1000, 10000):
             key = f"top_{n}_prevalence_{prevalence}"
             if f"purity_{key}" in found:
-                rows.append((prevalence, f"best {n:,}", figure(found[f"purity_{key}"]),
-                             figure(found[f"completeness_{key}"]), figure(found[f"inspected_per_lens_{key}"])))  # fmt: skip
+                cells = [figure(found[f"{kind}_{key}"]) for kind in ("purity", "completeness", "inspected_per_lens")]
+                rows.append((prevalence, f"best {n:,}", *cells))
             else:
                 reason = escape(report["omitted"].get(f"purity_{key}", ""))
                 rows.append((prevalence, f"best {n:,}", f"<small>{reason}</small>", "", ""))
@@ -264,7 +200,10 @@ def _completeness(report: Report, pictures: Mapping[str, bytes]) -> str:
         for key in classes
     ]
     tops = [f"above: {'FPR ' + each if each != 'even odds' else each}" for each in names]
-    text = f"Pictures at {head}; cells with fewer than ten systems stay empty. Systems below the label rule count neither as lenses nor as false positives."  # noqa: E501
+    text = (
+        f"Pictures at {head}; cells with fewer than ten systems stay empty. Systems below the label rule count "
+        "neither as lenses nor as false positives."
+    )
     return (
         note(text)
         + picture(pictures, "completeness", "completeness over theta_E and S/N")
@@ -281,16 +220,17 @@ def _regression(report: Report, pictures: Mapping[str, bytes]) -> str:
     head = ("", "bias", "half-width 68 %", "68 % of |errors| below", "half-width 95 %", "rms", "NMAD", "R&sup2;")
     rows = [[name, *(figure(found[f"errors.{name}.{kind}"]) for kind in kinds)] for name in PARAMETERS]
     body = note(
-        "Posterior medians minus truth, all true lenses; theta_E, x, y, sx, sy in arcsec; theta_E is the product average, "
-        "e1, e2 = (1-q)/(1+q) (cos, sin) of twice the major axis' angle."
+        "Posterior medians minus truth, all true lenses; theta_E, x, y, sx, sy in arcsec; theta_E is the product "
+        "average, e1, e2 = (1-q)/(1+q) (cos, sin) of twice the major axis' angle."
     ) + table(head, rows)
     body += "<h3>Outliers</h3>" + table(
         ("theta_E by 15 %", "e1 by 0.2", "e2 by 0.2", "x by a pixel", "y by a pixel"),
         [[figure(found[f"outliers.{name}"]) for name in PARAMETERS[:5]]],
     )
     body += "<h3>In the conventions of published tables</h3>" + note(
-        "hezaveh2017: (1-q)(cos t, sin t) of the minor axis, its sign taken from the truth as in their table; one_minus_q: "
-        "the same size as a spin-2 pair, without that help; holismokes4: (1-q&sup2;)/(1+q&sup2;), theta_E (1+q)/(2 sqrt q)."
+        "hezaveh2017: (1-q)(cos t, sin t) of the minor axis, its sign taken from the truth as in their table; "
+        "one_minus_q: the same size as a spin-2 pair, without that help; holismokes4: (1-q&sup2;)/(1+q&sup2;), "
+        "theta_E (1+q)/(2 sqrt q)."
     )
     rows = [
         [f"{convention}: {name}", *(figure(found[f"{convention}.{name}.{kind}"]) for kind in kinds)]
@@ -299,8 +239,9 @@ def _regression(report: Report, pictures: Mapping[str, bytes]) -> str:
     ]
     body += table(head, rows)
     body += "<h3>Against knowing nothing, and against the light alone</h3>" + note(
-        "68 % half-widths: always guessing the prior's median; a linear fit to flux, colours, centroid and moments of the "
-        "light; this model; this model without the tenth of the lenses with the largest stated error; mean stated error."
+        "68 % half-widths: always guessing the prior's median; a linear fit to flux, colours, centroid and moments of "
+        "the light; this model; this model without the tenth of the lenses with the largest stated error; the mean "
+        "stated error."
     )
     widths = (
         "prior.{}.half_width_68",
@@ -331,9 +272,9 @@ def _posterior(report: Report, pictures: Mapping[str, bytes]) -> str:
     body += table(("", *(f"{100 * level:g} %" for level in LEVELS)), rows)
     body += picture(pictures, "coverage", "coverage, PIT and TARP")
     body += note(
-        "Grey: where 95 % of the largest deviations of a perfectly calibrated model stay (left, right), and 95 % of its "
-        f"bins (middle). Largest distances from uniform, to be compared with {number(report['noise']['ks_95'])} (95 % of "
-        "perfectly calibrated models stay below; resampled intervals of such distances lie high):"
+        "Grey: where 95 % of the largest deviations of a perfectly calibrated model stay (left, right), and 95 % of "
+        f"its bins (middle). Largest distances from uniform, to be compared with {number(report['noise']['ks_95'])} "
+        "(95 % of perfectly calibrated models stay below; resampled intervals of such distances lie high):"
     )
     keys = [f"pit_ks.{name}" for name in PARAMETERS] + ["tarp.joint_5.largest", "tarp.joint_7.largest"]
     body += table([*PARAMETERS, "TARP, 5", "TARP, 7"], [[figure(found[key]) for key in keys]])
@@ -354,7 +295,7 @@ def _posterior(report: Report, pictures: Mapping[str, bytes]) -> str:
         "7 parameters",
         "95 %: theta_E",
         "7 parameters",
-    )  # noqa: E501
+    )
     keys = ["errors.theta_E.bias", "errors.theta_E.half_width_68", "outliers.theta_E", "errors.e1.half_width_68",
             "errors.x.half_width_68", "coverage.0.68.theta_E", "coverage.0.68.joint_7", "coverage.0.95.theta_E",
             "coverage.0.95.joint_7"]  # fmt: skip
@@ -403,5 +344,7 @@ def _provenance(report: Report) -> str:
              for k, each in enumerate(report["opened"])]  # fmt: skip
     warn = ""
     if len(report["opened"]) > 1:
-        warn = f'<p class="warn">{len(report["opened"])} versions of this model have been measured on this set: it is no longer unseen.</p>'  # noqa: E501
+        count = len(report["opened"])
+        text = f"{count} versions of this model have been measured on this set: it is no longer unseen."
+        warn = f'<p class="warn">{text}</p>'
     return warn + table(("", ""), rows, frozenset({1}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from lensscan.render.diagrams import (
     completeness_diagram,
     confusion_diagram,
     coverage_diagram,
-    histogram_diagram,
+    range_diagram,
     reliability_diagram,
     roc_diagram,
     truth_diagram,
@@ -118,7 +119,7 @@ def _detection(assessment: Assessment, number: int, report: dict[str, Any]) -> d
     pictures = {
         "roc": roc_diagram(curves, FEWEST_FALSE / max(int((~lens & plain).sum()), 1)),
         "reliability": reliability_diagram(panels),
-        "logits": histogram_diagram(groups, {f"FPR {fpr:g}": value for fpr, value in detection.thresholds.items()}),
+        "logits": range_diagram(groups, {f"FPR {fpr:g}": value for fpr, value in detection.thresholds.items()}),
         "confusion": confusion_diagram(matrix, title, rates),
     }
     if report["completeness"]:
@@ -135,8 +136,8 @@ def _completeness(tables: dict[str, Any], name: str) -> bytes:
     table = tables[name]
     cells = np.array([[cell["value"] if cell["n"] >= 10 else np.nan for cell in row] for row in table["cells"]], float)
     theta, snr = table["theta_E_edges"], table["snr_edges"]
-    rows = [f"{a:g}-{b:g}" for a, b in zip(theta[:-1], theta[1:], strict=True)]
-    columns = [f"{a:g}-{b:g}" for a, b in zip(snr[:-1], snr[1:], strict=True)] + [f"> {snr[-1]:g}"]
+    rows = [f"{a:g}-{b:g}" for a, b in pairwise(theta)]
+    columns = [f"{a:g}-{b:g}" for a, b in pairwise(snr)] + [f"> {snr[-1]:g}"]
     edges = table["seeing_edges"]
     centres = np.array([*(np.add(edges[:-1], edges[1:]) / 2), edges[-1] * 1.25])
     seeing = []

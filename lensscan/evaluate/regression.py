@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,14 +78,11 @@ def groups_of(
 ) -> dict[str, NDArray[np.bool_]]:
     """Return the groups (n_lens,) over which regression is reported: theta_E, S/N, images, what the score selects."""
     theta_E = np.asarray(truth["theta_E"], np.float64)[lens]
-    groups = {
-        f"theta_E {a:g}-{b:g}": (theta_E >= a) & (theta_E < b)
-        for a, b in zip(THETA_EDGES[:-1], THETA_EDGES[1:], strict=True)
-    }
+    groups = {f"theta_E {a:g}-{b:g}": (theta_E >= a) & (theta_E < b) for a, b in pairwise(THETA_EDGES)}
     groups["theta_E > 0.8"] = theta_E > 0.8
     if "snr_arc" in truth:
         snr = np.asarray(truth["snr_arc"], np.float64)[lens]
-        for a, b in zip(SNR_EDGES[:-1], SNR_EDGES[1:], strict=True):
+        for a, b in pairwise(SNR_EDGES):
             groups[f"S/N {a:g}-{b:g}" if np.isfinite(b) else f"S/N > {a:g}"] = (snr >= a) & (snr < b)
     if "n_images" in truth:
         images = np.asarray(truth["n_images"], np.float64)[lens]
@@ -108,9 +106,9 @@ class _Statistic:
         self._p = posteriors
         estimate = posteriors.median
         self._errors = {f"errors.{name}": Deviations(estimate[:, k], truth[:, k]) for k, name in enumerate(PARAMETERS)}
-        for convention, names in CONVENTIONS.items():
+        for convention, pair in CONVENTIONS.items():
             ours, true = convert(convention, estimate, truth)
-            for k, name in enumerate(names):
+            for k, name in enumerate(pair):
                 self._errors[f"{convention}.{name}"] = Deviations(ours[:, k], true[:, k])
         middle = np.median(truth, axis=0)
         everyone = np.ones(len(truth), bool)
@@ -123,10 +121,10 @@ class _Statistic:
                 self._widths[f"group.{group}.errors.{name}"] = (errors, rows)
         means, names = _indicators(posteriors, truth, pixel_scale)
         told = [k for k, name in enumerate(names) if name.startswith(GROUPED)]
-        self._means = {"": (means, names, everyone)}
+        self._means: list[tuple[NDArray[np.float32], list[str], NDArray[np.bool_]]] = [(means, names, everyone)]
         for group, rows in groups.items():
             columns = [f"group.{group}.{names[k]}" for k in told]
-            self._means[group] = (means[np.ix_(rows, told)], columns, rows)
+            self._means.append((means[rows][:, told], columns, rows))
         kept = [posteriors.sigma[:, k] <= np.quantile(posteriors.sigma[:, k], 0.9) for k in range(len(PARAMETERS))]
         self._selective = {
             f"selective.0.9.{name}": (Deviations(estimate[kept[k], k], truth[kept[k], k]), kept[k])
@@ -137,7 +135,7 @@ class _Statistic:
         found: dict[str, float] = {}
         for name, errors in self._errors.items():
             found |= {f"{name}.{key}": value for key, value in errors.figures(counts).items()}
-        for means, names, rows in self._means.values():
+        for means, names, rows in self._means:
             weight = np.ones(len(means), np.float32) if counts is None else counts[rows].astype(np.float32)
             shares = weight @ means / max(float(weight.sum()), 1.0)
             found |= dict(zip(names, shares.tolist(), strict=True))

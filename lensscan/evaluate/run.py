@@ -101,7 +101,8 @@ def evaluate(
         models, testset, device=settings.device, batch=settings.batch, views=settings.views, progress=progress
     )
     say(
-        f"{len(scored.rows)} stamps scored, {scored.failed} could not be; measuring with {settings.replicates} resamples"
+        f"{len(scored.rows)} stamps scored, {scored.failed} could not be; "
+        f"measuring with {settings.replicates} resamples"
     )
     assessment = assess(scored, models[0].card.pixel_scale, settings.replicates)
     for number, (model, stem) in enumerate(zip(models, stems, strict=True)):

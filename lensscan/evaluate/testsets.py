@@ -69,6 +69,7 @@ class TestSet(ABC):
     def stamps(self, rows: NDArray[np.int64], frame: Frame) -> Batch:
         """Return the stamps of some rows once more."""
 
+    @abstractmethod
     def verify(self, truth: Truth) -> None:
         """Raise a one-line `VerificationError` if the truth is not that of the sealed set."""
 
@@ -269,7 +270,7 @@ def open_testset(text: str, device: str = "cpu") -> TestSet:
     name, colon, kind = text.partition(":")
     kind, _, number = kind.partition(":")
     seals = read_seals()
-    if not colon or not (kind in SEEDS) or (number and not (kind == "tune" and number.isdigit() and int(number))):
+    if not colon or kind not in SEEDS or (number and not (kind == "tune" and number.isdigit() and int(number))):
         sealed = ", ".join(f"{recipe}:{each}" for recipe, sets in seals.items() for each in sets) or "none"
         raise ConfigError(
             f"test set {text!r}: write RECIPE:smoke, RECIPE:full, RECIPE:tune, or a folder made by lensscan simulate; "

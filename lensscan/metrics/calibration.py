@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,16 +167,20 @@ def reliability(
     )
 
 
-def binned(p: Floats, y: Floats, mass: Floats, bins: int) -> Reliability:
-    """Return the diagram of rows sorted by probability: `p`, labels `y` in {0, 1} and `mass`, all (n,)."""
-    total = np.cumsum(mass)
+def binned(p: Floats, y: Floats, mass: Floats, bins: int, borders: Floats | None = None) -> Reliability:
+    """Return the diagram of rows sorted by probability: `p`, labels `y` in {0, 1} and `mass`, all (n,).
+
+    The bins hold equal shares of `borders` (n,), by default of the mass itself.
+    """
+    part = mass if borders is None else borders
+    total = np.cumsum(part)
     if not len(total) or not total[-1] > 0:
         return Reliability(np.empty(0), np.empty(0), np.empty(0))
-    place = np.minimum(((total - 0.5 * mass) / total[-1] * bins).astype(np.int64), bins - 1)
+    place = np.minimum(((total - 0.5 * part) / total[-1] * bins).astype(np.int64), bins - 1)
     share = np.bincount(place, mass, bins)
     used = share > 0
     predicted, observed = np.bincount(place, mass * p, bins)[used], np.bincount(place, mass * y, bins)[used]
-    return Reliability(predicted / share[used], observed / share[used], share[used])
+    return Reliability(predicted / share[used], observed / share[used], np.asarray(share[used], np.float64))
 
 
 def expected_calibration_error(
@@ -191,7 +196,7 @@ def brier(probability: Floats, is_lens: NDArray[np.bool_], weight: Floats | None
     return float(np.average(square, weights=weight))
 
 
-def class_weights(is_lens: NDArray[np.bool_], prevalence: float, counts: Floats | None = None) -> Floats:
+def class_weights(is_lens: NDArray[np.bool_], prevalence: float, counts: NDArray[Any] | None = None) -> Floats:
     """Return the mass (n,) of each row when lenses make up `prevalence` of the whole, which sums to 1.
 
     Parameters

@@ -58,7 +58,7 @@ class Deviations:
         }
 
     def figures(self, counts: Counts | None = None) -> dict[str, float]:
-        """Return `widths` and
+        """Return `widths` and more, by name.
 
         ``low_68 high_68`` (16 and 84 %), ``abs_68`` (68 % of the deviations are smaller than this), ``nmad``
         (1.4826 times the median absolute deviation) and ``r2`` (1 minus the ratio of mean square deviation and

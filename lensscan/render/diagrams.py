@@ -15,7 +15,7 @@ __all__ = [
     "completeness_diagram",
     "confusion_diagram",
     "coverage_diagram",
-    "histogram_diagram",
+    "range_diagram",
     "reliability_diagram",
     "roc_diagram",
     "truth_diagram",
@@ -117,7 +117,7 @@ def roc_diagram(curves: Sequence[Curve], floor: float) -> bytes:
 def reliability_diagram(panels: Sequence[tuple[str, Floats, Floats]]) -> bytes:
     """Draw the lens fraction against the mean probability of bins, one panel (title, predicted, observed) each.
 
-    Panels after the first are logarithmic; a bin without a lens hangs at the lower edge.
+    Panels after the first are logarithmic; a bin without a lens is a grey mark at the lower edge.
     """
     figure, axes = _figure(1, len(panels), 4.0, 3.9)
     for number, (place, (title, predicted, observed)) in enumerate(zip(axes, panels, strict=True)):
@@ -126,7 +126,9 @@ def reliability_diagram(panels: Sequence[tuple[str, Floats, Floats]]) -> bytes:
         else:
             low, scale = float(max(predicted.min(initial=1e-2) / 3, 1e-12)), "log"
         place.plot([low, 1], [low, 1], color=ORANGE, lw=1, ls="--")
-        place.plot(predicted, np.maximum(observed, low), "o-", color=BLUE, ms=4.5, lw=1.3)
+        seen = observed > 0
+        place.plot(predicted[seen], observed[seen], "o-", color=BLUE, ms=4.5, lw=1.3)
+        place.plot(predicted[~seen], np.full((~seen).sum(), low * 1.2), "v", color=GREY, ms=5, clip_on=False)
         place.set(xlabel="predicted probability", ylabel="observed fraction of lenses", xlim=(low, 1), ylim=(low, 1.02))
         place.set(xscale=scale, yscale=scale)
         place.set_title(title, fontsize=10)
@@ -159,29 +161,29 @@ def confusion_diagram(
     names = list(rates)[::-1]
     value, low, high = np.array([rates[name] for name in names]).reshape(-1, 3).T
     right.barh(names, value, color=[ORANGE if name != "lens" else BLUE for name in names], alpha=0.8)
-    right.errorbar(
-        value, np.arange(len(names)), xerr=np.maximum((value - low, high - value), 0), fmt="none", ecolor=INK, lw=1
-    )
-    right.set(xscale="log", xlim=(min(3e-4, max(low[low > 0].min(initial=1e-2), 1e-6)), 1))
+    reach = np.maximum((value - low, high - value), 0)
+    right.errorbar(value, np.arange(len(names)), xerr=reach, fmt="none", ecolor=INK, lw=1)
+    right.set(xscale="log", xlim=(value[value > 0].min(initial=1e-2) / 4, 1))
     right.set_xlabel("share above the threshold")
     return _png(figure)
 
 
-def histogram_diagram(groups: Mapping[str, Floats], thresholds: Mapping[str, float]) -> bytes:
-    """Draw the calibrated logit of several groups as densities, with thresholds as lines."""
-    figure, (place,) = _figure(1, 1, 7.5, 3.2)
-    every = np.concatenate(list(groups.values()))
-    edges = np.linspace(*np.quantile(every, [0.001, 0.999]), 60)
-    for number, (name, values) in enumerate(groups.items()):
-        if len(values):
-            style: dict[str, Any] = {"color": BLUE, "lw": 2.2} if number == 0 else {"lw": 1.1}
-            place.hist(np.clip(values, edges[0], edges[-1]), edges, density=True, histtype="step", label=name, **style)
+def range_diagram(groups: Mapping[str, Floats], thresholds: Mapping[str, float]) -> bytes:
+    """Draw median, central 68 and 95 % and the highest value of the logit of several groups; thresholds as lines."""
+    figure, (place,) = _figure(1, 1, 7.5, 0.9 + 0.3 * len(groups))
+    names = [name for name, values in groups.items() if len(values)][::-1]
+    for row, name in enumerate(names):
+        low95, low68, middle, high68, high95, top = np.quantile(groups[name], [0.025, 0.16, 0.5, 0.84, 0.975, 1])
+        colour = BLUE if name == "lens" else ORANGE
+        place.plot([low95, high95], [row, row], color=colour, lw=2, alpha=0.35, solid_capstyle="butt")
+        place.plot([low68, high68], [row, row], color=colour, lw=7, alpha=0.55, solid_capstyle="butt")
+        place.plot(middle, row, "|", color=INK, ms=11, mew=1.6)
+        place.plot(top, row, ".", color=colour, ms=5)
     for name, value in thresholds.items():
-        if edges[0] < value < edges[-1]:
-            place.axvline(value, color=GREY, lw=1, ls=":")
-            place.text(value, place.get_ylim()[1], f" {name}", rotation=90, va="top", fontsize=8, color=GREY)
-    place.set(xlabel="calibrated logit", ylabel="density", yscale="log")
-    place.legend(frameon=False, fontsize=8, ncols=2)
+        place.axvline(value, color=GREY, lw=1, ls=":")
+        place.text(value, len(names) - 0.45, f" {name}", fontsize=8, color=GREY, va="bottom", rotation=25)
+    place.set_yticks(range(len(names)), names)
+    place.set_xlabel("calibrated logit: median, 68 %, 95 %, highest")
     return _png(figure)
 
 
@@ -195,7 +197,7 @@ def coverage_diagram(ranks: Mapping[str, Floats], level: Floats, expected: Mappi
     bins = 20
     for name, values in ranks.items():
         density, edges = np.histogram(values, bins, (0, 1), density=True)
-        pit.stairs(density, edges, label=name, lw=1.1)
+        pit.stairs(density, edges, baseline=None, label=name, lw=1.1)
     half = 1.96 * np.sqrt(bins / n)
     pit.axhspan(1 - half, 1 + half, color=GREY, alpha=0.2, lw=0)
     pit.set(xlabel="rank of the truth (PIT)", ylabel="density", ylim=(0, max(2.0, 1 + 2 * half)), title="ranks")

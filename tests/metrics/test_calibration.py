@@ -7,6 +7,8 @@ import pytest
 
 from lensscan.metrics.calibration import (
     apply,
+    brier,
+    class_weights,
     expected_calibration_error,
     fit,
     log_loss,
@@ -98,3 +100,45 @@ def test_refusals():
         fit("beta", np.zeros(2), np.array([True, False]))
     with pytest.raises(ValueError, match="lenses and non-lenses"):
         fit("platt", np.zeros(2), np.array([True, True]))
+
+
+def test_weights_stand_for_copies():
+    score, lens = two_gaussians(400)
+    p = prevalence_shift(2 * score, 0.3)
+    counts = np.random.default_rng(5).integers(1, 4, 400)
+    drawn = np.repeat(np.arange(400), counts)
+    assert brier(p, lens, counts) == pytest.approx(brier(p[drawn], lens[drawn]))
+    weighted, copied = reliability(p, lens, 5, counts), reliability(p[drawn], lens[drawn], 5)
+    np.testing.assert_allclose(weighted.predicted, copied.predicted, atol=0.03)
+    assert weighted.count.sum() == pytest.approx(copied.count.sum())
+
+
+def test_class_weights_make_a_population():
+    lens = np.arange(10) < 5
+    weight = class_weights(lens, 1e-3)
+    assert weight.sum() == pytest.approx(1.0)
+    assert weight[lens].sum() == pytest.approx(1e-3)
+    counts = np.array([2, 0, 1, 1, 1, 3, 0, 0, 1, 1])
+    assert class_weights(lens, 0.5, counts)[lens].sum() == pytest.approx(0.5)
+
+
+def test_error_at_another_prevalence():
+    """Calibrated logits stay calibrated when the population changes; a shift of the logit shows."""
+    score, lens = two_gaussians(200_000, prior=0.5)
+    weight = class_weights(lens, 1e-2)
+    right = expected_calibration_error(prevalence_shift(2 * score, 1e-2), lens, weight=weight)
+    wrong = expected_calibration_error(prevalence_shift(2 * score + 1, 1e-2), lens, weight=weight)
+    assert right < 5e-4
+    assert wrong > 5e-3
+
+
+def test_against_scikit_learn():
+    metrics = pytest.importorskip("sklearn.metrics")
+    score, lens = two_gaussians(5000)
+    p = prevalence_shift(2 * score, 0.3)
+    assert brier(p, lens) == pytest.approx(metrics.brier_score_loss(lens, p))
+    calibration = pytest.importorskip("sklearn.calibration")
+    observed, predicted = calibration.calibration_curve(lens, p, n_bins=10, strategy="quantile")
+    found = reliability(p, lens, 10)
+    np.testing.assert_allclose(found.observed, observed, atol=2e-3)
+    np.testing.assert_allclose(found.predicted, predicted, atol=2e-3)

@@ -1,0 +1,117 @@
+"""Detection: what two Gaussians must give, what a set cannot show, what counts as a false positive."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from scipy import stats
+from synthetic_scores import scored
+
+from lensscan.evaluate.detection import ambiguous, completeness_table, detect, false_positives
+from lensscan.metrics.bootstrap import Bootstrap
+from lensscan.mocks.recipes import CLASSES
+
+
+@pytest.fixture(scope="module")
+def found():
+    sample = scored(30_000)
+    return detect(sample.models[0].logit, sample.truth["is_lens"], Bootstrap(sample.rows, 60))
+
+
+def test_figures_of_two_gaussians(found):
+    value = {name: estimate.value for name, estimate in found.figures.items()}
+    assert value["auroc"] == pytest.approx(stats.norm.cdf(np.sqrt(2)), abs=0.005)
+    for fpr in (1e-2, 1e-3):
+        exact = stats.norm.sf(stats.norm.isf(fpr, -1), 1)
+        inside = found.figures[f"tpr_at_fpr_{fpr:g}"]
+        assert inside.low - 0.02 < exact < inside.high + 0.02
+    assert value["accuracy"] == pytest.approx(stats.norm.cdf(1), abs=0.01)
+    assert value["kappa"] == pytest.approx(2 * value["accuracy"] - 1)
+    assert value["ece_prevalence_0.5"] < found.ece_noise * 1.5
+    tpr = value["tpr_at_fpr_0.01"]
+    assert value["purity_at_fpr_0.01_prevalence_0.001"] == pytest.approx(tpr * 1e-3 / (tpr * 1e-3 + 0.01 * 0.999))
+
+
+def test_stated_purity_is_the_true_one_for_calibrated_logits():
+    """Unit Gaussians at +-1.85: enough non-lenses pass p_lens = 1/2 at a prevalence of 1e-3 to see them."""
+    rng = np.random.default_rng(7)
+    lens = np.arange(220_000) < 20_000
+    logit = 3.7 * rng.normal(np.where(lens, 1.85, -1.85))
+    found = detect(logit, lens, Bootstrap(np.arange(len(lens)), 40))
+    stated, true = (found.figures[f"{kind}_purity_prevalence_0.001"] for kind in ("stated", "true"))
+    assert true.low < stated.value < true.high
+    assert true.high - true.low < 0.2
+    assert "true_purity_prevalence_0.0001" in found.omitted
+
+
+def test_intervals_of_the_threshold_widen_towards_rare_false_positives(found):
+    wide, narrow = found.figures["tpr_at_fpr_0.001"], found.figures["tpr_at_fpr_0.01"]
+    assert wide.high - wide.low > 1.5 * (narrow.high - narrow.low)
+    fixed = 3.92 * np.sqrt(wide.value * (1 - wide.value) / 15_000)
+    assert wide.high - wide.low > 1.5 * fixed, "the threshold itself is uncertain"
+
+
+def test_what_the_set_cannot_show_is_left_out_with_a_reason(found):
+    assert "tpr_at_fpr_0.0001" not in found.figures
+    assert "100000 are needed" in found.omitted["tpr_at_fpr_0.0001"]
+    assert "tpr0" not in found.figures
+    assert "100000 objects" in found.omitted["tpr0"]
+    shown = {name for name in found.figures if name.startswith("purity_top")}
+    missing = {name for name in found.omitted if name.startswith("purity_top")}
+    assert len(shown) + len(missing) == 6
+    assert "purity_top_10000_prevalence_0.001" in shown
+    assert "purity_top_100_prevalence_0.0001" in missing
+
+
+def test_challenge_figures_on_100_000_objects():
+    rng = np.random.default_rng(3)
+    lens = np.arange(100_000) < 50_000
+    logit = rng.normal(np.where(lens, 2.0, 0.0))
+    found = detect(logit, lens, Bootstrap(np.arange(100_000), 3)).figures
+    others = np.sort(logit[~lens])[::-1]
+    assert found["tpr0"].value == (logit[lens] > others[0]).mean()
+    assert found["tpr10"].value == (logit[lens] > others[9]).mean()
+    assert found["tpr0"].value <= found["tpr10"].value <= found["tpr_at_fpr_0.001"].value
+
+
+def test_systems_below_the_label_rule_are_neither(found):
+    sample = scored(4000, vague=0.3)
+    vague = ambiguous(sample.truth)
+    assert vague.sum() > 300
+    table = false_positives(np.ones(4000, bool), sample.truth)
+    assert table["undetectable"]["value"] == 1.0
+    assert np.isnan(table["undetectable"]["share"])
+    assert sum(row["share"] for name, row in table.items() if name != "undetectable") == pytest.approx(1.0)
+    assert "lens" not in table
+    assert not ambiguous({"is_lens": sample.truth["is_lens"]}).any()
+
+
+def test_completeness_counts_every_lensed_system():
+    sample = scored(4000, vague=0.3)
+    above = sample.models[0].logit > 0
+    table = completeness_table(above, sample.truth, sample.models[0].fwhm)
+    lensed = np.isfinite(sample.truth["theta_E"])
+    inside = lensed & (sample.truth["theta_E"] >= 0.5) & (sample.truth["theta_E"] < 3.0)
+    assert sum(cell["n"] for row in table["cells"] for cell in row) == inside.sum()
+    chosen = lensed & (sample.truth["theta_E"] > 1.4) & (sample.truth["snr_arc"] > 20)
+    assert table["cmu"]["value"] == pytest.approx(above[chosen].mean())
+    assert table["cmu"]["low"] < table["cmu"]["value"] < table["cmu"]["high"]
+    assert sum(cell["n"] for cell in table["by_seeing"]) == lensed.sum()
+
+
+def test_twins_share_a_cluster():
+    sample = scored(2000)
+    logit, lens = sample.models[0].logit, sample.truth["is_lens"]
+    alone = detect(logit, lens, Bootstrap(np.arange(2000), 150)).figures["auroc"]
+    double = detect(np.tile(logit, 2), np.tile(lens, 2), Bootstrap(np.tile(np.arange(2000), 2), 150)).figures["auroc"]
+    assert double.high - double.low == pytest.approx(alone.high - alone.low, rel=0.3)
+
+
+def test_classes_are_those_of_the_recipes():
+    sample = scored(500)
+    names = set(false_positives(np.zeros(500, bool), sample.truth))
+    assert names <= set(CLASSES)
+    blank = dataclasses.replace(sample, truth={"is_lens": sample.truth["is_lens"]})
+    assert false_positives(np.zeros(500, bool), blank.truth) == {}

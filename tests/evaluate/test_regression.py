@@ -1,0 +1,146 @@
+"""Regression: exact posteriors are found calibrated, wrong ones are not; conventions; likelihoods by numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+from synthetic_scores import posteriors, scored
+
+from lensscan.evaluate.posteriors import PARAMETERS, log_jacobian, reduce_posteriors, to_latent, truth_table
+from lensscan.evaluate.regression import convert, groups_of, regress
+from lensscan.lens.conventions import from_axis_ratio
+from lensscan.metrics.bootstrap import Bootstrap
+from lensscan.nets.latent import from_latent
+
+
+def measured(width=1.0, n=2500, replicates=6):
+    sample = scored(2 * n, widths=(width,))
+    lens = sample.truth["is_lens"]
+    truth = truth_table(sample.truth, lens)
+    reduced = reduce_posteriors(sample.models[0].mean[lens], sample.models[0].cov[lens], truth)
+    groups = groups_of(sample.truth, lens, sample.models[0].logit > 1)
+    bootstrap = Bootstrap(np.arange(len(truth)), replicates)
+    return regress(reduced, truth, groups, 0.263, sample.features[lens], bootstrap), truth, reduced
+
+
+@pytest.fixture(scope="module")
+def exact():
+    return measured()
+
+
+@pytest.fixture(scope="module")
+def narrow():
+    return measured(width=0.6)
+
+
+def test_exact_posteriors_cover(exact):
+    figures = exact[0].figures
+    for level in (0.5, 0.68, 0.95):
+        for name in (*PARAMETERS, "joint_5", "joint_7", "holismokes_theta_E", "holismokes_ex", "one_minus_q_ey"):
+            assert figures[f"coverage.{level:g}.{name}"].value == pytest.approx(level, abs=0.033), name
+    ceiling = 1.9 / np.sqrt(len(exact[1]))
+    assert max(figures[f"pit_ks.{name}"].value for name in PARAMETERS) < ceiling
+    assert max(figures[f"tarp.joint_{k}.largest"].value for k in (5, 7)) < ceiling
+
+
+def test_overconfident_posteriors_do_not(narrow):
+    figures = narrow[0].figures
+    expected = 2 * stats.norm.cdf(0.6 * stats.norm.ppf(0.975)) - 1
+    assert figures["coverage.0.95.x"].value == pytest.approx(expected, abs=0.03)
+    limit = 0.36 * stats.chi2.ppf(0.68, 7)
+    assert figures["coverage.0.68.joint_7"].value == pytest.approx(stats.chi2.cdf(limit, 7), abs=0.03)
+    assert figures["tarp.joint_7.largest"].value > 0.06
+
+
+def test_the_right_width_has_the_best_scores(exact, narrow):
+    for name in ("nll.joint_5", "nll.joint_7", "nll.theta_E", "nll.e1_e2", "crps.x", "crps.theta_E"):
+        assert exact[0].figures[name].value < narrow[0].figures[name].value, name
+
+
+def test_errors_are_those_of_the_posterior(exact):
+    figures, truth, reduced = exact[0].figures, exact[1], exact[2]
+    assert figures["errors.x.half_width_68"].value == pytest.approx(0.0447 * stats.norm.ppf(0.84), rel=0.05)
+    assert figures["sharpness.x"].value == pytest.approx(0.0447, rel=0.02)
+    assert figures["outliers.theta_E"].value == pytest.approx(
+        (np.abs(reduced.median[:, 0] - truth[:, 0]) > 0.15 * truth[:, 0]).mean()
+    )
+    assert figures["prior.x.half_width_68"].value == pytest.approx(0.1 * stats.norm.ppf(0.84), rel=0.05)
+    assert figures["light.x.half_width_68"].value < 0.3 * figures["prior.x.half_width_68"].value
+    assert figures["light.sx.half_width_68"].value > 0.9 * figures["prior.sx.half_width_68"].value
+
+
+def test_groups(exact):
+    counts = exact[0].counts
+    assert counts["quad"] + counts["double"] == counts["all"]
+    assert counts["S/N 20-40"] > 20
+    assert counts["selected"] < counts["all"]
+    assert exact[0].figures["group.quad.coverage.0.68.joint_7"].value == pytest.approx(0.68, abs=0.05)
+    assert exact[0].figures["group.theta_E > 0.8.errors.x.half_width_68"].low > 0
+
+
+def test_likelihood_in_physical_units_by_numbers():
+    """The density of theta_E, and of (e1, e2), integrates to one over physical values."""
+    rng = np.random.default_rng(2)
+    _, mean, cov = posteriors(1, rng)
+    grid = np.linspace(0.2, 4, 1001)
+    truth = np.tile(from_latent(mean), (len(grid), 1))
+    truth[:, 0] = grid
+    many = [np.repeat(values, len(grid), axis=0) for values in (mean, cov)]
+    nll = reduce_posteriors(*many, truth).nll["theta_E"]
+    assert np.trapezoid(np.exp(-nll), grid) == pytest.approx(1.0, abs=1e-3)
+    axis = np.linspace(-0.99, 0.99, 100)
+    e1, e2 = (part.ravel() for part in np.meshgrid(axis, axis))
+    inside = np.hypot(e1, e2) < 0.995
+    truth = np.tile(from_latent(mean), (inside.sum(), 1))
+    truth[:, 1], truth[:, 2] = e1[inside], e2[inside]
+    many = [np.repeat(values, len(truth), axis=0) for values in (mean, cov)]
+    nll = reduce_posteriors(*many, truth).nll["e1_e2"]
+    assert np.exp(-nll).sum() * (axis[1] - axis[0]) ** 2 == pytest.approx(1.0, abs=0.01)
+
+
+def test_latent_and_back():
+    latent = np.random.default_rng(3).normal(0, 0.4, (200, 7))
+    np.testing.assert_allclose(to_latent(from_latent(latent)), latent, atol=1e-9)
+    round_lens = np.array([[1.0, 0, 0, 0, 0, 0, 0]])
+    assert to_latent(round_lens)[0, 0] == 0
+    np.testing.assert_allclose(log_jacobian(round_lens), [[0.0], [0.0]], atol=1e-12)
+
+
+def test_conventions():
+    q, phi = np.array([0.5, 0.8]), np.array([0.3, 1.2])
+    e1, e2 = from_axis_ratio(q, phi)
+    truth = np.column_stack([np.ones(2), e1, e2, *np.zeros((4, 2))])
+    turned = truth.copy()
+    turned[:, 1], turned[:, 2] = from_axis_ratio(q, phi + np.pi)
+    for name in ("hezaveh2017", "one_minus_q", "holismokes4"):
+        ours, true = convert(name, turned, truth)
+        np.testing.assert_allclose(ours, true, atol=1e-12), name
+    np.testing.assert_allclose(np.hypot(*convert("hezaveh2017", truth, truth)[1][:, 1:].T), 1 - q)
+    np.testing.assert_allclose(np.hypot(*convert("one_minus_q", truth, truth)[1].T), 1 - q)
+    np.testing.assert_allclose(np.hypot(*convert("holismokes4", truth, truth)[1][:, 1:].T), (1 - q**2) / (1 + q**2))
+    np.testing.assert_allclose(convert("holismokes4", truth, truth)[1][:, 0], (1 + q) / (2 * np.sqrt(q)))
+
+
+def test_help_from_the_truth_makes_errors_smaller():
+    """No information: the pair's error falls from the prior's to about 0.8 of it, as for Hezaveh+2017's prior."""
+    rng = np.random.default_rng(4)
+    q = 1 - rng.uniform(0, 0.9, 20_000)
+    e1, e2 = from_axis_ratio(q, rng.uniform(0, np.pi, len(q)))
+    truth = np.column_stack([np.ones(len(q)), e1, e2, *np.zeros((4, len(q)))])
+    ours, true = convert("hezaveh2017", rng.permutation(truth), truth)
+    helped = np.quantile(np.abs(ours[:, 1] - true[:, 1]), 0.68)
+    sign = rng.choice([-1, 1], len(q))
+    blind = np.quantile(np.abs(ours[:, 1] * sign - true[:, 1]), 0.68)
+    assert helped < 0.8 * blind
+    assert np.quantile(np.abs(true[:, 1]), 0.68) == pytest.approx(0.378, abs=0.01), "what the paper's prior gives"
+
+
+def test_rejecting_the_uncertain_helps_where_widths_differ():
+    rng = np.random.default_rng(5)
+    from lensscan.evaluate.regression import _selective
+
+    sigma = rng.uniform(0.1, 2.0, 20_000)
+    widths = _selective(sigma, sigma * rng.normal(size=len(sigma)))
+    assert (np.diff(widths) < 0).all()
+    assert widths[-1] < 0.5 * widths[0]
