@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 from lensscan.config import build
 from lensscan.errors import ConfigError, ModelError
 from lensscan.nets.blocks import Network
-from lensscan.nets.classic.classifier import CLASSIFIERS, Classifier, ClassifierConfig
+from lensscan.nets.classic.classifier import Classifier, ClassifierConfig
+from lensscan.nets.classic.registry import CLASSIFIERS
 from lensscan.nets.resnet import LensResNet, ResNetConfig
 from lensscan.nets.trivial import Trivial
 

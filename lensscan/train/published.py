@@ -34,7 +34,7 @@ class PublishedRecipe:
     Attributes
     ----------
     kind : str
-        A key of `lensscan.nets.classic.classifier.CLASSIFIERS`.
+        A key of `lensscan.nets.classic.registry.CLASSIFIERS`.
     lr, decay : float
         Learning rate ``lr / (1 + decay step)``.
     batch, epochs : int

@@ -1,4 +1,8 @@
-"""One contract over all networks: shapes, gradients, train against eval, save and load, folding."""
+"""One contract over all networks: shapes, gradients, train against eval, save and load, folding.
+
+Published networks (tests/nets/test_classic.py) draw for drop-out and count batches in training; what the
+contract says of ours at any time holds of them in evaluation.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,12 @@ NETWORKS = {
         1,
         33,
     ),
+    "argonne": ({"kind": "argonne"}, 1, 45),
+    "argonne-linear": ({"kind": "argonne", "scaling": "linear", "mean": [3.0, 4.0], "std": [9.0, 7.0]}, 2, 45),
+    "argonne-picture": ({"kind": "argonne", "scaling": "picture", "mean": [0.2], "std": [0.1]}, 1, 32),
+    "deeplens": ({"kind": "deeplens"}, 4, 20),
 }
+PUBLISHED = {"argonne", "deeplens"}
 
 
 @pytest.fixture(params=sorted(NETWORKS))
@@ -63,9 +72,12 @@ def test_every_parameter_gets_a_gradient(built):
 
 
 def test_training_and_evaluation_mode_agree(built):
-    _, network, images, scalars = built
+    architecture, network, images, scalars = built
     trained = outputs(network.train(), images, scalars)
     evaluated = outputs(network.eval(), images, scalars)
+    if architecture["kind"] in PUBLISHED:
+        assert not torch.equal(trained[0], evaluated[0]), "drop-out or batch statistics do not act"
+        return
     for a, b in zip(trained, evaluated, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
 
@@ -84,14 +96,16 @@ def test_save_and_load_are_bit_identical(built, tmp_path):
 def test_folded_network_agrees(built):
     architecture, network, images, scalars = built
     card = Card("n", architecture, tuple("griz"[: images.shape[1]]), images.shape[-1], 0.2)
-    folded = Model(card, network).inference()
+    folded = Model(card, network.eval()).inference()
     for a, b in zip(outputs(network, images, scalars), outputs(folded, images, scalars), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5, equal_nan=True)
     assert not any(parameter.requires_grad for parameter in folded.parameters())
 
 
 def test_no_network_uses_batch_statistics(built):
-    _, network, images, scalars = built
+    architecture, network, images, scalars = built
+    if architecture["kind"] in PUBLISHED:
+        network.eval()
     alone = outputs(network, images[:1], scalars[:1])
     together = outputs(network, images, scalars)
     for a, b in zip(alone, together, strict=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,13 +10,10 @@ from torch import Tensor
 
 from lensscan.errors import ModelError
 from lensscan.nets.blocks import Network
-from lensscan.nets.classic.argonne import Argonne
-from lensscan.nets.classic.body import Body
+from lensscan.nets.classic.registry import CLASSIFIERS
 from lensscan.nets.latent import N_LATENT
 
-__all__ = ["CLASSIFIERS", "Classifier", "ClassifierConfig", "scaled"]
-
-CLASSIFIERS: Mapping[str, type[Body]] = {"argonne": Argonne}
+__all__ = ["Classifier", "ClassifierConfig", "scaled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +23,7 @@ class ClassifierConfig:
     Attributes
     ----------
     kind : str
-        A key of `CLASSIFIERS`.
+        A key of `lensscan.nets.classic.registry.CLASSIFIERS`.
     scaling : str
         ``noise``: the product's normalisation.  ``linear``: flux, shifted and scaled per band by one mean and
         one spread over the whole training set.  ``picture``: 256 steps from each stamp's faintest to its
