@@ -2,7 +2,8 @@
 
 NAME is one of: scan (end to end against its ceilings and against what one would write instead),
 scheduler (block messages a second), memory (peak memory against the number of rows), solver (image
-positions of lenses a second, beside lenstronomy's).
+positions of lenses a second, beside lenstronomy's), simulate (simulated images a second, beside caustics
+and lenstronomy).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 from lensscan.cli.arguments import at_least
 
 EXAMPLE = "lensscan bench scan --rounds 5 -o bench.json"
-NAMES = ("scan", "scheduler", "memory", "solver")
+NAMES = ("scan", "scheduler", "memory", "solver", "simulate")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +38,10 @@ def run(args: argparse.Namespace) -> int:
         from lensscan.site.bench.solver import bench_solver
 
         report = bench_solver(args.rounds)
+    elif args.name == "simulate":
+        from lensscan.site.bench.simulate import bench_simulate
+
+        report = bench_simulate(args.rounds)
     elif args.name == "memory":
         from lensscan.site.bench.memory import ROWS, bench_memory
 
