@@ -13,12 +13,14 @@ __version__ = "0.1.0"
 _LAZY = {
     "load_model": ("lensscan.nets.model", "load_model"),
     "read_candidates": ("lensscan.candidates.file", "read_candidates"),
+    "remove_lens_light": ("lensscan.lenslight.stage", "remove_lens_light"),
     "simulate": ("lensscan.mocks.simulate", "simulate_named"),
 }
 _SUBPACKAGES = (
     "lens",
     "render",
     "metrics",
+    "lenslight",
     "survey",
     "mocks",
     "nets",
@@ -28,10 +30,11 @@ _SUBPACKAGES = (
     "evaluate",
 )
 
-__all__ = ["__version__", "load_model", "read_candidates", "simulate"]
+__all__ = ["__version__", "load_model", "read_candidates", "remove_lens_light", "simulate"]
 
 if TYPE_CHECKING:
     from lensscan.candidates.file import read_candidates
+    from lensscan.lenslight.stage import remove_lens_light
     from lensscan.mocks.simulate import simulate_named as simulate
     from lensscan.nets.model import load_model
 

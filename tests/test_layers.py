@@ -23,6 +23,7 @@ ROWS = (
     ("lens",),
     ("render",),
     ("metrics",),
+    ("lenslight",),
     ("survey",),
     ("mocks",),
     ("nets",),

@@ -24,6 +24,7 @@ COMMANDS = {
     "show": "summary, provenance, timings and failures of an output",
     "export": "candidates as FITS, VOTable, Parquet, CSV, ECSV, ds9 regions or lenstronomy JSON",
     "images": "image positions, magnifications and time delays of the candidates, with uncertainties",
+    "subtract": "take the lens's light off stamps: ICA of several bands, isophotes of one",
     "mosaic": "PNG pages of the ranked candidates",
     "simulate": "mock stamps with truth, from a recipe and a seed",
     "train": "train a network, plain or under mpiexec",

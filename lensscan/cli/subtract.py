@@ -1,0 +1,173 @@
+"""Take the lens's light off stamps: planes LENS and ARCS of every band as FITS, and a picture of each stamp.
+
+With two bands or more lens and arcs are told apart by colour (ICA), all bands at the PSF of the worst; with one
+band, or where ICA cannot be had, the lens is modelled as a smooth galaxy. --method all draws both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lensscan.cli.arguments import at_least
+from lensscan.errors import ConfigError, ExitCode, OutputError
+
+if TYPE_CHECKING:
+    from lensscan.config import Survey
+    from lensscan.lenslight.stage import LensLight
+    from lensscan.survey.stamps import Batch, Frame, Rows
+
+__all__ = ["EXAMPLE", "METHODS", "add_arguments", "run"]
+
+EXAMPLE = "lensscan subtract stamps/des_dls_001.fits stamps/des_dls_002.fits --survey des --bands g,r,i,z -o arcs"
+METHODS = ("auto", "ica", "isophotes", "all")
+BATCH = 32
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("stamps", nargs="+", metavar="STAMP.fits", help="stamps; {band} for one file per band")
+    parser.add_argument("--survey", required=True, metavar="S", help="shipped name or TOML file")
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of NAME-light.fits and NAME.png")
+    parser.add_argument("--method", choices=METHODS, default="auto", help="how (default: auto)")
+    parser.add_argument("--bands", metavar="B,B", help="bands to use, by comma (default: all of the survey)")
+    parser.add_argument("--radius", type=float, default=5.0, metavar="R", help="radius of the fit, arcsec (default: 5)")
+    parser.add_argument("--size", type=at_least(16), metavar="PX", help="side of the stamps (default: the survey's)")
+    parser.add_argument("--resample", action="store_true", help="resample stamps of another pixel scale")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    from lensscan.config import load_survey
+    from lensscan.survey.loose import LooseReader
+    from lensscan.survey.stamps import Frame, allocate
+
+    if not args.radius > 0:
+        raise ConfigError(f"--radius {args.radius:g} must be positive (arcsec)")
+    survey = load_survey(args.survey)
+    frame = Frame(_bands(args.bands, survey), args.size or survey.stamp_size, survey.pixel_scale, 1)
+    names = _names(args.stamps)
+    reader = LooseReader(survey, frame, args.resample)
+    batch = allocate(min(BATCH, len(names)), frame)
+    done = 0
+    try:
+        for low in range(0, len(names), BATCH):
+            files = args.stamps[low : low + BATCH]
+            batch.clear()
+            reader.read(_rows(files), 0, len(files), batch)
+            done += _take_apart(args, files, names[low : low + BATCH], batch, frame)
+    finally:
+        reader.close()
+    if not done:
+        raise OutputError(f"none of {len(names)} stamps could be taken apart; the reasons stand above")
+    return int(ExitCode.OK if done == len(names) else ExitCode.TOO_MANY_FAILED)
+
+
+def _bands(given: str | None, survey: Survey) -> tuple[str, ...]:
+    if given is None:
+        return tuple(survey.bands)
+    bands = tuple(dict.fromkeys(word.strip() for word in given.split(",") if word.strip()))
+    unknown = [band for band in bands if band not in survey.bands]
+    if unknown or not bands:
+        what = f"no band {unknown[0]!r}" if unknown else "an empty list"
+        raise ConfigError(f"--bands {given}: {what}; survey {survey.name} has {', '.join(survey.bands)}")
+    return bands
+
+
+def _names(files: Sequence[str]) -> list[str]:
+    """Return the names of the outputs; two stamps of one name would overwrite each other."""
+    names = [Path(file.replace("{band}", "band")).name.split(".fits")[0] for file in files]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"two stamps are named {twice}; give them in two calls with another -o")
+    return names
+
+
+def _rows(files: Sequence[str]) -> Rows:
+    import numpy as np
+
+    from lensscan.survey.stamps import Rows
+
+    n = len(files)
+    nothing = np.full(n, np.nan)
+    zeros = np.zeros(n, np.int64)
+    return Rows(zeros, nothing, nothing, nothing, nothing, list(files), zeros, np.zeros(n, np.uint8))
+
+
+def _take_apart(
+    args: argparse.Namespace, files: Sequence[str], names: Sequence[str], batch: Batch, frame: Frame
+) -> int:
+    """Take one batch apart and write it; return how many stamps were."""
+    import numpy as np
+
+    from lensscan.lenslight.stage import REASONS, remove_lens_light
+    from lensscan.schema import STATUS_TEXT, Status
+
+    n = len(files)
+    missing = np.broadcast_to(~batch.present[:n, :, None, None], batch.images[:n].shape).copy()
+    if batch.masked:
+        missing |= batch.mask[:n]
+    methods = ("ica", "isophotes") if args.method == "all" else (args.method,)
+    lights = [
+        remove_lens_light(
+            batch.images[:n],
+            pixel_scale=frame.pixel_scale,
+            fwhm=batch.fwhm[:n],
+            sigma=batch.sigma[:n],
+            mask=missing,
+            method=method,
+            radius=args.radius,
+        )
+        for method in methods
+    ]
+    done = 0
+    for row, file in enumerate(files):
+        best = next((light for light in lights if light.ok[row]), None)
+        if batch.status[row] != Status.PENDING:
+            _say(file, STATUS_TEXT[Status(int(batch.status[row]))])
+        elif best is None:
+            _say(file, "; ".join(dict.fromkeys(REASONS[str(light.reason[row])] for light in lights)))
+        else:
+            _write(args.output, file, names[row], batch, row, missing, lights, best, frame)
+            print(f"{names[row]}: {best.method[row]}")
+            done += 1
+    return done
+
+
+def _write(
+    folder: str,
+    file: str,
+    name: str,
+    batch: Batch,
+    row: int,
+    missing: object,
+    lights: Sequence[LensLight],
+    best: LensLight,
+    frame: Frame,
+) -> None:
+    import numpy as np
+
+    from lensscan.lenslight.picture import draw_removal
+    from lensscan.lenslight.planes import write_planes
+    from lensscan.render.png import save_png
+
+    write_planes(
+        Path(folder) / f"{name}-light.fits",
+        frame.bands,
+        best,
+        row,
+        pixel_scale=frame.pixel_scale,
+        wcs=batch.wcs[row],
+        origin=batch.origin[row],
+        source=file,
+    )
+    pixels = np.where(np.asarray(missing)[row], np.nan, batch.images[row])
+    page = draw_removal(pixels, frame.bands, lights, row, sigma=batch.sigma[row], title=name)
+    save_png(page, Path(folder) / f"{name}.png")
+
+
+def _say(file: str, reason: str) -> None:
+    print(f"lensscan subtract: {file}: {reason}", file=sys.stderr)
