@@ -26,6 +26,7 @@ from lensscan.files import replacing
 from lensscan.mocks.layouts import LAYOUTS, Layout
 from lensscan.mocks.recipes import Recipe
 from lensscan.mocks.skytables import sky_tables
+from lensscan.mocks.systems import real_sky, takes_real
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -141,6 +142,8 @@ class Dataset:
             "format": self.layout,
             "zero_point": self.recipe.zero_point,
         }
+        if takes_real(self.recipe):
+            record["canvas"] = real_sky(self.recipe).fingerprint
         path = self.folder / "recipe.json"
         if path.is_file():
             try:
@@ -149,7 +152,9 @@ class Dataset:
                 old = {}
             differs = [key for key in record if old.get(key) != record[key]]
             if differs:
-                what = "recipe (its numbers changed)" if differs[0] == "digest" else differs[0]
+                what = {"digest": "recipe (its numbers changed)", "canvas": "canvas (the real stamps changed)"}.get(
+                    differs[0], differs[0]
+                )
                 raise OutputError(f"{self.folder}: holds mocks with another {what}; choose another folder or remove it")
         elif root:
             with replacing(path) as temporary:

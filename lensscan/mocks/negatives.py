@@ -334,7 +334,8 @@ def _neighbours(scene: Scene, recipe: Recipe, systems: Systems, draws: Draws, ma
     half = 0.5 * (recipe.size + 2 * margin) * recipe.pixel_scale
     area = (2 * half) ** 2 / 3600
     everyone = np.arange(draws.n)
-    count = draws.poisson("near.count", prior.density * area, MOST)
+    drawn = systems.stamp < 0
+    count = np.where(drawn, draws.poisson("near.count", prior.density * area, MOST), 0)
     mag = draws.power_law("near.mag", prior.mag[0], prior.mag[1], prior.slope, k=MOST)
     colours = random_colours(draws, "near", prior.red_fraction, k=MOST)
     x, y = (draws.uniform(f"near.{a}", -half, half, k=MOST) for a in "xy")
@@ -361,7 +362,7 @@ def _neighbours(scene: Scene, recipe: Recipe, systems: Systems, draws: Draws, ma
         r * np.cos(phi),
         r * np.sin(phi),
     )
-    count = draws.poisson("stars.count", prior.stars * area, few)
+    count = np.where(drawn, draws.poisson("stars.count", prior.stars * area, few), 0)
     keep = np.arange(few) < count[:, None]
     where = np.broadcast_to(everyone[:, None], keep.shape)[keep]
     x, y = (draws.uniform(f"stars.{a}", -half, half, k=few) for a in "xy")

@@ -8,24 +8,28 @@ the same selection as the lenses (the unpainted twins): their light does not tel
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
+from lensscan.errors import ConfigError
+from lensscan.lens.cosmology import distances, einstein_radius
 from lensscan.mocks.arcs import is_detectable, measure, signal_to_noise
 from lensscan.mocks.population import flux, lens_mass, light_of, source_galaxy
 from lensscan.mocks.priors import Draws
+from lensscan.mocks.realsky import N_VIEWS, RealSky, load_real_sky
 from lensscan.mocks.recipes import CLASSES, Recipe
 from lensscan.mocks.tables import LensPrior
 
-__all__ = ["Observation", "Systems", "draw_systems", "observe", "prior_draws"]
+__all__ = ["Observation", "Systems", "draw_systems", "observe", "prior_draws", "real_sky", "takes_real"]
 
 Array = NDArray[np.float64]
 LENS, UNDETECTABLE, UNLENSED, UNBENT = (
     CLASSES.index(name) for name in ("lens", "undetectable", "unlensed_arc", "unlensed_source")
 )
+PAINTED, REAL = CLASSES.index("painted"), CLASSES.index("real")
 SOURCED = (LENS, UNDETECTABLE, UNLENSED)
 MASSIVE = [
     *SOURCED,
@@ -57,7 +61,10 @@ class Observation:
 
 @dataclass(slots=True)
 class Systems:
-    """Drawn systems: class numbers, observation, and arrays by name (see `draw_systems`)."""
+    """Drawn systems: class numbers, observation, and arrays by name (see `draw_systems`).
+
+    `stamp` is the number of the real stamp a row is painted on, -1 where there is none, and `view` its view (0 to 7).
+    """
 
     index: NDArray[np.int64]
     klass: NDArray[np.int64]
@@ -66,17 +73,24 @@ class Systems:
     mass: dict[str, Array]
     source: dict[str, Array]
     measured: dict[str, Array]
+    stamp: NDArray[np.int64]
+    view: NDArray[np.int64]
     truth: dict[str, Array] = field(default_factory=dict)
+
+    @property
+    def is_lens(self) -> NDArray[np.bool_]:
+        """Rows that pass the label rule."""
+        return (self.klass == LENS) | (self.klass == PAINTED)
 
     @property
     def lensed(self) -> NDArray[np.bool_]:
         """Rows whose source is painted; that of class unlensed_source as if there were no mass."""
-        return np.isin(self.klass, (*SOURCED, UNBENT))
+        return np.isin(self.klass, (*SOURCED, UNBENT, PAINTED))
 
     @property
     def massive(self) -> NDArray[np.bool_]:
-        """Rows whose central galaxy is the drawn massive galaxy."""
-        return np.isin(self.klass, MASSIVE)
+        """Rows whose central galaxy is a massive galaxy that is drawn."""
+        return np.isin(self.klass, MASSIVE) & (self.stamp < 0)
 
 
 def observe(draws: Draws, recipe: Recipe) -> Observation:
@@ -125,7 +139,12 @@ def draw_systems(recipe: Recipe, seed: int, index: NDArray[np.int64]) -> Systems
     """Draw the systems of the rows `index`.
 
     ``truth`` holds theta_E, e1, e2, x, y, sx, sy, gamma1, gamma2, slope, magnification, snr_arc, n_images, z_lens,
-    z_source, sigma_v: NaN where the class has no such thing.
+    z_source, sigma_v: NaN where the class has no such thing; and ``stamp``, -1 where nothing is real.
+
+    Raises
+    ------
+    ConfigError
+        If a class needs real stamps, and the recipe names none that can be used.
     """
     draws = Draws(recipe.digest, seed, index)
     klass = draws.choice("class", np.asarray(recipe.weights))
@@ -133,26 +152,37 @@ def draw_systems(recipe: Recipe, seed: int, index: NDArray[np.int64]) -> Systems
     wants = np.where((draws.uniform("twin") < TWINS) | (klass == UNBENT), LENS, -1)
     for own in SOURCED:
         wants = np.where(klass == own, own, wants)
+    wants = np.where(klass == PAINTED, LENS, wants)
+    real = np.isin(klass, (PAINTED, REAL))
     store: dict[str, Array] = {}
     reached = np.full(len(index), -1)
-    pending, attempt, width = np.flatnonzero(np.isin(klass, MASSIVE)), 0, 1
+    pending, attempt, width = np.flatnonzero(np.isin(klass, MASSIVE) | real), 0, 1
     while len(pending) and attempt <= recipe.label.attempts:
         # Later rounds try several attempts of a row at once and keep the first that fits: few rows, few calls.
         width = min(width, recipe.label.attempts + 1 - attempt)
         rows = np.repeat(pending, width)
         numbers = np.tile(np.arange(attempt, attempt + width), len(pending))
-        drawn = _attempt(recipe, Draws(recipe.digest, seed, index[rows], numbers), sky, rows, wants[rows])
+        drawn = _attempt(recipe, Draws(recipe.digest, seed, index[rows], numbers), sky, rows, wants[rows], real[rows])
         fits = drawn.pop("fits").reshape(-1, width) > 0
         chosen = np.arange(len(pending)) * width + np.where(fits.any(axis=1), fits.argmax(axis=1), width - 1)
         reached[pending] = drawn.pop("label")[chosen].astype(np.int64)
         _store(store, {name: value[chosen] for name, value in drawn.items()}, pending, len(index))
         pending, attempt, width = pending[~fits.any(axis=1)], attempt + width, 2 * width
-    klass = np.where(np.isin(klass, SOURCED), reached, klass)
-    parts: dict[str, dict[str, Array]] = {"light": {}, "mass": {}, "source": {}, "truth": {}}
+    missed = (klass == PAINTED) & (reached != LENS)
+    klass = np.where(np.isin(klass, SOURCED) | missed, reached, klass)
+    parts: dict[str, dict[str, Array]] = {name: {} for name in ("light", "mass", "source", "truth", "real")}
     for name, value in store.items():
         part, _, key = name.partition(".")
         parts[part][key] = value
-    systems = Systems(np.asarray(index), klass, sky, parts["light"], parts["mass"], parts["source"], parts["truth"])
+    stamp, view = (
+        np.nan_to_num(parts["real"].get(key, np.full(len(index), np.nan)), nan=-1).astype(np.int64)
+        for key in ("stamp", "view")
+    )
+    systems = Systems(
+        np.asarray(index), klass, sky, parts["light"], parts["mass"], parts["source"], parts["truth"], stamp, view
+    )
+    if real.any():
+        systems.sky = _sky_of_stamps(recipe, systems)
     _finish_truth(systems)
     return systems
 
@@ -168,7 +198,7 @@ def prior_draws(
     index = np.arange(n, dtype=np.int64)
     draws = Draws(recipe.digest, seed, index)
     sky = observe(draws, recipe)
-    first = _attempt(recipe, draws, sky, index, np.full(n, -1))
+    first = _attempt(recipe, draws, sky, index, np.full(n, -1), np.zeros(n, bool))
     systems = draw_systems(recipe, seed, index)
     blank = np.full(n, np.nan)
     parts = {"light": systems.light, "mass": systems.mass, "source": systems.source, "truth": systems.measured}
@@ -192,26 +222,110 @@ def _store(store: dict[str, Array], drawn: dict[str, Array], rows: NDArray[np.in
 
 
 def _attempt(
-    recipe: Recipe, draws: Draws, sky: Observation, rows: NDArray[np.int64], wants: NDArray[np.int64]
+    recipe: Recipe,
+    draws: Draws,
+    sky: Observation,
+    rows: NDArray[np.int64],
+    wants: NDArray[np.int64],
+    real: NDArray[np.bool_],
 ) -> dict[str, Array]:
-    """Draw galaxy, mass and source once; say what they make, and whether the row `wants` it (-1: anything fits)."""
+    """Draw galaxy, mass and source once; say what they make, and whether the row `wants` it (-1: anything fits).
+
+    Rows that are `real` take a real galaxy instead of a drawn one.
+    """
     mass = lens_mass(draws, recipe)
     light = light_of(draws, recipe, mass["sigma_v"], mass["z_lens"])
     for axis in "xy":
         light[axis] = getattr(sky, axis)[rows]
+    seen = {name: getattr(sky, name)[rows] for name in ("fwhm", "sigma", "present")}
+    chosen: dict[str, Array] = {}
+    if real.any():
+        chosen = _take_real(recipe, draws, real, mass, light, seen)
     mass |= _mass_of(draws, recipe.lens, light)
     source = source_galaxy(draws, recipe, mass)
     # Arcs that are none lie outside the caustic, where the disc of sources ends.
-    far = mass["theta_E"] * draws.uniform("source.far", 1.0, 2.3) / np.hypot(source["bx"], source["by"])
+    far = (
+        mass["theta_E"]
+        * draws.uniform("source.far", 1.0, 2.3)
+        / np.maximum(np.hypot(source["bx"], source["by"]), 1e-12)
+    )
     scale = np.where(wants == UNLENSED, far, 1.0)
     source["bx"], source["by"] = source["bx"] * scale, source["by"] * scale
-    truth, label = _judge(recipe, mass, light, source, sky, rows)
-    result = {f"light.{k}": v for k, v in light.items()} | {f"mass.{k}": v for k, v in mass.items()}
+    truth, label = _judge(recipe, mass, light, source, seen)
+    result = chosen | {f"light.{k}": v for k, v in light.items()} | {f"mass.{k}": v for k, v in mass.items()}
     result |= {f"source.{k}": v for k, v in source.items()} | {f"truth.{k}": v for k, v in truth.items()}
     within = (light["mag_i"] >= recipe.galaxy.mag[0]) & (light["mag_i"] <= recipe.galaxy.mag[1])
     visible = (wants != UNLENSED) | (truth["snr_arc"] >= 0.5 * recipe.label.snr)
-    fits = within & visible & ((wants == label) | (wants < 0))
+    fits = (within | real) & visible & ((wants == label) | (wants < 0))
     return result | {"label": label, "fits": fits.astype(np.float64)}
+
+
+def _take_real(
+    recipe: Recipe,
+    draws: Draws,
+    real: NDArray[np.bool_],
+    mass: dict[str, Array],
+    light: dict[str, Array],
+    seen: dict[str, Array],
+) -> dict[str, Array]:
+    """Put real galaxies, as their stamps show them in a random view, in place of the drawn ones where `real`.
+
+    theta_E follows from the galaxy: its redshift and dispersion are known, or guessed from galaxies like it.
+    """
+    library = real_sky(recipe)
+    stamp = library.pick(draws.uniform("real.stamp"))
+    view = np.floor(draws.uniform("real.view", 0, N_VIEWS)).astype(np.int64)
+    known = library.view(stamp, view)
+    z, sigma_v = library.guess(stamp, draws.uniform("real.guess"))
+    ratio = distances(recipe.cosmology).ratio(z, mass["z_source"])
+    for name, value in (("z_lens", z), ("sigma_v", sigma_v), ("theta_E", einstein_radius(sigma_v, ratio))):
+        mass[name] = np.where(real, value, mass[name])
+    e = np.minimum(np.hypot(known["e1"], known["e2"]), 0.7)
+    known["q"] = (1 - e) / (1 + e)
+    known["radius"] = np.clip(np.nan_to_num(known["radius"], nan=0.7), *recipe.galaxy.radius)
+    known |= {"n": np.full(draws.n, 4.0), "outer": np.zeros(draws.n)}
+    for name in ("mags", "mag_i", "colours", "radius", "n", "q", "e1", "e2", "x", "y", "outer"):
+        light[name] = np.where(real if light[name].ndim == 1 else real[:, None], known[name], light[name])
+    for name in seen:
+        own = real[:, None] & (known["present"].astype(bool) | (name == "present"))
+        seen[name] = np.where(own, known[name], seen[name])
+    return {"real.stamp": np.where(real, stamp, np.nan), "real.view": np.where(real, view, np.nan)}
+
+
+def takes_real(recipe: Recipe) -> bool:
+    """Whether a class of the recipe needs real stamps."""
+    return any(recipe.classes.get(name, 0) > 0 for name in ("painted", "real"))
+
+
+def real_sky(recipe: Recipe) -> RealSky:
+    """Return the real stamps of a recipe.
+
+    Raises
+    ------
+    ConfigError
+        If the recipe names none, or they cannot be used.
+    """
+    canvas = recipe.canvas
+    if not (canvas.catalog and canvas.survey and canvas.stamps):
+        raise ConfigError(
+            f"{recipe.name}: classes painted and real need real stamps; "
+            "give canvas.catalog, canvas.survey and canvas.stamps (--set, or in the recipe)"
+        )
+    return load_real_sky(canvas, recipe)
+
+
+def _sky_of_stamps(recipe: Recipe, systems: Systems) -> Observation:
+    """Return the observing conditions with those of the real stamps in their rows."""
+    rows = np.flatnonzero(systems.stamp >= 0)
+    known = real_sky(recipe).view(systems.stamp[rows], systems.view[rows])
+    changed = {}
+    for name in ("fwhm", "sigma", "present", "x", "y"):
+        value = getattr(systems.sky, name).copy()
+        value[rows] = (
+            known[name] if name in ("x", "y", "present") else np.where(known["present"], known[name], value[rows])
+        )
+        changed[name] = value
+    return replace(systems.sky, **changed)
 
 
 def _mass_of(draws: Draws, prior: LensPrior, light: dict[str, Array]) -> dict[str, Array]:
@@ -240,8 +354,7 @@ def _judge(
     mass: dict[str, Array],
     light: dict[str, Array],
     source: dict[str, Array],
-    sky: Observation,
-    rows: NDArray[np.int64],
+    seen: dict[str, Array],
 ) -> tuple[dict[str, Array], Array]:
     """Measure the arcs and apply the label rule; theta_E outside the recipe's limits is no lens."""
     theta_E = mass["theta_E"]
@@ -265,8 +378,8 @@ def _judge(
     log_sb = (
         -b * (theta_E / radius) ** (1 / n) + 2 * n * np.log(b) - np.log(2 * math.pi * n * radius**2) - gammaln(2 * n)
     )
-    background = flux(light["mags"]) * np.exp(log_sb)[:, None]
-    fwhm, sigma = sky.fwhm[rows], np.where(sky.present[rows], sky.sigma[rows], np.inf)
+    background = np.nan_to_num(flux(light["mags"])) * np.exp(log_sb)[:, None]
+    fwhm, sigma = seen["fwhm"], np.where(seen["present"], seen["sigma"], np.inf)
     snr = signal_to_noise(
         flux(source["mags"]) * arcs.magnification[:, None],
         arcs.area,
@@ -288,7 +401,7 @@ def _finish_truth(systems: Systems) -> None:
     """Collect the truth in a fixed order, blank where nothing is lensed."""
     nothing = np.full(len(systems.index), np.nan)
     measured, mass, source = systems.measured, systems.mass, systems.source
-    lensed = (systems.klass == LENS) | (systems.klass == UNDETECTABLE)
+    lensed = systems.is_lens | (systems.klass == UNDETECTABLE)
     truth = {key: np.where(lensed, mass.get(key, nothing), np.nan) for key in ("theta_E", "e1", "e2", "x", "y")}
     for axis in "xy":
         truth[f"s{axis}"] = truth[axis] + source.get(f"b{axis}", nothing)
@@ -298,4 +411,5 @@ def _finish_truth(systems: Systems) -> None:
         truth[key] = np.where(lensed, measured.get(key, nothing), np.nan)
     for key in ("z_lens", "sigma_v"):
         truth[key] = mass.get(key, nothing)
+    truth["stamp"] = systems.stamp
     systems.truth = truth
