@@ -67,10 +67,10 @@ class BandRecipe:
     sky : float
         Standard deviation of the background left in a stamp, in units of sigma.
     saturation : float
-        Flux per pixel (nJy) at which a pixel saturates; 0 = never.
+        Flux per pixel (nJy) at which a pixel saturates: it is clipped there and counts as missing; 0 = never.
     psf : str
-        FITS image of the measured PSF (``psf.kind = "image"``), its pixels those of the stamps unless its
-        header has PIXSCALE (arcsec).
+        FITS image of the measured PSF (``psf.kind = "image"``), pixel response included, its pixels those of the
+        stamps unless its header has PIXSCALE (arcsec).
     """
 
     sigma: tuple[float, float, float]
@@ -99,11 +99,12 @@ class NoisePrior:
         Share of stamps whose noise is white instead.
     relative : (float, float) or None
         Noise per pixel drawn uniformly between these fractions of the brightest noise-free pixel, instead of
-        from the bands' `sigma`; stamps are then scaled to a peak of `peak` nJy first.
+        from the bands' `sigma`; stamps are then scaled to a peak of `peak` nJy first (their truth is not).
     peak : float
         See `relative`.
     electrons : (float, float, float) or None
-        With `relative`: probability of Poisson noise, and the limits of the electrons in the brightest pixel.
+        With `relative`: probability of Poisson noise, and the limits of the electrons in the brightest pixel; the
+        bands' `poisson` is then ignored.
     """
 
     lag1: float = 0.0
@@ -135,7 +136,7 @@ class PsfPrior:
     uniform : (float, float) or None
         FWHM (arcsec) drawn uniformly between these limits instead, the same in all bands.
     share : float
-        Probability that there is a PSF at all.
+        Probability that there is a PSF at all; for the rest FWHM is 0 and the pixels alone blur.
     """
 
     kind: str = "moffat"
@@ -347,16 +348,16 @@ class EffectsPrior:
     hot_columns : (float, float, float)
         Probability per stamp and band, and limits of the amplitude (either sign).
     bleed : float
-        Probability that a saturated star bleeds along its column.
+        Probability per stamp and band that saturated pixels bleed along their columns.
     zero_bias : float
-        Standard deviation of a constant added to the stamp.
+        Standard deviation of a constant added to the stamp, the same in all bands but for the unit.
     halo : (float, float)
-        Probability, and amplitude (fraction of the object's surface brightness at two arcsec), of a background
-        over-subtracted around the object.
+        Probability, and largest depth (fraction of the object's surface brightness at two arcsec), of a bowl of
+        background over-subtracted around the object.
     zero_point : float
-        Standard deviation of each band's calibration, mag.
+        Standard deviation of each band's calibration, mag; it scales the light, not the noise.
     gain : float
-        Standard deviation (fraction) of the scale of the whole stamp.
+        Standard deviation (fraction) of the scale of the whole stamp's light.
     astrometry : float
         Standard deviation of each band's offset per axis, arcsec.
     masks : (float, int, float, float)

@@ -6,6 +6,7 @@ after a resume and for any number of ranks.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +36,7 @@ class Sample:
     latent : Tensor, (n, 7)
         NaN for non-lenses.
     mask : bool Tensor, (n, C, S, S), or None
+        Missing pixels.
     sigma_factor, scale_factor : Tensor (n, C) and (n, 1), or None
         Factors on the estimated noise and on the stated pixel scale.
     """
@@ -80,10 +82,14 @@ def augment(sample: Sample, settings: Augmentation, seed: int, step: int, first:
     unstated = uniform(1) < settings.fwhm_missing
     absent = _absent_band(uniform(2), n_bands, settings.band_missing)
     mask = _rectangles(uniform(6), n_bands, size, settings)
-    images, latent = _turn(sample.images * gain[:, :, None, None], sample.latent, views)
+    images = _turn(sample.images * gain[:, :, None, None], views, transform_images)
+    latent = _turn(sample.latent, views, transform_latent)
+    missing = None if sample.mask is None else _turn(sample.mask, views, transform_images)
     if settings.noise > 0:
         noise = _row_noise(seed, step, first, images)
-        images += noise * (amplitude * estimate_sigma(images))[:, :, None, None]
+        images += noise * (amplitude * estimate_sigma(images, missing).nan_to_num())[:, :, None, None]
+    if missing is not None:
+        mask = missing if mask is None else mask | missing
     present = sample.present & ~absent
     images *= present[:, :, None, None]
     fwhm = torch.where(unstated, torch.nan, sample.fwhm * fwhm_factor)
@@ -106,15 +112,14 @@ def _row_noise(seed: int, step: int, first: int, images: Tensor) -> Tensor:
     return torch.cat(blocks)[skip : skip + len(images)]
 
 
-def _turn(images: Tensor, latent: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn each row into its view, truth included."""
-    images, latent = images.clone(), latent.clone()
+def _turn(values: Tensor, views: Tensor, transform: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """Return each row of `values` in its view."""
+    values = values.clone()
     for view in range(1, N_VIEWS):
         rows = torch.nonzero(views == view)[:, 0]
         if len(rows):
-            images[rows] = transform_images(images[rows], view)
-            latent[rows] = transform_latent(latent[rows], view)
-    return images, latent
+            values[rows] = transform(values[rows], view)
+    return values
 
 
 def _absent_band(draw: Tensor, n_bands: int, probability: float) -> Tensor:

@@ -36,6 +36,7 @@ def simulate_sample(recipe: Recipe, seed: int, start: int, n: int, device: torch
         fwhm=mocks.fwhm.float().to(images.device),
         is_lens=mocks.truth["is_lens"].bool().to(images.device),
         latent=to_latent(mocks.truth).to(images.device),
+        mask=mocks.missing,
     )
 
 
@@ -46,6 +47,7 @@ def _take(sample: Sample, rows: torch.Tensor) -> Sample:
         sample.fwhm[rows],
         sample.is_lens[rows],
         sample.latent[rows],
+        None if sample.mask is None else sample.mask[rows],
     )
 
 
@@ -53,7 +55,10 @@ def _join(parts: list[Sample]) -> Sample:
     if len(parts) == 1:
         return parts[0]
     names = ("images", "present", "fwhm", "is_lens", "latent")
-    return Sample(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+    joined = Sample(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+    masks = [part.mask for part in parts if part.mask is not None]
+    joined.mask = torch.cat(masks) if masks else None
+    return joined
 
 
 class MockStream:

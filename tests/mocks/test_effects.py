@@ -9,6 +9,7 @@ import torch
 from lensscan.mocks import effects
 from lensscan.mocks.priors import Draws
 from lensscan.mocks.recipes import load_recipe
+from lensscan.mocks.systems import observe
 
 RECIPE = load_recipe("des-griz")
 N, SIZE = 200, RECIPE.size
@@ -212,3 +213,14 @@ def test_circles_never_hide_more_of_the_arcs_than_stated():
     assert bool(over.any())
     assert torch.equal(hidden[~over], free[~over])
     assert float(masks(probability=1.0, arcs=arcs, share=0.0)[1::4].float().mul(arcs[1::4]).sum()) == 0.0
+
+
+def test_amplitudes_in_units_of_the_peak():
+    """As Hezaveh+2017: uniform fractions of the brightest pixel."""
+    recipe = recipe_with(unit="peak", hot_pixels=(1.0, 2.0, 0.0, 0.5))
+    recipe = dataclasses.replace(recipe, noise=dataclasses.replace(recipe.noise, peak=400.0))
+    sky = observe(Draws(recipe.digest, 1, np.arange(N)), recipe)
+    out = effects.add_effects(torch.zeros(N, 4, SIZE, SIZE), recipe, Draws(recipe.digest, 1, np.arange(N)), sky)
+    flux = out[out > 0]
+    assert float(flux.mean()) == pytest.approx(100.0, rel=0.05)
+    assert float(flux.quantile(0.99)) == pytest.approx(198.0, rel=0.05)

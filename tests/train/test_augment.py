@@ -110,3 +110,17 @@ def test_training_sees_what_a_scan_sees():
     images, scalars = network_inputs(sample, 2.0, PIXEL_SCALE)
     assert torch.equal(images, normalise(sample.images, None, sigma, 2.0))
     assert torch.equal(scalars, scalar_inputs(sigma, sample.fwhm, sample.present, PIXEL_SCALE))
+
+
+def test_missing_pixels_turn_with_the_image_and_reach_the_network():
+    sample = toy_source(0, 64)
+    sample.mask = sample.images > 40.0
+    out = augment(sample, OFF, 1, 0, 0, 64)
+    assert torch.equal(out.mask, out.images > 40.0)
+    assert not torch.equal(out.mask, sample.mask)
+    images, _ = network_inputs(out, 3.0, PIXEL_SCALE)
+    assert float(images[out.mask].abs().max()) == 0.0
+    hidden = dataclasses.replace(OFF, mask=1.0, mask_size=6)
+    both = augment(sample, hidden, 1, 0, 0, 64)
+    assert bool(both.mask[out.mask].all())
+    assert int(both.mask.sum()) > int(out.mask.sum())

@@ -142,3 +142,18 @@ def test_a_batch_across_two_epochs_has_its_full_size(streams):
     assert len(drawn) == 80
     rows = [tuple(row) for row in drawn.flatten(1)[:, :5].tolist()]
     assert all(rows.count(row) == 4 for row in rows), "four epochs, each stamp once in each"
+
+
+@pytest.mark.parametrize("settings", [WINDOWED, Stream(window=1, reuse=1.0)])
+def test_missing_pixels_come_with_their_stamps(streams, settings):
+    def masked_source(start: int, n: int):
+        sample = toy_source(start, n)
+        sample.mask = sample.images.half().float() > 30
+        return sample
+
+    stream = streams(masked_source, settings, 16, 1)
+    for step in (0, 9):
+        batch = stream(step)
+        assert batch.mask.any()
+        assert torch.equal(batch.mask, batch.images.half().float() > 30)
+    assert streams(toy_source, settings, 16, 1)(0).mask is None
