@@ -87,7 +87,7 @@ def read_canvas(recipe: Recipe) -> Canvas:
     _check_memory(total, frame, prior.catalog)
     canvas, status, slots = _read(chunks, total, source, frame, survey)
     bad = status != Status.PENDING
-    failed = Counter(status_name(Status(code)) for code in status[bad].tolist())
+    failed = Counter(status_name(Status(code)).removeprefix("failed:") for code in status[bad].tolist())
     if bad.all():
         reasons = ", ".join(f"{reason} {count}" for reason, count in failed.items()) or "no row is left by cut and part"
         raise ConfigError(f"canvas.stamps: no usable stamp in {prior.stamps} ({reasons}); check canvas.stamps")

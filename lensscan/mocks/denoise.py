@@ -26,7 +26,7 @@ SPLINE = np.array([1, 4, 6, 4, 1]) / 16
 WHITE = (0.8908, 0.2007, 0.0856, 0.0413)  # noise of the starlet scales for unit white noise
 SMOOTHED = 0.1235  # noise of the image smoothed by two scales, for unit white noise
 THRESHOLD = (4.0, 3.5, 3.0, 3.0)  # sigma; the finest scale has the most pixels
-PASSES = 4  # of the denoising
+PASSES = 2  # of the denoising
 DETECTED = 3.0  # sigma of the smoothed image: the isophote
 CENTRAL = 6.0  # the same at the galaxy's peak
 AREA = 20  # pixels within the isophote
@@ -163,7 +163,7 @@ def _denoise(values: Array, sigma: float) -> tuple[Array, Array]:
     """Return the image without noise, and the image smoothed by two scales.
 
     What one pass takes from the galaxy (every scale gives up what is below its threshold, and the profile gets
-    blunter) is found significant in the residuals, added up over neighbouring pixels; a few passes bring it back.
+    blunter) is found significant in the residuals, added up over neighbouring pixels; a second pass brings most of it back.
     """
     details, coarse, second = _starlet(values)
     quiet = np.zeros(len(details))

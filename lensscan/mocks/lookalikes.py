@@ -24,8 +24,8 @@ KEPT = 64  # lookalikes of each galaxy
 BLOCK = 64  # galaxies at a time
 MAGNITUDE = 0.2  # mag: light beyond the aperture
 COLOUR = 0.08  # mag
-REDSHIFT = 0.02  # times 1 + z
-DISPERSION = 0.08  # relative
+REDSHIFT = 0.02  # of log(1 + z)
+DISPERSION = 0.08  # of log sigma_v
 
 
 class Lookalikes:
@@ -46,30 +46,17 @@ class Lookalikes:
         draws = Draws(f"{physical.digest}/lookalikes", 0, np.arange(DRAWN, dtype=np.int64))
         mass = lens_mass(draws, physical)
         self._z, self._sigma_v = mass["z_lens"], mass["sigma_v"]
-        self._mags = light_of(draws, physical, self._sigma_v, self._z)["mags"]
+        drawn = _features(light_of(draws, physical, self._sigma_v, self._z)["mags"], self._z, self._sigma_v)
         self._known_z, self._known_v = z, sigma_v
         self._number = np.zeros((len(z), KEPT), np.int32)
-        for start in range(0, len(z), BLOCK):
-            rows = slice(start, start + BLOCK)
-            self._number[rows] = self._match(mags[rows], z[rows], sigma_v[rows])
-
-    def _match(self, mags: Array, z: Array, sigma_v: Array) -> NDArray[np.int32]:
-        """Return the table rows (n, KEPT) that represent the posterior of n galaxies."""
-        known = np.isfinite(mags)
-        count = np.maximum(known.sum(axis=1), 1)[:, None]
-        miss = np.where(known[:, None, :], self._mags[None] - np.where(known, mags, 0.0)[:, None, :], 0.0)
-        mean = miss.sum(axis=2) / count
-        colours = np.where(known[:, None, :], (miss - mean[:, :, None]) ** 2, 0.0).sum(axis=2)
-        chi2 = (mean / MAGNITUDE) ** 2 + colours / COLOUR**2
-        chi2 += np.nan_to_num((self._z - z[:, None]) / (REDSHIFT * (1 + z[:, None])), nan=0.0) ** 2
-        chi2 += np.nan_to_num((self._sigma_v / sigma_v[:, None] - 1) / DISPERSION, nan=0.0) ** 2
-        # A galaxy unlike all drawn ones gets the nearest of them, not the one nearest.
-        nearest = chi2.min(axis=1, keepdims=True)
-        weight = np.exp(-0.5 * (chi2 - nearest) / np.maximum(nearest, 1.0))
-        edges = np.cumsum(weight, axis=1)
-        steps = (np.arange(KEPT) + 0.5) / KEPT
-        found = [np.searchsorted(row, steps * row[-1]) for row in edges]
-        return np.minimum(np.stack(found), DRAWN - 1).astype(np.int32)
+        real = _features(mags, z, sigma_v)
+        patterns, which = np.unique(np.isfinite(real), axis=0, return_inverse=True)
+        for number, known in enumerate(patterns):
+            table = _whiten(drawn, known)
+            rows = np.flatnonzero(which.ravel() == number)
+            for start in range(0, len(rows), BLOCK):
+                some = rows[start : start + BLOCK]
+                self._number[some] = _match(table, _whiten(real[some], known))
 
     def guess(self, number: NDArray[np.int64], u: Array) -> tuple[Array, Array]:
         """Return redshift and velocity dispersion (km/s) of the galaxies `number` for uniform draws `u` in [0, 1)."""
@@ -77,3 +64,32 @@ class Lookalikes:
         row = self._number[number, column]
         z, sigma_v = self._known_z[number], self._known_v[number]
         return np.where(np.isfinite(z), z, self._z[row]), np.where(np.isfinite(sigma_v), sigma_v, self._sigma_v[row])
+
+
+def _features(mags: Array, z: Array, sigma_v: Array) -> Array:
+    """Return what is compared, shape (n, C + 2): magnitudes, log(1 + z), log sigma_v."""
+    return np.column_stack([mags, np.log1p(z), np.log(sigma_v)])
+
+
+def _whiten(features: Array, known: NDArray[np.bool_]) -> Array:
+    """Return the known features in units of what may lie between lookalikes: mean magnitude, colours, the rest."""
+    bands = len(known) - 2
+    mags = features[:, :bands][:, known[:bands]]
+    mean = mags.mean(axis=1, keepdims=True) if mags.shape[1] else mags
+    widths = np.array([REDSHIFT, DISPERSION])
+    rest = (features[:, bands:] / widths)[:, known[bands:]]
+    return np.concatenate([mean / MAGNITUDE, (mags - mean) / COLOUR, rest], axis=1)
+
+
+def _match(table: Array, real: Array) -> NDArray[np.int32]:
+    """Return the table rows (n, KEPT) that represent the posterior of n galaxies."""
+    middle = table.mean(axis=0)
+    table, real = table - middle, real - middle
+    chi2 = (table**2).sum(axis=1) + (real**2).sum(axis=1)[:, None] - 2 * (real @ table.T)
+    # A galaxy unlike all drawn ones gets the nearest of them, not the one nearest.
+    nearest = np.maximum(chi2.min(axis=1, keepdims=True), 0.0)
+    weight = np.exp((-0.5 * (chi2 - nearest) / np.maximum(nearest, 1.0)).astype(np.float32))
+    edges = np.cumsum(weight, axis=1, dtype=np.float64)
+    steps = (np.arange(KEPT) + 0.5) / KEPT
+    found = [np.searchsorted(row, steps * row[-1]) for row in edges]
+    return np.minimum(np.stack(found), len(table) - 1).astype(np.int32)

@@ -127,9 +127,11 @@ def _excess(signal: Array, depth: Array, mirror: tuple[NDArray[np.int64], NDArra
     """Return which pixels are a neighbour's, or missing: far brighter than their counterpart, or without data."""
     from scipy.ndimage import gaussian_filter
 
-    smooth = gaussian_filter(signal, (0, 1.0, 1.0)) / 0.28  # noise of unit white noise after smoothing
+    thin = depth < 0.9 * depth.max(axis=(1, 2), keepdims=True)  # missing in one of the bands: not comparable
+    filled = np.where(thin, _reflect(signal, mirror), signal)
+    smooth = gaussian_filter(filled, (0, 1.0, 1.0)) / 0.28  # noise of unit white noise after smoothing
     noise = math.sqrt(2.0) + 0.1 * np.abs(_reflect(smooth, mirror))  # real galaxies are not quite symmetric
-    return np.asarray((smooth - _reflect(smooth, mirror) > BRIGHTER * noise) | (depth == 0))
+    return np.asarray((smooth - _reflect(smooth, mirror) > BRIGHTER * noise) | thin)
 
 
 class _Moments:
