@@ -1,4 +1,4 @@
-"""The physics of lensing by a singular isothermal ellipsoid: pure functions of arrays, no input or output."""
+"""The physics of lensing by isothermal and power-law ellipsoids: pure functions of arrays, no input or output."""
 
 from __future__ import annotations
 

@@ -27,7 +27,8 @@ __all__ = ["convergence", "deflection", "hessian", "magnification", "potential",
 
 ACCURACY = {torch.float32: 1e-8, torch.float64: 1e-16}
 """What the terms left out may add up to, relative to the deflection."""
-FLATTEST = 0.999
+FLATTEST = 0.99
+"""Ellipticity (q = 0.005) beyond which no more terms are taken."""
 
 
 def series_terms(e: float, dtype: torch.dtype = torch.float64) -> int:
@@ -59,8 +60,8 @@ def _bare_deflection(
 ) -> tuple[Tensor, Tensor]:
     """Return the deflection without shear at positions about the centre."""
     if terms is None:
-        largest = float(torch.sqrt(e1 * e1 + e2 * e2).max()) if e1.numel() and e2.numel() else 0.0
-        terms = series_terms(largest if math.isfinite(largest) else FLATTEST, dx.dtype)
+        e = torch.sqrt(e1 * e1 + e2 * e2)
+        terms = series_terms(float(torch.nan_to_num(e, nan=0.0).max()) if e.numel() else 0.0, dx.dtype)
     q, turn_cos, turn_sin = axes(e1, e2)
     major, minor, radius = elliptical_frame(dx, dy, q, turn_cos, turn_sin)
     e, t = (1 - q) / (1 + q), slope - 1

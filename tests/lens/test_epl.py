@@ -137,3 +137,13 @@ def test_shear_moves_with_the_lens():
     theta_E, e1, e2, x, y = lens(0.4)
     there = epl.deflection(px + 2, py - 1, theta_E, e1, e2, x + 2, y - 1, *SHEAR, 2.2)
     torch.testing.assert_close(there, here, rtol=1e-11, atol=1e-11)
+
+
+def test_rows_without_a_lens_cost_nothing_and_empty_batches_are_fine():
+    px, py = field(10)
+    e1 = torch.tensor([[0.2], [torch.nan]], dtype=torch.float64)
+    theta_E, _, e2, x, y = lens(0.7)
+    ax, _ = epl.deflection(px, py, theta_E, e1, e2, x, y, 0.0, 0.0, 2.1)
+    assert bool(torch.isfinite(ax[0]).all())
+    assert bool(torch.isnan(ax[1]).all())
+    assert epl.deflection(px, py, theta_E, e1[:0], e2, x, y, 0.0, 0.0, 2.1)[0].shape == (0, 10)
