@@ -20,11 +20,12 @@ from torch.nn import functional as F
 
 from lensscan.nets.classic.classifier import Classifier, ClassifierConfig, scaled
 from lensscan.train.augment import step_generator, step_seed
+from lensscan.train.split import held_back
 
 __all__ = ["ARGONNE2017", "ARGONNE2017_PICTURES", "Epoch", "Fitted", "PublishedRecipe", "fit_published", "scores"]
 
 SCORE_BATCH = 256
-ORDER, DROPOUT, SPLIT = 0, 1, 2
+ORDER, DROPOUT = 0, 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,7 @@ def fit_published(
     labels: NDArray[np.bool_],
     recipe: PublishedRecipe = ARGONNE2017,
     seed: int = 1,
+    groups: NDArray[np.int64] | None = None,
     device: torch.device | str = "cpu",
     report: Callable[[Epoch], None] = lambda epoch: None,
 ) -> Fitted:
@@ -123,6 +125,8 @@ def fit_published(
     recipe : PublishedRecipe
     seed : int
         Of weights, split, order and drop-out.
+    groups : (n,) int array, optional
+        Rows of one group are held back together (`lensscan.train.split`); default: each row on its own.
     device : torch.device or str
         The whole set lies there.
     report : callable
@@ -139,14 +143,13 @@ def fit_published(
         raise ValueError(f"images {tuple(pixels.shape)} and labels {tuple(truth.shape)} are not (n, C, S, S) and (n,)")
     if not torch.isfinite(pixels).all():
         raise ValueError("a pixel is not finite; fill missing pixels first")
-    shuffled = torch.randperm(len(pixels), generator=step_generator(seed, 0, SPLIT))
-    kept = round(recipe.validation * len(pixels))
-    held_back, used = shuffled[:kept], shuffled[kept:]
+    apart = held_back(np.arange(len(pixels)) if groups is None else groups, recipe.validation, seed)
+    used, kept = (torch.from_numpy(np.flatnonzero(rows)) for rows in (~apart, apart))
     config = _config(recipe, pixels[used])
     torch.manual_seed(seed)
     network = Classifier(pixels.shape[1], pixels.shape[-1], config).to(device)
-    fitted = Fitted(network, config, [], held_back.numpy())
-    parts = [(pixels[rows].to(device), truth[rows].to(device)) for rows in (used, held_back)]
+    fitted = Fitted(network, config, [], kept.numpy())
+    parts = [(pixels[rows].to(device), truth[rows].to(device)) for rows in (used, kept)]
     optimiser = _optimiser(recipe, network)
     for epoch in range(recipe.epochs):
         loss = _train_epoch(network, optimiser, *parts[0], recipe, seed, epoch)
