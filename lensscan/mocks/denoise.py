@@ -163,7 +163,8 @@ def _denoise(values: Array, sigma: float) -> tuple[Array, Array]:
     """Return the image without noise, and the image smoothed by two scales.
 
     What one pass takes from the galaxy (every scale gives up what is below its threshold, and the profile gets
-    blunter) is found significant in the residuals, added up over neighbouring pixels; a second pass brings most of it back.
+    blunter) is found significant in the residuals, added up over neighbouring
+    pixels; a second pass brings most of it back.
     """
     details, coarse, second = _starlet(values)
     quiet = np.zeros(len(details))

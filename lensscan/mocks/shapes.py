@@ -21,7 +21,7 @@ MOFFAT = 0.48  # adaptive standard deviation of a Moffat profile of beta 3, in F
 WINDOW = 6.0  # arcsec from the frame's centre: nothing beyond is looked at
 SEARCH = 1.3  # arcsec about the expected position, for the peak
 BRIGHTER = 4.0  # sigma of a difference: a neighbour
-ROUNDS = 25
+ROUNDS = (8, 20)  # of the moments, before and after neighbours are told from the measured centre
 KRON = (2.5, 1.5, 5.0)  # Kron radii of the aperture, and its limits in arcsec
 KRON_MISSES = 0.25  # mag beyond that aperture: the median of massive galaxies of mock DES stamps
 SHORTEST = 0.25  # of the PSF's standard deviation: the smallest axis left after the PSF is taken off
@@ -75,12 +75,12 @@ def measure_central(
     signal = (weights * pixels).sum(axis=1) / np.maximum(depth, 1e-30)  # of unit noise
     axis = np.arange(pixels.shape[-1]) - (pixels.shape[-1] - 1) / 2
     px, py = _peak(signal, axis, x / pixel_scale, y / pixel_scale, SEARCH / pixel_scale)
-    for _ in range(2):
+    for rounds in ROUNDS:
         mirror = _mirror(px, py, pixels.shape[-1])
         excess = _excess(signal, depth, mirror)
         clean = np.where(excess, _reflect(signal, mirror), signal)
         moments = _Moments(clean, axis, px, py)
-        moments.settle()
+        moments.settle(rounds)
         moved = np.hypot(moments.x - x / pixel_scale, moments.y - y / pixel_scale)
         sane = moments.good & (moved * pixel_scale < SEARCH + 1.0)
         px, py = np.where(sane, moments.x, px), np.where(sane, moments.y, py)
@@ -145,10 +145,10 @@ class _Moments:
         self.snr = np.zeros(len(x))
         self.good = np.ones(len(x), np.bool_)
 
-    def settle(self) -> None:
-        """Iterate; what runs away is marked as not good."""
+    def settle(self, rounds: int) -> None:
+        """Iterate so many times; what runs away is marked as not good."""
         largest = (len(self._axis) / 4) ** 2
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             dx = (self._axis - self.x[:, None])[:, None, :]
             dy = (self._axis - self.y[:, None])[:, :, None]
             det = self.xx * self.yy - self.xy**2

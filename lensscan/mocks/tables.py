@@ -257,6 +257,8 @@ class SourcePrior:
         ``sersic``, or ``images``: the galaxy images of the folder `images`.
     images : str
         Folder of FITS images of real galaxies.
+    part : str
+        ``train`` or ``test``: four in five of those images, or the others, by a hash of file and extension.
     n : (float, float)
         Limits of the Sersic index.
     clump_count : int
@@ -280,6 +282,7 @@ class SourcePrior:
     colours: Literal["random", "sed"] = late("random")
     profile: Literal["sersic", "images"] = late("sersic")
     images: str = late("")
+    part: Literal["", "train", "test"] = late("")
     n: tuple[float, float] = late((0.7, 1.8))
     clump_count: int = late(2)
     uniform_radius: tuple[float, float] | None = late(None)
