@@ -12,12 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lensscan.lens.ellipse import axes
 from lensscan.lens.epl import series_terms
 from lensscan.mocks.fused import Fusable
 from lensscan.mocks.library import SourceLibrary, load_sources
 from lensscan.mocks.population import flux
-from lensscan.mocks.rays import coordinates, image_light, lens_table, light_table, source_light
+from lensscan.mocks.rays import axis_table, coordinates, image_light, lens_table, light_table, source_light
 from lensscan.mocks.recipes import Recipe
 from lensscan.mocks.systems import Systems
 from lensscan.mocks.tables import CLASSES
@@ -82,17 +81,8 @@ def render_source(
         seconds, pixels the same within 1e-5 of the peak.
     """
     mass, source = mass.double(), source.double()
-    single = compiled and len(mass) == 1
-    if single:  # the compiler would make other code for it
-        mass, source = mass.expand(2, -1), source.expand(2, -1)
-    at = coordinates(pixels, rays, pixel_scale, dtype, mass.device)
     lens = lens_table(mass, source[:, 0], source[:, 1], _terms(mass, terms, dtype)).to(dtype)
-    light = light_table(mass, source, (pixel_scale / rays) ** 2).to(dtype)
-    images = [
-        _sum_rays(SOURCE_LIGHT(lens[k], light[k], at, compiled=compiled), pixels, rays)
-        for k in _blocks(len(mass), len(at), mass.device)
-    ]
-    return images[0][:1] if single else torch.cat(images)
+    return _render(lens, light_table(mass, source).to(dtype), pixels, rays, pixel_scale, compiled)
 
 
 def render_images(
@@ -122,18 +112,31 @@ def render_images(
     """
     mass, source = mass.double(), source.double()
     sx, sy, radius, turn = source.unbind(1)
-    at = coordinates(pixels, rays, pixel_scale, dtype, mass.device)
     lens = lens_table(mass, sx, sy, _terms(mass, terms, dtype)).to(dtype)
-    _, cos, sin = axes(mass[:, 1], mass[:, 2])
-    c, s = torch.cos(turn), torch.sin(turn)
-    axis = (torch.stack([c * cos + s * sin, s * cos - c * sin], dim=1) / radius[:, None]).to(dtype)
-    area = ((pixel_scale / rays / radius) ** 2).to(dtype)[:, None, None]
-    return area * torch.cat(
-        [
-            _sum_rays(image_light(lens[k], axis[k], library, number[k], at), pixels, rays)
-            for k in _blocks(len(mass), len(at), mass.device)
-        ]
-    )
+    return _render_images(lens, axis_table(mass, radius, turn).to(dtype), library, number, pixels, rays, pixel_scale)
+
+
+def _render(lens: Tensor, light: Tensor, pixels: int, rays: int, pixel_scale: float, compiled: bool) -> Tensor:
+    single = compiled and len(lens) == 1
+    if single:  # the compiler would make other code for it
+        lens, light = lens.expand(2, -1), light.expand(2, -1)
+    at = coordinates(pixels, rays, pixel_scale, lens.dtype, lens.device)
+    images = [
+        _sum_rays(SOURCE_LIGHT(lens[k], light[k], at, compiled=compiled), pixels, rays)
+        for k in _blocks(len(lens), len(at), lens.device)
+    ]
+    return (pixel_scale / rays) ** 2 * (images[0][:1] if single else torch.cat(images))
+
+
+def _render_images(
+    lens: Tensor, axis: Tensor, library: SourceLibrary, number: Tensor, pixels: int, rays: int, pixel_scale: float
+) -> Tensor:
+    at = coordinates(pixels, rays, pixel_scale, lens.dtype, lens.device)
+    images = [
+        _sum_rays(image_light(lens[k], axis[k], library, number[k], at), pixels, rays)
+        for k in _blocks(len(lens), len(at), lens.device)
+    ]
+    return (pixel_scale / rays) ** 2 * torch.cat(images)
 
 
 def _terms(mass: Tensor, terms: int | None, dtype: torch.dtype) -> int:
@@ -189,23 +192,29 @@ def paint_arcs(
 ) -> None:
     """Add the lensed sources of the rows [start, stop) to `canvas` (n, P, P, C); `compiled` as `render_source`."""
     rows = start + np.flatnonzero(systems.lensed[start:stop])
-    theta_E = systems.mass["theta_E"][rows] if len(rows) else np.zeros(0)
-    library = load_sources(recipe.source.images) if recipe.source.profile == "images" and len(rows) else None
-    low, terms, device = 0.0, _series_of(recipe), canvas.device
+    if not len(rows):
+        return
+    device, dtype = canvas.device, torch.float32
+    mass, theta_E = _mass(recipe, systems, rows), systems.mass["theta_E"][rows]
+    library = load_sources(recipe.source.images) if recipe.source.profile == "images" else None
+    source = _source(systems, rows, ("radius", "n", "e1", "e2") if library is None else ("radius", "turn"))
+    lens = lens_table(mass, source[:, 0], source[:, 1], _series_of(recipe) if mass.shape[1] == len(MASS) else 0)
+    light = light_table(mass, source) if library is None else axis_table(mass, source[:, 2], source[:, 3])
+    lens, light = lens.to(device, dtype), light.to(device, dtype)
+    f = torch.from_numpy(flux(systems.source["mags"][rows])).to(device, dtype)
+    places = torch.from_numpy(rows - start).to(device)
+    low = 0.0
     for high, pixels, rays in grids(recipe, canvas.shape[1]):
-        some = rows[(theta_E >= low) & (theta_E < high)]
+        some = np.flatnonzero((theta_E >= low) & (theta_E < high))
         low = high
         if not len(some):
             continue
-        mass, shape = _mass(recipe, systems, some).to(device), (pixels, rays, recipe.pixel_scale)
+        k = torch.from_numpy(some).to(device)
         if library is None:
-            source = _source(systems, some, ("radius", "n", "e1", "e2")).to(device)
-            image = render_source(mass, source, *shape, terms=terms, compiled=compiled)
+            image = _render(lens[k], light[k], pixels, rays, recipe.pixel_scale, compiled)
         else:
-            source = _source(systems, some, ("radius", "turn")).to(device)
-            number = torch.from_numpy(library.pick(systems.source["image"][some])).to(device)
-            image = render_images(mass, source, library, number, *shape, terms=terms)
-        f = torch.from_numpy(flux(systems.source["mags"][some]).astype(np.float32)).to(device)
+            number = torch.from_numpy(library.pick(systems.source["image"][rows[some]])).to(device)
+            image = _render_images(lens[k], light[k], library, number, pixels, rays, recipe.pixel_scale)
         first = (canvas.shape[1] - pixels) // 2
         part = canvas[:, first : first + pixels, first : first + pixels]
-        part.index_add_(0, torch.from_numpy(some - start).to(device), image[..., None] * f[:, None, None, :])
+        part.index_add_(0, places[k], image[..., None] * f[k][:, None, None, :])

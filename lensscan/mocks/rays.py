@@ -17,7 +17,15 @@ from lensscan.lens.ellipse import TINY, axes
 from lensscan.lens.light import sersic_b, sersic_flux
 from lensscan.mocks.library import SourceLibrary
 
-__all__ = ["coordinates", "image_light", "lens_table", "light_table", "source_light", "source_positions"]
+__all__ = [
+    "axis_table",
+    "coordinates",
+    "image_light",
+    "lens_table",
+    "light_table",
+    "source_light",
+    "source_positions",
+]
 
 FRAME = 13  # columns of every lens table: four maps of three numbers, and q^2
 ISOTHERMAL = FRAME + 2
@@ -75,7 +83,7 @@ def lens_table(mass: Tensor, sx: Tensor, sy: Tensor, terms: int = 0) -> Tensor:
     return torch.stack(columns, dim=1)
 
 
-def light_table(mass: Tensor, source: Tensor, area: float) -> Tensor:
+def light_table(mass: Tensor, source: Tensor) -> Tensor:
     """Return the coefficients of Sersic sources with Gaussian clumps, in the frame of the lenses' axes.
 
     Parameters
@@ -84,8 +92,6 @@ def light_table(mass: Tensor, source: Tensor, area: float) -> Tensor:
         As `lens_table`.
     source : Tensor, shape (m, 6 + 4 K)
         sx, sy, radius, n, e1, e2, then K times (x, y, size, share).
-    area : float
-        What a ray stands for, arcsec^2; the brightness comes multiplied by it.
 
     Returns
     -------
@@ -96,14 +102,14 @@ def light_table(mass: Tensor, source: Tensor, area: float) -> Tensor:
     sx, sy, radius, n, s1, s2 = source[:, :6].unbind(1)
     e1, e2, ee = s1 * cos2 + s2 * sin2, s2 * cos2 - s1 * sin2, s1 * s1 + s2 * s2
     w = 1 / ((1 - ee) * radius * radius)
-    b, log_area = sersic_b(n), math.log2(area)
+    b = sersic_b(n)
     share = 1 - source[:, 9::4].sum(dim=1)
-    peak = b / math.log(2) + torch.log2(share / sersic_flux(radius, n)) + log_area
+    peak = b / math.log(2) + torch.log2(share / sersic_flux(radius, n))
     columns = [w * (1 + ee - 2 * e1), -4 * w * e2, w * (1 + ee + 2 * e1), 0.5 / n, -b / math.log(2), peak]
     for at in range(6, source.shape[1], 4):
         x, y, size, part = source[:, at : at + 4].unbind(1)
         columns += [cos * (x - sx) + sin * (y - sy), cos * (y - sy) - sin * (x - sx)]
-        columns += [-0.5 / math.log(2) / size**2, torch.log2(part / (2 * math.pi * size**2)) + log_area]
+        columns += [-0.5 / math.log(2) / size**2, torch.log2(part / (2 * math.pi * size**2))]
     return torch.stack(columns, dim=1)
 
 
@@ -153,7 +159,7 @@ def source_positions(lens: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def source_light(lens: Tensor, light: Tensor, at: Tensor) -> Tensor:
-    """Return what every ray sees of its source, shape (m, R, R); `light` is from `light_table`, else as above."""
+    """Return the brightness (arcsec^-2, for unit flux) that every ray meets, (m, R, R); `light` from `light_table`."""
     u, v = source_positions(lens, at)
     c = [column[:, None, None] for column in light.unbind(1)]
     radius2 = ((c[0] * u + c[1] * v) * u + c[2] * v * v).clamp_min(FLOOR)
@@ -164,16 +170,26 @@ def source_light(lens: Tensor, light: Tensor, at: Tensor) -> Tensor:
     return total
 
 
+def axis_table(mass: Tensor, radius: Tensor, turn: Tensor) -> Tensor:
+    """Return the coefficients of galaxy images, shape (m, 2).
+
+    Cosine and sine of the angle from the lens's major axis to the images' columns, over the half-light `radius`
+    (arcsec); the images are turned by `turn` (radians).
+    """
+    _, cos, sin = axes(mass[:, 1], mass[:, 2])
+    c, s = torch.cos(turn), torch.sin(turn)
+    return torch.stack([c * cos + s * sin, s * cos - c * sin], dim=1) / radius[:, None]
+
+
 def image_light(lens: Tensor, axis: Tensor, library: SourceLibrary, number: Tensor, at: Tensor) -> Tensor:
-    """Return the brightness of galaxy images per squared half-light radius along every ray, shape (m, R, R).
+    """Return the brightness (arcsec^-2, for unit flux) of galaxy images along every ray, shape (m, R, R).
 
     Parameters
     ----------
     lens : Tensor, shape (m, k)
         From `lens_table`.
     axis : Tensor, shape (m, 2)
-        Cosine and sine of the angle from the lens's major axis to the images' columns, over the half-light
-        radius in arcsec.
+        From `axis_table`.
     library : SourceLibrary
         The images.
     number : Tensor, shape (m,), int64
@@ -183,4 +199,4 @@ def image_light(lens: Tensor, axis: Tensor, library: SourceLibrary, number: Tens
     """
     u, v = source_positions(lens, at)
     cos, sin = (column[:, None, None] for column in axis.unbind(1))
-    return library.brightness(number, cos * u + sin * v, cos * v - sin * u)
+    return library.brightness(number, cos * u + sin * v, cos * v - sin * u) * (cos * cos + sin * sin)
