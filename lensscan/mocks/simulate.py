@@ -160,7 +160,7 @@ def _render(
             frames = add_noise(frames, recipe, seed, systems.index, systems.sky, rows)
         if missing is not None and noise:
             arcs = _arcs(recipe, systems, transform, sky, start, stop)
-            frames, missing[rows] = _flag(frames, recipe, draws, arcs)
+            frames, missing[rows] = _flag(frames, recipe, draws, sky, arcs)
         images[rows] = frames
         _lay_on_stamps(
             images[rows], None if missing is None else missing[rows], recipe, seed, systems, rows, light, noise
@@ -245,14 +245,17 @@ def _arcs(
     return (arcs * lensed[..., None, None]).sum(dim=1)
 
 
-def _flag(frames: Tensor, recipe: Recipe, draws: Draws, arcs: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return observed frames, clipped where saturated and zero behind circular masks, and their missing pixels."""
+def _flag(frames: Tensor, recipe: Recipe, draws: Draws, sky: Observation, arcs: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return observed frames, clipped where saturated and zero behind circular masks, and their missing pixels.
+
+    Absent bands have none.
+    """
     frames, full = saturate(frames, recipe, draws)
     missing = torch.zeros_like(frames, dtype=torch.bool) if full is None else full
     if recipe.effects.masks[0] > 0:
         circles = hide_circles(arcs, recipe, draws, frames.device)[:, None]
         frames, missing = frames.masked_fill(circles, 0.0), missing | circles
-    return frames, missing
+    return frames, missing & torch.from_numpy(sky.present).to(frames.device)[..., None, None]
 
 
 def _truth(recipe: Recipe, systems: Systems, central: np.ndarray) -> dict[str, np.ndarray]:

@@ -204,6 +204,7 @@ def test_missing_pixels_are_masked_or_saturated(spoiled):
     assert 0.2 < behind < 1.0
     assert float(mocks.images.max()) <= 2000.0
     assert bool(mocks.missing[mocks.images >= 2000.0].all())
+    assert not bool(mocks.missing[~mocks.present].any())
     hidden = mocks.missing.flatten(1).any(dim=1)
     assert 0.6 < float(hidden.float().mean()) < 1.0
     assert simulate(RECIPE, seed=1, n=2).missing is None
