@@ -220,7 +220,7 @@ def _diagram(logit: NDArray[np.float64], is_lens: NDArray[np.bool_], prevalence:
     return binned(p, is_lens[order].astype(np.float64), mass, BINS, np.ones(len(order)))
 
 
-def _ece_noise(logit: NDArray[np.float64], is_lens: NDArray[np.bool_], seed: int, draws: int = 200) -> float:
+def _ece_noise(logit: NDArray[np.float64], is_lens: NDArray[np.bool_], seed: int, draws: int = 100) -> float:
     """Return the 95 % quantile of the calibration error when labels are drawn from the stated probabilities."""
     prior = float(is_lens.mean())
     ordered = np.sort(logit)

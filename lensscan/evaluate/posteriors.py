@@ -17,7 +17,15 @@ from lensscan.metrics.posterior import mahalanobis
 from lensscan.metrics.sampled import crps, rank, tarp_fraction
 from lensscan.nets.latent import N_LATENT, PARAMETERS, from_latent, unpack_triangle
 
-__all__ = ["PARAMETERS", "Posteriors", "reduce_posteriors", "to_latent", "truth_table"]
+__all__ = [
+    "PARAMETERS",
+    "Posteriors",
+    "likelihoods",
+    "log_jacobian",
+    "reduce_posteriors",
+    "to_latent",
+    "truth_table",
+]
 
 Floats = NDArray[np.float64]
 SAMPLES = 400
@@ -114,7 +122,7 @@ def reduce_posteriors(mean: Floats, packed: Floats, truth: Floats, seed: int = 0
         crps=joined["crps"],
         distance={name: mahalanobis(latent[:, :k], mean[:, :k], cov[:, :k, :k]) for name, k in JOINT.items()},
         tarp={key.removeprefix("tarp."): value for key, value in joined.items() if key.startswith("tarp.")},
-        nll=_likelihoods(latent, truth, mean, cov),
+        nll=likelihoods(latent, truth, mean, cov),
     )
 
 
@@ -153,8 +161,16 @@ def other_conventions(physical: Floats) -> tuple[Floats, ...]:
     return (*to_holismokes(theta_E, e1, e2), stretch * e1, stretch * e2)
 
 
-def _likelihoods(latent: Floats, truth: Floats, mean: Floats, cov: Floats) -> dict[str, Floats]:
-    """Return negative log likelihoods of Gaussian posteriors in physical units."""
+def likelihoods(latent: Floats, truth: Floats, mean: Floats, cov: Floats) -> dict[str, Floats]:
+    """Return negative log likelihoods (nats) under latent Gaussians, as densities in physical units.
+
+    Parameters
+    ----------
+    latent, truth : (n, 7) arrays
+        The truth in latent space and in physical units.
+    mean : (n, 7) array
+    cov : (n, 7, 7) array
+    """
     theta, shape = log_jacobian(truth)
     jacobian = {"theta_E": theta, "e1_e2": shape, "joint_5": theta + shape, "joint_7": theta + shape}
     chosen = {"theta_E": [0], "e1_e2": [1, 2], **{name: list(range(k)) for name, k in JOINT.items()}}

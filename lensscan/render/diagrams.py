@@ -117,18 +117,20 @@ def roc_diagram(curves: Sequence[Curve], floor: float) -> bytes:
 def reliability_diagram(panels: Sequence[tuple[str, Floats, Floats]]) -> bytes:
     """Draw the lens fraction against the mean probability of bins, one panel (title, predicted, observed) each.
 
-    Panels after the first are logarithmic; a bin without a lens is a grey mark at the lower edge.
+    Panels after the first are logarithmic; there a bin without a lens is a grey mark at the lower
+    edge, one without anything else at the upper.
     """
     figure, axes = _figure(1, len(panels), 4.0, 3.9)
     for number, (place, (title, predicted, observed)) in enumerate(zip(axes, panels, strict=True)):
-        if number == 0:
-            low, scale = 0.0, "linear"
-        else:
-            low, scale = float(max(predicted.min(initial=1e-2) / 3, 1e-12)), "log"
+        low, scale = 0.0, "linear"
+        if number:
+            decade = np.floor(np.log10(max(float(predicted.min(initial=1e-2)), 1e-9)))
+            low, scale = float(min(10.0**decade, 1e-2)), "log"
         place.plot([low, 1], [low, 1], color=ORANGE, lw=1, ls="--")
-        seen = observed > 0
+        seen = (observed > 0) & ((observed < 1) | (number == 0))
         place.plot(predicted[seen], observed[seen], "o-", color=BLUE, ms=4.5, lw=1.3)
-        place.plot(predicted[~seen], np.full((~seen).sum(), low * 1.2), "v", color=GREY, ms=5, clip_on=False)
+        for missed, level, mark in ((observed <= 0, low * 1.2, "v"), (~seen & (observed > 0), 1.0, "^")):
+            place.plot(predicted[missed], np.full(missed.sum(), level), mark, color=GREY, ms=5, clip_on=False)
         place.set(xlabel="predicted probability", ylabel="observed fraction of lenses", xlim=(low, 1), ylim=(low, 1.02))
         place.set(xscale=scale, yscale=scale)
         place.set_title(title, fontsize=10)
@@ -160,7 +162,12 @@ def confusion_diagram(
     left.grid(visible=False)
     names = list(rates)[::-1]
     value, low, high = np.array([rates[name] for name in names]).reshape(-1, 3).T
-    right.barh(names, value, color=[ORANGE if name != "lens" else BLUE for name in names], alpha=0.8)
+    right.barh(
+        [name.replace("_", " ") for name in names],
+        value,
+        color=[ORANGE if name != "lens" else BLUE for name in names],
+        alpha=0.8,
+    )
     reach = np.maximum((value - low, high - value), 0)
     right.errorbar(value, np.arange(len(names)), xerr=reach, fmt="none", ecolor=INK, lw=1)
     right.set(xscale="log", xlim=(value[value > 0].min(initial=1e-2) / 4, 1))
@@ -182,7 +189,7 @@ def range_diagram(groups: Mapping[str, Floats], thresholds: Mapping[str, float])
     for name, value in thresholds.items():
         place.axvline(value, color=GREY, lw=1, ls=":")
         place.text(value, len(names) - 0.45, f" {name}", fontsize=8, color=GREY, va="bottom", rotation=25)
-    place.set_yticks(range(len(names)), names)
+    place.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
     place.set_xlabel("calibrated logit: median, 68 %, 95 %, highest")
     return _png(figure)
 

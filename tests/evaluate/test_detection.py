@@ -37,12 +37,15 @@ def test_figures_of_two_gaussians(found):
 def test_stated_purity_is_the_true_one_for_calibrated_logits():
     """Unit Gaussians at +-1.85: enough non-lenses pass p_lens = 1/2 at a prevalence of 1e-3 to see them."""
     rng = np.random.default_rng(7)
-    lens = np.arange(220_000) < 20_000
+    lens = np.arange(160_000) < 10_000
     logit = 3.7 * rng.normal(np.where(lens, 1.85, -1.85))
-    found = detect(logit, lens, Bootstrap(np.arange(len(lens)), 40))
+    found = detect(logit, lens, Bootstrap(np.arange(len(lens)), 20))
     stated, true = (found.figures[f"{kind}_purity_prevalence_0.001"] for kind in ("stated", "true"))
-    assert true.low < stated.value < true.high
-    assert true.high - true.low < 0.2
+    tpr, fpr = (stats.norm.sf(np.log(999) / 3.7 + side * 1.85) for side in (-1, 1))
+    exact = 1e-3 * tpr / (1e-3 * tpr + 0.999 * fpr)
+    assert stated.value == pytest.approx(exact, abs=0.02)
+    assert abs(true.value - exact) < 3 * (true.high - true.low) / 3.92
+    assert true.high - true.low < 0.25
     assert "true_purity_prevalence_0.0001" in found.omitted
 
 

@@ -7,11 +7,18 @@ import pytest
 from scipy import stats
 from synthetic_scores import posteriors, scored
 
-from lensscan.evaluate.posteriors import PARAMETERS, log_jacobian, reduce_posteriors, to_latent, truth_table
+from lensscan.evaluate.posteriors import (
+    PARAMETERS,
+    likelihoods,
+    log_jacobian,
+    reduce_posteriors,
+    to_latent,
+    truth_table,
+)
 from lensscan.evaluate.regression import convert, groups_of, regress
 from lensscan.lens.conventions import from_axis_ratio
 from lensscan.metrics.bootstrap import Bootstrap
-from lensscan.nets.latent import from_latent
+from lensscan.nets.latent import from_latent, unpack_triangle
 
 
 def measured(width=1.0, n=2500, replicates=6):
@@ -81,21 +88,19 @@ def test_groups(exact):
 
 def test_likelihood_in_physical_units_by_numbers():
     """The density of theta_E, and of (e1, e2), integrates to one over physical values."""
-    rng = np.random.default_rng(2)
-    _, mean, cov = posteriors(1, rng)
+    _, mean, packed = posteriors(1, np.random.default_rng(2))
+    cov = unpack_triangle(packed)
     grid = np.linspace(0.2, 4, 1001)
     truth = np.tile(from_latent(mean), (len(grid), 1))
     truth[:, 0] = grid
-    many = [np.repeat(values, len(grid), axis=0) for values in (mean, cov)]
-    nll = reduce_posteriors(*many, truth).nll["theta_E"]
+    nll = likelihoods(to_latent(truth), truth, mean, np.repeat(cov, len(truth), axis=0))["theta_E"]
     assert np.trapezoid(np.exp(-nll), grid) == pytest.approx(1.0, abs=1e-3)
-    axis = np.linspace(-0.99, 0.99, 100)
+    axis = np.linspace(-0.99, 0.99, 160)
     e1, e2 = (part.ravel() for part in np.meshgrid(axis, axis))
     inside = np.hypot(e1, e2) < 0.995
     truth = np.tile(from_latent(mean), (inside.sum(), 1))
     truth[:, 1], truth[:, 2] = e1[inside], e2[inside]
-    many = [np.repeat(values, len(truth), axis=0) for values in (mean, cov)]
-    nll = reduce_posteriors(*many, truth).nll["e1_e2"]
+    nll = likelihoods(to_latent(truth), truth, mean, np.repeat(cov, len(truth), axis=0))["e1_e2"]
     assert np.exp(-nll).sum() * (axis[1] - axis[0]) ** 2 == pytest.approx(1.0, abs=0.01)
 
 
