@@ -22,7 +22,17 @@ from lensscan.nets.classic.classifier import Classifier, ClassifierConfig, scale
 from lensscan.train.augment import step_generator, step_seed
 from lensscan.train.split import held_back
 
-__all__ = ["ARGONNE2017", "ARGONNE2017_PICTURES", "Epoch", "Fitted", "PublishedRecipe", "fit_published", "scores"]
+__all__ = [
+    "ARGONNE2017",
+    "ARGONNE2017_PICTURES",
+    "Epoch",
+    "Fitted",
+    "PublishedRecipe",
+    "fit_published",
+    "make_optimiser",
+    "scores",
+    "train_epoch",
+]
 
 SCORE_BATCH = 256
 ORDER, DROPOUT = 0, 1
@@ -35,13 +45,13 @@ class PublishedRecipe:
     Attributes
     ----------
     kind : str
-        A key of `lensscan.nets.classic.registry.CLASSIFIERS`.
+        A key of `lensscan.nets.classic.registry.PUBLISHED`.
     lr, decay : float
         Learning rate ``lr / (1 + decay step)``.
     batch, epochs : int
         The last batch of an epoch may be smaller.
     scaling : str
-        ``linear`` or ``picture``, see `ClassifierConfig`.
+        ``linear``, ``picture`` or ``peak``, see `ClassifierConfig`.
     optimiser : str
         ``adam`` or ``sgd`` (without momentum).
     validation : float
@@ -53,7 +63,7 @@ class PublishedRecipe:
     decay: float
     batch: int
     epochs: int
-    scaling: Literal["linear", "picture"] = "linear"
+    scaling: Literal["linear", "picture", "peak"] = "linear"
     optimiser: str = "adam"
     validation: float = 0.0
 
@@ -73,7 +83,11 @@ ARGONNE2017_PICTURES = dataclasses.replace(ARGONNE2017, scaling="picture")
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One line of a training's history: mean loss while training, accuracies in evaluation mode."""
+    """One line of a training's history.
+
+    Loss and training accuracy are means over the epoch with drop-out at work, as the papers' libraries count
+    them; the validation accuracy is that of the epoch's end.
+    """
 
     epoch: int
     loss: float
@@ -150,10 +164,18 @@ def fit_published(
     network = Classifier(pixels.shape[1], pixels.shape[-1], config).to(device)
     fitted = Fitted(network, config, [], kept.numpy())
     parts = [(pixels[rows].to(device), truth[rows].to(device)) for rows in (used, kept)]
-    optimiser = _optimiser(recipe, network)
+    optimiser = make_optimiser(recipe, network)
+
+    def classify(part: Tensor) -> Tensor:
+        return network.train()(part, part.new_empty(0))[0]
+
     for epoch in range(recipe.epochs):
-        loss = _train_epoch(network, optimiser, *parts[0], recipe, seed, epoch)
-        line = Epoch(epoch + 1, loss, *(_accuracy(network, *part) for part in parts))
+        loss, logit = train_epoch(
+            classify, optimiser, *parts[0], F.binary_cross_entropy_with_logits, recipe, seed, epoch
+        )
+        line = Epoch(
+            epoch + 1, loss, _accuracy(logit, parts[0][1]), _accuracy(scores(network, parts[1][0]), parts[1][1])
+        )
         fitted.history.append(line)
         report(line)
     network.to("cpu").eval()
@@ -168,37 +190,47 @@ def _config(recipe: PublishedRecipe, pixels: Tensor) -> ClassifierConfig:
     return ClassifierConfig(recipe.kind, recipe.scaling, mean, std)
 
 
-def _optimiser(recipe: PublishedRecipe, network: nn.Module) -> torch.optim.Optimizer:
+def make_optimiser(recipe: PublishedRecipe, network: nn.Module) -> torch.optim.Optimizer:
+    """Return the recipe's optimiser of a network."""
     if recipe.optimiser == "sgd":
         return torch.optim.SGD(network.parameters(), lr=recipe.lr)
     return torch.optim.Adam(network.parameters(), lr=recipe.lr)
 
 
-def _train_epoch(
-    network: Classifier,
+def train_epoch(
+    forward: Callable[[Tensor], Tensor],
     optimiser: torch.optim.Optimizer,
     images: Tensor,
-    labels: Tensor,
+    targets: Tensor,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
     recipe: PublishedRecipe,
     seed: int,
     epoch: int,
-) -> float:
-    """Go once through the stamps in the epoch's own order; returns the mean loss."""
-    network.train()
+) -> tuple[float, Tensor]:
+    """Go once through the stamps in the epoch's own order.
+
+    Returns
+    -------
+    loss : float
+        Mean over the epoch.
+    outputs : Tensor, (n, ...)
+        What `forward` gave for each stamp, in the stamps' order.
+    """
     order = torch.randperm(len(images), generator=step_generator(seed, epoch, ORDER)).to(images.device)
     torch.manual_seed(step_seed(seed, epoch, DROPOUT))
-    total = 0.0
+    total, outputs = 0.0, []
     batches = order.split(recipe.batch)
     for number, rows in enumerate(batches):
         for group in optimiser.param_groups:
             group["lr"] = recipe.lr / (1 + recipe.decay * (epoch * len(batches) + number))
-        logit, _, _ = network(images[rows], images.new_empty(0))
-        loss = F.binary_cross_entropy_with_logits(logit, labels[rows])
+        output = forward(images[rows])
+        loss = loss_of(output, targets[rows])
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
         total += float(loss.detach()) * len(rows)
-    return total / len(images)
+        outputs.append(output.detach())
+    return total / len(images), torch.cat(outputs)[torch.argsort(order)]
 
 
 @torch.no_grad()
@@ -209,6 +241,6 @@ def scores(network: Classifier, images: Tensor) -> Tensor:
     return torch.cat(parts) if parts else images.new_empty(0)
 
 
-def _accuracy(network: Classifier, images: Tensor, labels: Tensor) -> float:
+def _accuracy(logit: Tensor, labels: Tensor) -> float:
     """Return the share of stamps on the right side of logit 0; NaN without stamps."""
-    return float(((scores(network, images) > 0) == (labels > 0.5)).double().mean())
+    return float(((logit > 0) == (labels > 0.5)).double().mean())

@@ -27,19 +27,22 @@ class ClassifierConfig:
     scaling : str
         ``noise``: the product's normalisation.  ``linear``: flux, shifted and scaled per band by one mean and
         one spread over the whole training set.  ``picture``: 256 steps from each stamp's faintest to its
-        brightest pixel in a band, shifted and scaled in the same way.
+        brightest pixel in a band, ``peak``: units of the stamp's brightest pixel, both shifted and scaled in the
+        same way.
     mean, std : tuple of float
-        Per band, for ``linear`` (nJy) and ``picture``; a training fills them from training mocks alone.
+        Per band, for all but ``noise`` (nJy for ``linear``); a training fills them from training mocks alone.
     """
 
     kind: str
-    scaling: Literal["noise", "linear", "picture"] = "noise"
+    scaling: Literal["noise", "linear", "picture", "peak"] = "noise"
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
 
 
 def scaled(images: Tensor, scaling: str) -> Tensor:
-    """Return stamps (n, C, S, S) in nJy as a `scaling` shows them, before mean and spread."""
+    """Return stamps (n, C, S, S) in nJy as a `scaling` of `ClassifierConfig` shows them, before mean and spread."""
+    if scaling == "peak":
+        return images / images.amax(dim=(1, 2, 3), keepdim=True).clamp(min=torch.finfo(images.dtype).tiny)
     if scaling != "picture":
         return images
     low, high = images.amin(dim=(2, 3), keepdim=True), images.amax(dim=(2, 3), keepdim=True)

@@ -1,0 +1,186 @@
+"""Published regressors of the SIE trained as published, and the trained combination of several.
+
+The parameters are those of the papers, (theta_E, e_x, e_y, x, y), each in its paper's convention; convert with
+`lensscan.lens.conventions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lensscan.nets.classic.body import Body
+from lensscan.nets.classic.classifier import scaled
+from lensscan.nets.classic.combination import Combination, sign_free_loss
+from lensscan.nets.classic.registry import REGRESSORS
+from lensscan.train.published import PublishedRecipe, make_optimiser, train_epoch
+from lensscan.train.split import held_back
+
+__all__ = [
+    "HEZAVEH2017",
+    "HOLISMOKES4",
+    "FittedRegressor",
+    "RegressionEpoch",
+    "fit_combination",
+    "fit_regressor",
+    "square_error",
+]
+
+SCORE_BATCH = 64
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+HEZAVEH2017 = PublishedRecipe(kind="alexnet", lr=1e-6, decay=0.0, batch=50, epochs=100, scaling="peak", validation=0.02)
+"""Hezaveh+2017 with `sign_free_loss`: Adam, 1e-6, batches of 50 as in the public code.
+
+Assumed: the number of epochs, for the paper stops when the test error falls no more.  Departure: a fixed set,
+where the code draws noise anew at each use; the lowest 4 x 4 mean is not subtracted.
+"""
+
+HOLISMOKES4 = PublishedRecipe(
+    kind="holismokes-cnn", lr=8e-4, decay=0.0, batch=32, epochs=100, optimiser="sgd", validation=0.2
+)
+"""HOLISMOKES IV with ``square_error((5, 1, 1, 1, 1))``; all of it remembered, not verified, but for the loss's kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegressionEpoch:
+    """One line of a training's history: mean loss while training, and of what is held back at the end."""
+
+    epoch: int
+    loss: float
+    validation_loss: float
+
+
+@dataclass(slots=True)
+class FittedRegressor:
+    """A regressor trained as published; the units of its input are those of the training stamps alone.
+
+    Attributes
+    ----------
+    body : Body
+        In evaluation mode, on the CPU.
+    scaling : str
+    mean, std : Tensor, (C, 1, 1)
+        Of the scaled training stamps.
+    history : list of RegressionEpoch
+    held_back : (k,) array
+        Rows never trained on.
+    """
+
+    body: Body
+    scaling: str
+    mean: Tensor
+    std: Tensor
+    history: list[RegressionEpoch]
+    held_back: NDArray[np.int64]
+
+    def predict(self, images: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Return the parameters (n, n_outputs) of stamps (n, C, S, S) in nJy, in the paper's convention."""
+        inputs = (scaled(torch.as_tensor(images, dtype=torch.float32), self.scaling) - self.mean) / self.std
+        return _outputs(self.body, inputs).numpy()
+
+
+def square_error(weights: Sequence[float]) -> Loss:
+    """Return the mean square error with a weight for each parameter, relative to their mean."""
+
+    def loss(parameters: Tensor, truth: Tensor) -> Tensor:
+        weight = parameters.new_tensor(weights)
+        return ((parameters - truth).square() * (weight / weight.mean())).mean()
+
+    return loss
+
+
+def fit_regressor(
+    images: NDArray[np.floating],
+    truth: NDArray[np.floating],
+    recipe: PublishedRecipe = HEZAVEH2017,
+    loss_of: Loss = sign_free_loss,
+    seed: int = 1,
+    groups: NDArray[np.int64] | None = None,
+    device: torch.device | str = "cpu",
+    report: Callable[[RegressionEpoch], None] = lambda epoch: None,
+) -> FittedRegressor:
+    """Train a published regressor on one fixed set of lenses.
+
+    Parameters
+    ----------
+    images : (n, C, S, S) array
+        nJy per pixel; missing pixels already filled.
+    truth : (n, n_outputs) array
+        Parameters in the paper's convention.
+    recipe, loss_of
+        ``recipe.kind`` is a key of `lensscan.nets.classic.registry.REGRESSORS`.
+    seed, groups, device, report
+        As in `lensscan.train.published.fit_published`.
+
+    Raises
+    ------
+    ValueError
+        If a pixel or a parameter is not finite, or the rows do not fit.
+    """
+    pixels, target = (torch.as_tensor(np.asarray(part), dtype=torch.float32) for part in (images, truth))
+    if pixels.ndim != 4 or target.ndim != 2 or len(target) != len(pixels):
+        raise ValueError(f"images {tuple(pixels.shape)} and truth {tuple(target.shape)} do not fit")
+    if not (torch.isfinite(pixels).all() and torch.isfinite(target).all()):
+        raise ValueError("a pixel or a parameter is not finite; give lenses only, with missing pixels filled")
+    apart = held_back(np.arange(len(pixels)) if groups is None else groups, recipe.validation, seed)
+    used, kept = (torch.from_numpy(np.flatnonzero(rows)) for rows in (~apart, apart))
+    shown = scaled(pixels, recipe.scaling)
+    mean, std = (value[:, None, None].float() for value in _units(shown[used], recipe.scaling))
+    torch.manual_seed(seed)
+    body = REGRESSORS[recipe.kind](pixels.shape[1], pixels.shape[-1]).to(device)
+    fitted = FittedRegressor(body, recipe.scaling, mean, std, [], kept.numpy())
+    inputs = (shown - mean) / std
+    train, validation = ((inputs[rows].to(device), target[rows].to(device)) for rows in (used, kept))
+    optimiser = make_optimiser(recipe, body)
+    for epoch in range(recipe.epochs):
+        body.train()
+        loss, _ = train_epoch(body, optimiser, *train, loss_of, recipe, seed, epoch)
+        apart_loss = float(loss_of(_outputs(body, validation[0]), validation[1])) if len(kept) else float("nan")
+        fitted.history.append(RegressionEpoch(epoch + 1, loss, apart_loss))
+        report(fitted.history[-1])
+    body.to("cpu").eval()
+    return fitted
+
+
+def _units(shown: Tensor, scaling: str) -> tuple[Tensor, Tensor]:
+    """Return mean and spread of each band, (C,); 0 and 1 for stamps in units of their own peak."""
+    if scaling == "peak":
+        return torch.zeros(shown.shape[1]), torch.ones(shown.shape[1])
+    return shown.double().mean(dim=(0, 2, 3)), shown.double().std(dim=(0, 2, 3))
+
+
+@torch.no_grad()
+def _outputs(body: Body, inputs: Tensor) -> Tensor:
+    """Return the outputs for every stamp once, in evaluation mode; the last batch may be smaller."""
+    body.eval()
+    return torch.cat([body(part) for part in inputs.split(SCORE_BATCH)])
+
+
+def fit_combination(
+    predictions: NDArray[np.floating], truth: NDArray[np.floating], steps: int = 500, lr: float = 1e-2
+) -> Combination:
+    """Train the weights of a combination of networks, with `sign_free_loss`, from 1/m on.
+
+    Parameters
+    ----------
+    predictions : (m, n, 5) array
+        Of m networks on n lenses that none of them was trained on.
+    truth : (n, 5) array
+    steps, lr
+        Of Adam, each step over all lenses; assumed.
+    """
+    guesses, target = (torch.as_tensor(np.asarray(part), dtype=torch.float32) for part in (predictions, truth))
+    layer = Combination(len(guesses))
+    optimiser = torch.optim.Adam(layer.parameters(), lr=lr)
+    for _ in range(steps):
+        optimiser.zero_grad(set_to_none=True)
+        loss = sign_free_loss(layer(guesses), target)
+        loss.backward()
+        optimiser.step()
+    return layer.requires_grad_(False)
