@@ -1,0 +1,93 @@
+"""Published figures: read strictly, shown beside the right sets, and called better only behind the baseline."""
+
+from __future__ import annotations
+
+import pytest
+
+from lensscan.errors import ConfigError
+from lensscan.evaluate.anchors import Anchor, Calibrator, anchor_rows, figure_at, load_anchors
+
+FIGURE = "regression:errors.x.abs_68"
+ALEXNET = Calibrator("alexnet", {FIGURE: 0.05}, tolerance=0.25)
+ANCHOR = Anchor("Paper 2017", "table 1", "R", ("toy",), "lower", {FIGURE: 0.04}, baseline=ALEXNET)
+
+
+def report(value, half=0.001, name="ours", kind="resnet", recipe="toy"):
+    found = {"value": value, "low": value - half, "high": value + half}
+    return {
+        "model": {"name": name, "kind": kind},
+        "testset": {"recipe": recipe},
+        "regression": {"errors.x.abs_68": found},
+        "completeness": {"0.01": {"cmu": found}},
+    }
+
+
+def verdict(ours, baseline, anchor=ANCHOR):
+    (row,) = anchor_rows(ours, baseline, (anchor,))
+    return row["verdict"]
+
+
+def test_better_needs_the_baseline():
+    assert verdict(report(0.03), None) == "no verdict: alexnet has not been run again on this set"
+    assert verdict(report(0.03), report(0.05, name="alexnet")) == "better"
+    assert verdict(report(0.03), report(0.06, name="mine", kind="alexnet")) == "better"
+    assert verdict(report(0.06), report(0.05, name="alexnet")) == "worse"
+    assert verdict(report(0.0395), report(0.05, name="alexnet")) == "equal within the interval"
+
+
+def test_a_set_that_is_easier_than_the_papers_decides_nothing():
+    assert verdict(report(0.03), report(0.03, name="alexnet")).startswith("not comparable: alexnet reaches 0.03 here")
+    assert "needs alexnet" in verdict(report(0.03), report(0.05, name="lenet", kind="lenet"))
+
+
+def test_context_never_has_a_verdict():
+    context = Anchor("Survey", "abstract", "R", ("*",), "higher", {"completeness:0.01.cmu": 0.9})
+    assert verdict(report(0.99), report(0.9, name="alexnet"), context) == "context: other data"
+    no_baseline = Anchor("Paper", "table", "R", ("toy",), "lower", {FIGURE: 0.04})
+    assert verdict(report(0.01), report(0.05), no_baseline).startswith("no verdict: the paper has no simple baseline")
+
+
+def test_rows_belong_to_the_recipe_and_to_measured_figures():
+    assert anchor_rows(report(0.03, recipe="other"), None, (ANCHOR,)) == []
+    missing = Anchor("Paper", "table", "R", ("toy",), "higher", {"detection:tpr0": 0.1})
+    assert anchor_rows(report(0.03), None, (missing,)) == []
+    assert figure_at({"detection": {"tpr0": {"value": None}}}, "detection:tpr0") is None
+
+
+def test_higher_is_better_where_the_entry_says_so():
+    baseline = Calibrator("hog", {FIGURE: 0.84}, absolute=0.02)
+    anchor = Anchor("Challenge", "table", "R", ("toy",), "higher", {FIGURE: 0.9}, baseline=baseline)
+    assert verdict(report(0.95), report(0.83, name="hog"), anchor) == "better"
+    assert verdict(report(0.85), report(0.85, name="hog"), anchor) == "worse"
+    assert verdict(report(0.95), report(0.87, name="hog"), anchor).startswith("not comparable")
+
+
+def test_shipped_anchors():
+    anchors = load_anchors()
+    assert len(anchors) >= 10
+    for anchor in anchors:
+        assert anchor.paper
+        assert anchor.source
+        assert anchor.baseline is None or set(anchor.baseline.values) <= set(anchor.values)
+        sections = {figure.partition(":")[0] for figure in anchor.values}
+        assert sections <= {"detection", "regression", "completeness"}
+    hezaveh = next(anchor for anchor in anchors if "hezaveh2017" in anchor.recipes)
+    assert list(hezaveh.values.values()) == [0.02, 0.04, 0.04, 0.04, 0.04]
+
+
+def test_recipes_of_the_anchors_exist_or_are_any():
+    from lensscan.config import shipped
+
+    named = {recipe for anchor in load_anchors() for recipe in anchor.recipes}
+    assert named - {"*"} <= set(shipped("recipes"))
+
+
+def test_strict_reading(tmp_path):
+    path = tmp_path / "anchors.toml"
+    entry = '[[anchor]]\npaper = "P"\nsource = "S"\ntag = "{}"\nrecipes = ["*"]\nbetter = "{}"\nvalues = {{}}\n'
+    path.write_text(entry.format("X", "lower"))
+    with pytest.raises(ConfigError, match="tag must be R or M"):
+        load_anchors(path)
+    path.write_text(entry.format("M", "lower") + "who = 1\n")
+    with pytest.raises(ConfigError, match="unknown key 'who'"):
+        load_anchors(path)

@@ -1,0 +1,168 @@
+"""The command end to end on small networks: reports, pages, comparisons, openings, refusals of one line."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import torch
+
+from lensscan.cli.main import main
+from lensscan.evaluate import testsets
+from lensscan.evaluate.testsets import Seal, truth_hash
+from lensscan.mocks.recipes import load_recipe
+from lensscan.nets.model import Card, Model, build_network, make_trivial
+
+BANDS = ("g", "r", "i", "z")
+N = 150
+
+
+def network(seed, name, bands=BANDS, size=64):
+    architecture = {"kind": "resnet", "widths": [8, 8], "depths": [1, 1], "squeeze": 4, "hidden": 8}
+    torch.manual_seed(seed)
+    module = build_network(architecture, len(bands), size)
+    return Model(Card(name, architecture, bands, size, 0.263, label="lens"), module.eval())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two networks with random weights and a model without posteriors."""
+    path = tmp_path_factory.mktemp("models")
+    network(1, "one").save(path / "one.safetensors")
+    network(2, "two", size=48).save(path / "two.safetensors")
+    make_trivial(BANDS, 64, 0.263).save(path / "trivial.safetensors")
+    network(3, "narrow", bands=("g", "y")).save(path / "narrow.safetensors")
+    return path
+
+
+def command(folder, *names):
+    return ["evaluate", *(str(folder / f"{name}.safetensors") for name in names), "--bootstrap", "8", "--debug"]
+
+
+@pytest.fixture(scope="module")
+def reports(folder):
+    """Reports of all three, without plots."""
+    out = folder / "reports"
+    arguments = ("--testset", f"des-griz:tune:{N}", "-o", str(out), "--no-plots")
+    assert main([*command(folder, "one", "two", "trivial"), *arguments]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def pictured(folder):
+    """The page of one model, with plots."""
+    out = folder / "pictured"
+    assert main([*command(folder, "one"), "--testset", "des-griz:tune:80", "-o", str(out)]) == 0
+    return (out / "one--des-griz-tune-80.html").read_text()
+
+
+def load(reports, name):
+    return json.loads((reports / f"{name}--des-griz-tune-{N}.json").read_text())
+
+
+def page(reports, name):
+    return (reports / f"{name}--des-griz-tune-{N}.html").read_text()
+
+
+def test_every_number_has_its_interval(reports):
+    report = load(reports, "one")
+    for section in ("detection", "regression"):
+        assert len(report[section]) > 10
+        for name, found in report[section].items():
+            assert set(found) == {"value", "low", "high"}, name
+            assert found["value"] is None or found["low"] is not None, name
+    assert report["bootstrap"]["resamples"] == 8
+    assert report["testset"]["n_lens"] + report["testset"]["n_other"] + report["testset"]["n_undetectable"] == N
+    assert "10000 are needed" in report["omitted"]["tpr_at_fpr_0.001"]
+
+
+def test_a_model_without_posteriors_has_no_regression(reports):
+    report = load(reports, "trivial")
+    assert "regression" not in report
+    assert report["detection"]["auroc"]["value"] > 0
+    assert "Lens parameters" not in page(reports, "trivial")
+
+
+def test_models_are_compared_in_pairs(reports):
+    ours, theirs = load(reports, "one"), load(reports, "two")
+    left = {(row["other"], row["figure"]): row["value"] for row in ours["comparisons"]}
+    right = {(row["other"], row["figure"]): row["value"] for row in theirs["comparisons"]}
+    assert left["two", "detection:auroc"] == pytest.approx(-right["one", "detection:auroc"])
+    gap = ours["detection"]["auroc"]["value"] - theirs["detection"]["auroc"]["value"]
+    assert left["two", "detection:auroc"] == pytest.approx(gap, abs=1e-4)
+    assert ("two", "regression:errors.theta_E.abs_68") in left
+    assert ("trivial", "regression:errors.theta_E.abs_68") not in left
+
+
+def test_pages_stand_alone(reports, pictured):
+    assert "tuning and looking only" in pictured
+    assert pictured.count("data:image/png;base64,") >= 10
+    assert not re.search(r'(src|href)="(?!data:|#)', pictured), "nothing from elsewhere"
+    for words in ("Detection", "In a survey", "Calibration of the posterior", "Galleries"):
+        assert f"<h2>{words}</h2>" in pictured
+    assert "nan" not in re.sub(r'base64,[^"]*', "", pictured).lower().replace("provenance", "")
+    assert "<h2>Compared with other models</h2>" in page(reports, "one")
+    assert "data:image" not in page(reports, "one")
+
+
+def evaluate(*arguments):
+    return main(["evaluate", *map(str, arguments), "--no-plots", "--bootstrap", "4"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("one", "--testset", "des-griz:nothing"), 2, "write RECIPE:smoke"),
+        (("narrow", "--testset", "des-griz:tune:8"), 2, "the model wants y"),
+        (("missing", "--testset", "des-griz:tune:8"), 1, "no file"),
+        (("one", "one", "--testset", "des-griz:tune:8"), 2, "two models are called one"),
+        (("one", "--testset", "des-griz:tune:8", "--baseline", "no.json"), 2, "no report of lensscan evaluate"),
+        (("one",), 2, "give at least one MODEL and --testset"),
+    ],
+)
+def test_refusals_are_one_line(folder, tmp_path, capsys, arguments, code, words):
+    known = ("one", "narrow", "missing")
+    changed = [str(folder / f"{word}.safetensors") if word in known else word for word in arguments]
+    assert evaluate(*changed, "-o", tmp_path) == code
+    text = capsys.readouterr().err
+    assert words in text
+    assert text.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_baseline_of_another_set_is_refused(folder, reports, tmp_path, capsys):
+    other = reports / f"two--des-griz-tune-{N}.json"
+    model = folder / "one.safetensors"
+    assert evaluate(model, "--testset", "des-griz:tune:8", "--baseline", other, "-o", tmp_path) == 2
+    assert "run it on this set" in capsys.readouterr().err
+
+
+@pytest.fixture
+def sealed(monkeypatch):
+    recipe = load_recipe("des-griz")
+    seal = Seal(40, 99, recipe.digest, truth_hash(recipe, 99, 40))
+    monkeypatch.setattr(testsets, "read_seals", lambda: {"des-griz": {"smoke": seal}})
+
+
+def test_a_sealed_set_is_opened_once_per_model(folder, tmp_path, capsys, sealed):
+    command = (folder / "one.safetensors", "--testset", "des-griz:smoke", "-o", tmp_path)
+    path = tmp_path / "one--des-griz-smoke.json"
+    assert evaluate(*command) == 0
+    first = path.read_bytes()
+    assert evaluate(*command) == 0
+    assert "these reports stand" in capsys.readouterr().err
+    assert path.read_bytes() == first
+    network(5, "one").save(tmp_path / "one.safetensors")
+    assert evaluate(tmp_path / "one.safetensors", *command[1:]) == 0
+    report = json.loads(path.read_text())
+    assert len({each["hash"] for each in report["opened"]}) == 2
+    assert "2 versions of this model have been measured" in path.with_suffix(".html").read_text()
+
+
+def test_a_changed_simulator_stops_before_any_figure(folder, tmp_path, capsys, monkeypatch):
+    seal = Seal(40, 99, load_recipe("des-griz").digest, "0" * 64)
+    monkeypatch.setattr(testsets, "read_seals", lambda: {"des-griz": {"smoke": seal}})
+    assert evaluate(folder / "one.safetensors", "--testset", "des-griz:smoke", "-o", tmp_path) == 1
+    assert "the simulator has changed" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

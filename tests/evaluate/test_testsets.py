@@ -1,0 +1,181 @@
+"""Test sets: sealed by hash, refused in one line when anything differs, the same stamps however they are read."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lensscan.config import read_toml
+from lensscan.errors import ConfigError, VerificationError
+from lensscan.evaluate import testsets
+from lensscan.evaluate.testsets import SEEDS, SIZES, Seal, hash_truth, open_testset, read_seals, seal, truth_hash
+from lensscan.mocks.dataset import Dataset
+from lensscan.mocks.recipes import load_recipe
+from lensscan.survey.stamps import Frame
+
+RECIPE = "des-griz"
+FRAME = Frame(("g", "r", "i", "z"), 64, 0.263, 1)
+TRUTH = {
+    "theta_E": np.array([1.0, np.nan, 0.7]),
+    "is_lens": np.array([True, False, True]),
+    "klass": np.array([0, 2, 0]),
+}
+
+
+def gather(testset, frame=FRAME, rows=16):
+    images, labels = [], []
+    for (slot,), truth in testset.batches((frame,), rows):
+        images.append(slot.images[: slot.n].copy())
+        labels.append(np.array(truth["is_lens"]))
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def test_the_hash_sees_every_column_and_forgives_the_last_bits():
+    digest = hash_truth(TRUTH)
+    assert digest == hash_truth(dict(reversed(TRUTH.items())))
+    assert digest == hash_truth(TRUTH | {"theta_E": TRUTH["theta_E"] * (1 + 1e-15)})
+    assert digest != hash_truth(TRUTH | {"theta_E": TRUTH["theta_E"] * (1 + 1e-4)})
+    assert digest != hash_truth(TRUTH | {"theta_E": np.array([1.0, 0.9, 0.7])})
+    assert digest != hash_truth(TRUTH | {"klass": np.array([0, 3, 0])})
+    assert digest != hash_truth(TRUTH | {"more": np.zeros(3)})
+    assert digest != hash_truth({key: column for key, column in TRUTH.items() if key != "klass"})
+
+
+def test_seed_and_number_are_in_the_hash():
+    recipe = load_recipe(RECIPE)
+    digest = truth_hash(recipe, 5, 12)
+    assert digest == truth_hash(recipe, 5, 12)
+    assert digest != truth_hash(recipe, 6, 12)
+    assert digest != truth_hash(recipe, 5, 13)
+
+
+def test_seeds_are_nobody_elses():
+    assert len(set(SEEDS.values())) == len(SEEDS)
+    assert min(SEEDS.values()) > 1_000_000, "trainings use small seeds"
+
+
+@pytest.fixture
+def sealed(monkeypatch):
+    """Seal 24 rows as ``des-griz:smoke``; returns what changes the seal."""
+    recipe = load_recipe(RECIPE)
+    values = {"n": 24, "seed": 99, "recipe": recipe.digest, "sha256": truth_hash(recipe, 99, 24)}
+
+    def change(**changes):
+        monkeypatch.setattr(testsets, "read_seals", lambda: {RECIPE: {"smoke": Seal(**(values | changes))}})
+
+    change()
+    return change
+
+
+def truth_of(testset):
+    parts = [{k: np.array(v) for k, v in truth.items()} for _, truth in testset.batches((FRAME,), 7)]
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def test_a_sealed_set_verifies(sealed):
+    testset = open_testset("des-griz:smoke")
+    assert testset.sealed
+    truth = truth_of(testset)
+    assert len(truth["is_lens"]) == 24
+    testset.verify(truth)
+
+
+def test_another_truth_is_refused(sealed):
+    sealed(sha256="0" * 64)
+    testset = open_testset("des-griz:smoke")
+    with pytest.raises(VerificationError, match=r"the seal says 000000000000.*seal again") as raised:
+        testset.verify(truth_of(testset))
+    assert "\n" not in str(raised.value)
+
+
+def test_another_recipe_is_refused_before_anything_is_made(sealed):
+    sealed(recipe="f" * 64)
+    with pytest.raises(VerificationError, match="the recipe has changed"):
+        open_testset("des-griz:smoke")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("des-griz", "write RECIPE:smoke"),
+        ("des-griz:huge", "write RECIPE:smoke"),
+        ("des-griz:tune:many", "write RECIPE:smoke"),
+        ("des-griz:smoke:10", "write RECIPE:smoke"),
+        ("des-grizz:tune", "did you mean 'des-griz'"),
+        ("demo-survey:full", "--seal demo-survey"),
+    ],
+)
+def test_unknown_sets_are_one_line(text, words):
+    with pytest.raises(ConfigError, match=words) as raised:
+        open_testset(text)
+    assert "\n" not in str(raised.value)
+
+
+def test_tuning_has_another_seed_and_no_seal():
+    testset = open_testset("des-griz:tune:40")
+    assert (testset.n, testset.sealed) == (40, False)
+    assert testset.seed not in (SEEDS["smoke"], SEEDS["full"])
+    assert open_testset("des-griz:tune").n == 10_000
+
+
+def test_a_set_without_the_models_bands_or_pixels_is_refused():
+    testset = open_testset("des-griz:tune:4")
+    with pytest.raises(ConfigError, match="the model wants y"):
+        testset.check(Frame(("g", "y"), 64, 0.263, 1))
+    with pytest.raises(ConfigError, match="pixels"):
+        testset.check(Frame(("g",), 64, 0.2, 1))
+
+
+def test_folders_give_the_stamps_of_the_recipe(tmp_path):
+    recipe = load_recipe(RECIPE)
+    Dataset(recipe, SEEDS["tune"], 24, tmp_path / "packs", False).write()
+    Dataset(recipe, SEEDS["tune"], 24, tmp_path / "loose", True).write()
+    direct, labels = gather(open_testset("des-griz:tune:24"))
+    for kind in ("packs", "loose"):
+        folder = open_testset(str(tmp_path / kind))
+        folder.check(FRAME)
+        images, found = gather(folder)
+        np.testing.assert_array_equal(found, labels)
+        np.testing.assert_allclose(images, direct, rtol=1e-4, atol=1e-3)
+        again = folder.stamps(np.array([5, 2]), FRAME)
+        np.testing.assert_array_equal(again.images[:2], images[[5, 2]])
+        assert not folder.sealed
+    with pytest.raises(ConfigError, match="the model wants y"):
+        folder.check(Frame(("g", "y"), 64, 0.263, 1))
+
+
+def test_a_folder_that_is_not_complete_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="run lensscan simulate"):
+        open_testset(str(tmp_path))
+
+
+def test_single_rows_and_other_frames():
+    testset = open_testset("des-griz:tune:20")
+    images, _ = gather(testset)
+    again = testset.stamps(np.array([7, 3]), FRAME)
+    np.testing.assert_allclose(again.images[:2], images[[7, 3]], rtol=1e-4, atol=1e-2)
+    small, _ = gather(testset, Frame(("i", "g"), 48, 0.263, 1))
+    np.testing.assert_array_equal(small, images[:, [2, 0], 8:-8, 8:-8])
+    (slot,), _ = next(testset.batches((Frame(("g",), 70, 0.263, 1),), 8))
+    assert slot.masked
+    assert slot.mask[0, 0].sum() == 70**2 - 64**2
+
+
+def test_seal_prints_what_the_catalog_reads(monkeypatch, tmp_path):
+    monkeypatch.setitem(SIZES, "smoke", 8)
+    path = tmp_path / "seals.toml"
+    path.write_text(seal(RECIPE, ("smoke",)))
+    found = read_toml(path)[RECIPE]["smoke"]
+    recipe = load_recipe(RECIPE)
+    assert found == {"n": 8, "seed": SEEDS["smoke"], "recipe": recipe.digest, "sha256": found["sha256"]}
+    assert found["sha256"] == truth_hash(recipe, SEEDS["smoke"], 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("recipe", "name"), [(r, n) for r, sets in read_seals().items() for n in sets if n == "smoke"])
+def test_shipped_seals_hold(recipe, name):
+    kept = read_seals()[recipe][name]
+    assert kept.n == SIZES[name]
+    loaded = load_recipe(recipe)
+    assert loaded.digest == kept.recipe, f"run lensscan evaluate --seal {recipe}"
+    assert truth_hash(loaded, kept.seed, kept.n) == kept.sha256
