@@ -137,10 +137,10 @@ def test_a_point_source_is_no_galaxy() -> None:
 
 def test_brightness_has_unit_flux_half_of_it_within_the_radius(folder: Path) -> None:
     library = load_sources(folder)
-    axis = torch.linspace(-8, 8, 801, dtype=torch.float64)
+    axis = torch.linspace(-8, 8, 401, dtype=torch.float64)
     number = torch.arange(len(library))
-    value = library.brightness(number, axis[None, None, :].expand(len(library), 1, 801), axis[None, :, None])
-    cell = (16 / 800) ** 2
+    value = library.brightness(number, axis[None, None, :].expand(len(library), 1, 401), axis[None, :, None])
+    cell = (16 / 400) ** 2
     np.testing.assert_allclose(value.sum(dim=(1, 2)) * cell, 1, rtol=1e-3)
     inside = (axis[None, :] ** 2 + axis[:, None] ** 2) < 1
     np.testing.assert_allclose((value * inside).sum(dim=(1, 2)) * cell, 0.5, atol=0.01)
