@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -214,3 +217,18 @@ def test_scaling_needs_a_value_for_every_band():
         build_network({"kind": "argonne", "scaling": "linear", "mean": [1.0], "std": [2.0]}, 3, 45)
     with pytest.raises(ModelError, match="std positive"):
         build_network({"kind": "argonne", "scaling": "linear", "mean": [1.0], "std": [0.0]}, 1, 45)
+
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "networks.md"
+
+
+def test_the_page_lists_every_network_with_its_weights():
+    lines = re.findall(
+        r"^\| `([\w-]+)` \|[^|]*\|[^|]*\| (\d) bands?, (\d+) \| ([\d,]+) \| (\d+) \|", PAGE.read_text(), re.M
+    )
+    assert {name for name, *_ in lines} == set(PUBLISHED)
+    for name, n_bands, size, weights, smallest in lines:
+        with torch.device("meta"):
+            body = PUBLISHED[name](int(n_bands), int(size))
+        assert f"{sum(parameter.numel() for parameter in body.parameters()):,}" == weights, name
+        assert int(smallest) == body.smallest

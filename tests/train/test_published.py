@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
+from textwrap import dedent
 
 import numpy as np
 import pytest
@@ -118,3 +121,19 @@ def test_pictures_have_256_steps_between_faintest_and_brightest(toys):
     fitted = fit_published(*toys, dataclasses.replace(ARGONNE2017_PICTURES, epochs=3), seed=2)
     assert fitted.history[-1].validation_accuracy > 0.8
     assert max(fitted.config.mean) < 1
+
+
+def test_the_page_of_networks_runs(toys, capsys):
+    """The Python shown in docs/networks.md, with three epochs."""
+    pytest.importorskip("sklearn")
+    page = (Path(__file__).resolve().parents[2] / "docs" / "networks.md").read_text()
+    shown = re.findall(r"(?:^    .*\n|^\n)+", page, re.M)
+    code = "".join(dedent(block) for block in shown if "import" in block)
+    assert "fit_published" in code
+    assert "BASELINES" in code
+    code = code.replace("ARGONNE2017, seed=1", "dataclasses.replace(ARGONNE2017, epochs=2), seed=1")
+    names = {"images": toys[0][:80], "labels": toys[1][:80], "others": toys[0][80:90], "dataclasses": dataclasses}
+    exec(compile(code, "docs/networks.md", "exec"), names)
+    assert names["logit"].shape == names["log_odds"].shape == (10,)
+    assert names["last"].epoch == 2
+    assert 0 <= float(capsys.readouterr().out) <= 1
