@@ -178,7 +178,8 @@ class LensPrior:
     population : str
         ``normal``: z and sigma_v from the normals above.  ``collett2015``: from the velocity-dispersion function
         of Collett 2015 and the volume, weighted with the lensing cross-section theta_E^2 (then `sigma_v` and `z`
-        give the limits only).
+        give the limits only; with flat theta_E, redshifts and dispersions are those of the population at that
+        theta_E).
     slope : (float, float)
         Mean and standard deviation of the density slope gamma (2 = isothermal); hidden from the regression.
     one_minus_q : (float, float) or None
@@ -250,21 +251,22 @@ class SourcePrior:
         Share of clumpy sources.
     counts : str
         ``power``: magnitudes and redshifts from the numbers above, independent of each other.  ``lsst``: the
-        counts and p(z | i) of the LSST Science Book (2009, section 3.7), sizes by Mosleh et al. 2012.
+        counts and p(z | i) of the LSST Science Book (2009, section 3.7) between the limits `mag` (i band), sizes by
+        Mosleh et al. 2012 with `radius_scatter`; z_median, mag_slope and radius are then not used.
     colours : str
-        ``random``: a blue cloud and a red tail.  ``sed``: of redshifted galaxy spectra.
+        ``random``: a blue cloud and a red tail.  ``sed``: of redshifted galaxy spectra (red_fraction is not used).
     profile : str
         ``sersic``, or ``images``: the galaxy images of the folder `images`.
     images : str
-        Folder of FITS images of real galaxies.
+        Folder of FITS images of real galaxies; they are turned at random and keep their own shape.
     part : str
         ``train`` or ``test``: four in five of those images, or the others, by a hash of file and extension.
     n : (float, float)
         Limits of the Sersic index.
     clump_count : int
-        Clumps of a clumpy source.
+        Clumps of a clumpy source; with more than two, each takes less light: together below a half.
     uniform_radius : (float, float) or None
-        Half-light radius drawn uniformly between these limits (arcsec) instead.
+        Half-light radius drawn uniformly between these limits (arcsec) instead, whatever the counts.
     position : str
         ``disc``: uniform within 0.85 theta_E of the lens.  ``caustic``: half uniform within the outer caustic
         grown by 0.15 arcsec, half Gaussian within 0.7 of the astroid (Hezaveh+2017).
