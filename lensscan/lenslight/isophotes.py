@@ -26,6 +26,8 @@ FIRST_STEPS, LATER_STEPS = 12, 6
 CLIPS = 4
 CLIP = 3.0
 """Pixels (arcs: groups of them) above the model by more than this many sigma are left out."""
+GROWTH = 2
+"""Pixels by which groups are enlarged: the faint rim of an unmasked arc would make the galaxy broad."""
 MODEL_ERROR = 0.03
 """Relative error of the model that counts as noise."""
 CENTRAL, FREE, BENT = 0.3, 0.05, 0.03
@@ -138,7 +140,7 @@ def find_arcs(excess: Tensor, sigma: Tensor, fwhm: Tensor, pixel_scale: float) -
     # A Gaussian of FWHM w pixels averages white noise down to 0.66 / w.
     threshold = CLIP * (0.664 / scale.clamp_min(0.664))
     found = (signal > threshold[..., None, None]).any(dim=1, keepdim=True).double()
-    return torch.nn.functional.max_pool2d(found, 3, 1, 1)[:, 0] > 0
+    return torch.nn.functional.max_pool2d(found, 2 * GROWTH + 1, 1, GROWTH)[:, 0] > 0
 
 
 def one_sided(images: Tensor, sigma: Tensor, fwhm: Tensor, shape: Shape, pixel_scale: float) -> Tensor:

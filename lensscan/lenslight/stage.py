@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,7 +87,7 @@ def remove_lens_light(
     fwhm: ArrayLike | Tensor,
     sigma: ArrayLike | Tensor | None = None,
     mask: ArrayLike | Tensor | None = None,
-    method: Literal["auto", "ica", "isophotes"] = "auto",
+    method: str = "auto",
     radius: float = RADIUS,
     target: float | None = None,
 ) -> LensLight:
