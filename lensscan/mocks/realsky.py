@@ -37,6 +37,7 @@ N_VIEWS = 8
 MEASURED = 128  # stamps at a time
 KEPT = 2  # real skies held at once: training and test
 NO_GALAXY = "no_central_galaxy"
+NO_NOISE = "noise_unknown"
 _KNOWN: dict[tuple[Any, ...], RealSky] = {}
 _LOCK = threading.Lock()
 
@@ -205,12 +206,13 @@ def _load(recipe: Recipe) -> RealSky:
     read = read_canvas(recipe)
     read.sigma = _noise(read)
     central = _measure(read, recipe.pixel_scale)
-    good = np.flatnonzero(central.found)
-    left_out = dict(read.failed)
-    if len(good) < len(read.ids):
-        left_out[NO_GALAXY] = len(read.ids) - len(good)
+    silent = ~np.isfinite(read.sigma).any(axis=1)  # smaller than the frame: all of the border is padding
+    good = np.flatnonzero(central.found & ~silent)
+    lost = {NO_NOISE: int(silent.sum()), NO_GALAXY: int((~central.found & ~silent).sum())}
+    left_out = dict(read.failed) | {reason: count for reason, count in lost.items() if count}
     if not len(good):
-        raise ConfigError(f"canvas.stamps: no stamp of {recipe.canvas.stamps} shows a galaxy at its centre; check them")
+        reasons = ", ".join(f"{reason} {count}" for reason, count in left_out.items())
+        raise ConfigError(f"canvas.stamps: no usable stamp in {recipe.canvas.stamps} ({reasons}); check them")
     whole = len(good) == len(read.ids)
     images = read.images if whole else read.images[good]
     missing = read.missing if whole or read.missing is None else read.missing[good]

@@ -307,6 +307,12 @@ def test_parts_share_no_galaxy(truth: Truth) -> None:
     assert ids[2]
 
 
+def test_stamps_smaller_than_the_recipe_have_no_noise_to_measure(truth: Truth) -> None:
+    large = recipe(truth.folder, size=60)
+    with pytest.raises(ConfigError, match=rf"no usable stamp in .*missing_file 1, noise_unknown {N - 1}\); check"):
+        load_real_sky(large.canvas, large)
+
+
 def test_a_cut_selects(truth: Truth) -> None:
     (truth.folder / "blue.toml").write_text('name = "blue"\n[[step]]\nvalue = "g - i"\nmax = 1.0\n')
     cut = recipe(truth.folder, cut=f"{truth.folder}/blue.toml")
