@@ -258,7 +258,8 @@ def completeness_table(found: NDArray[np.bool_], truth: Truth, fwhm: NDArray[np.
         ``cells`` [theta_E bin][S/N bin], ``by_seeing`` (theta_E over the median band's seeing), ``cmu`` (theta_E
         > 1.4 arcsec and S/N > 20, the cell of CMU DeepLens), each as `rate`; and the bins' edges.
     """
-    theta_E, snr = (np.asarray(truth[name], np.float64) for name in ("theta_E", "snr_arc"))
+    lensed = np.asarray(truth["is_lens"], bool) | ambiguous(truth)
+    theta_E, snr = (np.where(lensed, truth[name], np.nan) for name in ("theta_E", "snr_arc"))
     with np.errstate(invalid="ignore"):
         with_seeing = theta_E / _median_seeing(fwhm)
         cells = [
@@ -278,9 +279,10 @@ def completeness_table(found: NDArray[np.bool_], truth: Truth, fwhm: NDArray[np.
 
 
 def _median_seeing(fwhm: NDArray[np.floating]) -> NDArray[np.float64]:
-    known = np.isfinite(fwhm).any(axis=1)
+    widths = np.where(fwhm > 0, fwhm, np.nan)
+    known = np.isfinite(widths).any(axis=1)
     seeing = np.full(len(fwhm), np.nan)
-    seeing[known] = np.nanmedian(fwhm[known], axis=1)
+    seeing[known] = np.nanmedian(widths[known], axis=1)
     return seeing
 
 

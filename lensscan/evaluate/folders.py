@@ -52,7 +52,10 @@ class FolderSet(TestSet):
             what = f"truth.fits lacks {absent[0]}" if absent else "truth.fits and catalog.fits differ in length"
             raise ConfigError(f"test set {folder}: {what}; run lensscan simulate again")
         self.n = len(self._truth)
-        self._loose = self._record.get("format") == "fits"
+        layout = self._record.get("format")
+        if layout not in ("fits", "packs"):
+            raise ConfigError(f"test set {folder}: stamps as {layout}; run lensscan simulate for packs or FITS files")
+        self._loose = layout == "fits"
 
     def describe(self) -> dict[str, Any]:
         """Return folder, recipe, seed and the truth's hash."""

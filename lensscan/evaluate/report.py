@@ -33,16 +33,18 @@ __all__ = [
     "Assessment",
     "Outcome",
     "assess",
+    "clusters",
     "compare",
     "file_stem",
+    "gallery_threshold",
     "make_report",
     "read_report",
     "write_json",
 ]
 
 FORMAT = 1
-CLUSTER = "galaxy"
-"""Column of the truth that names a row's galaxy; painted and unpainted twins share it."""
+STAMP = "stamp"
+"""Column of the truth that names the real stamp under a row, -1 without one; painted and unpainted twins share it."""
 COMPARED = (
     "detection:auroc",
     "detection:tpr_at_fpr_0.01",
@@ -107,7 +109,7 @@ def assess(scored: Scored, pixel_scale: float, replicates: int, seed: int = 0) -
     lens = np.asarray(scored.truth["is_lens"], bool)
     if not lens.any():
         raise ConfigError("the test set holds no lens that could be scored; take another set")
-    cluster = np.asarray(scored.truth.get(CLUSTER, scored.rows))
+    cluster = clusters(scored)
     plain = ~ambiguous(scored.truth)
     outcomes = []
     for predictions in scored.models:
@@ -121,6 +123,14 @@ def assess(scored: Scored, pixel_scale: float, replicates: int, seed: int = 0) -
             raise ConfigError(f"model {predictions.card.name} gives neither scores nor posteriors; train it anew")
         outcomes.append(Outcome(predictions, detection, regression, posteriors, found))
     return Assessment(scored, outcomes)
+
+
+def clusters(scored: Scored) -> NDArray[np.int64]:
+    """Return the galaxy of each row (n,): its real stamp where it has one, else the row itself."""
+    if STAMP not in scored.truth:
+        return scored.rows
+    stamp = np.asarray(scored.truth[STAMP]).astype(np.int64)
+    return np.where(stamp >= 0, -1 - stamp, scored.rows)
 
 
 def gallery_threshold(detection: Detection) -> float:
@@ -238,7 +248,7 @@ def _contents(scored: Scored, predictions: Predictions) -> dict[str, Any]:
         "n_other": int((~lens & ~vague).sum()),
         "n_undetectable": int(vague.sum()),
         "out_of_range": predictions.out_of_range,
-        "clusters": len(np.unique(scored.truth.get(CLUSTER, scored.rows))),
+        "clusters": len(np.unique(clusters(scored))),
     }
     if "klass" in scored.truth:
         number = np.asarray(scored.truth["klass"])

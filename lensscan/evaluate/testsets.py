@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from lensscan.config import build, read_toml
 from lensscan.errors import ConfigError, VerificationError
 from lensscan.mocks.recipes import Recipe, load_recipe
-from lensscan.mocks.simulate import draw_truth, simulate
+from lensscan.mocks.simulate import Mocks, draw_truth, simulate
 from lensscan.survey.placement import place_centred
 from lensscan.survey.stamps import Batch, Frame, allocate, check_scale
 
@@ -134,11 +134,10 @@ class SealedSet(TestSet):
         for start in range(0, self.n, CHUNK):
             count = min(CHUNK, self.n - start)
             mocks = simulate(self.recipe, seed=self.seed, start=start, n=count, device=self.device)
-            images, present, fwhm = mocks.images.cpu().numpy(), mocks.present.cpu().numpy(), mocks.fwhm.cpu().numpy()
             for low in range(0, count, rows):
                 part = slice(low, min(low + rows, count))
                 for slot, frame in zip(slots, frames, strict=True):
-                    self._fill(slot, frame, images[part], present[part], fwhm[part])
+                    self._fill(slot, frame, [mocks], part)
                 yield slots, {key: value.numpy()[part] for key, value in mocks.truth.items()}
 
     def stamps(self, rows: NDArray[np.int64], frame: Frame) -> Batch:
@@ -146,34 +145,31 @@ class SealedSet(TestSet):
         slot = allocate(max(len(rows), 1), frame)
         mocks = [simulate(self.recipe, seed=self.seed, start=int(row), n=1, device=self.device) for row in rows]
         if mocks:
-            images, present, fwhm = (
-                np.concatenate([getattr(mock, name).cpu().numpy() for mock in mocks])
-                for name in ("images", "present", "fwhm")
-            )
-            self._fill(slot, frame, images, present, fwhm)
+            self._fill(slot, frame, mocks, slice(0, len(rows)))
         return slot
 
-    def _fill(
-        self,
-        slot: Batch,
-        frame: Frame,
-        images: NDArray[np.float32],
-        present: NDArray[np.bool_],
-        fwhm: NDArray[np.float32],
-    ) -> None:
-        """Lay stamps into a slot as a reader of files does: the model's bands, cropped or padded about the centre."""
+    def _fill(self, slot: Batch, frame: Frame, parts: list[Mocks], rows: slice) -> None:
+        """Lay rows of mocks into a slot as readers of files do: the model's bands, cropped or padded."""
+        images, present, fwhm = (
+            np.concatenate([getattr(part, name)[rows].cpu().numpy() for part in parts])
+            for name in ("images", "present", "fwhm")
+        )
+        missing = [None if part.missing is None else part.missing[rows].cpu().numpy() for part in parts]
+        flagged = any(part is not None and part.any() for part in missing)
+        bad = np.concatenate([np.zeros(images.shape, bool) if part is None else part for part in missing])
         n = len(images)
         chosen = [self.recipe.bands.index(band) for band in frame.bands]
         place = place_centred((self.recipe.size, self.recipe.size), frame.size)
         slot.clear()
         for row in range(n):
             for band, source in enumerate(chosen):
+                gone = bad[row, source]
                 if present[row, source]:
-                    place.put(images[row, source], 1.0, slot.images[row, band])
+                    place.put(np.where(gone, np.float32(0), images[row, source]), 1.0, slot.images[row, band])
                 else:
                     slot.images[row, band] = 0.0
-                if place.padding:
-                    place.put_mask(np.zeros(images.shape[2:], bool), slot.mask_of(row)[band])
+                if place.padding or (flagged and gone.any()):
+                    place.put_mask(gone, slot.mask_of(row)[band])
         slot.present[:n], slot.fwhm[:n] = present[:, chosen], fwhm[:, chosen]
         slot.origin[:n] = np.array(place.offset) * frame.pixel_scale
         slot.close(n)

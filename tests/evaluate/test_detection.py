@@ -10,6 +10,7 @@ from scipy import stats
 from synthetic_scores import scored
 
 from lensscan.evaluate.detection import ambiguous, completeness_table, detect, false_positives
+from lensscan.evaluate.report import clusters
 from lensscan.metrics.bootstrap import Bootstrap
 from lensscan.mocks.recipes import CLASSES
 
@@ -110,6 +111,16 @@ def test_twins_share_a_cluster():
     alone = detect(logit, lens, Bootstrap(np.arange(2000), 150)).figures["auroc"]
     double = detect(np.tile(logit, 2), np.tile(lens, 2), Bootstrap(np.tile(np.arange(2000), 2), 150)).figures["auroc"]
     assert double.high - double.low == pytest.approx(alone.high - alone.low, rel=0.3)
+
+
+def test_real_stamps_are_the_clusters():
+    sample = scored(6)
+    assert clusters(sample).tolist() == sample.rows.tolist()
+    stamped = dataclasses.replace(sample, truth=sample.truth | {"stamp": np.array([-1, 0, 0, 3, -1, 3])})
+    found = clusters(stamped)
+    assert found[1] == found[2] != found[3]
+    assert found[3] == found[5]
+    assert len(set(found.tolist())) == 4
 
 
 def test_classes_are_those_of_the_recipes():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from html.parser import HTMLParser
 
 import pytest
 import torch
@@ -104,6 +105,29 @@ def test_pages_stand_alone(reports, pictured):
     assert "nan" not in re.sub(r'base64,[^"]*', "", pictured).lower().replace("provenance", "")
     assert "<h2>Compared with other models</h2>" in page(reports, "one")
     assert "data:image" not in page(reports, "one")
+
+
+class Nesting(HTMLParser):
+    """Fails where a tag is closed that is not the open one."""
+
+    def __init__(self):
+        super().__init__()
+        self.stack = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in ("meta", "img", "br"):
+            self.stack.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.stack, f"</{tag}> without a beginning"
+        assert self.stack.pop() == tag
+
+
+def test_tags_are_closed(reports, pictured):
+    for text in (pictured, page(reports, "one"), page(reports, "trivial")):
+        parser = Nesting()
+        parser.feed(re.sub(r'base64,[^"]*', "", text))
+        assert parser.stack == []
 
 
 def evaluate(*arguments):

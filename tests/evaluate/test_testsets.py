@@ -8,9 +8,20 @@ import pytest
 from lensscan.config import read_toml
 from lensscan.errors import ConfigError, VerificationError
 from lensscan.evaluate import testsets
-from lensscan.evaluate.testsets import SEEDS, SIZES, Seal, hash_truth, open_testset, read_seals, seal, truth_hash
+from lensscan.evaluate.testsets import (
+    SEEDS,
+    SIZES,
+    Seal,
+    SealedSet,
+    hash_truth,
+    open_testset,
+    read_seals,
+    seal,
+    truth_hash,
+)
 from lensscan.mocks.dataset import Dataset
-from lensscan.mocks.recipes import load_recipe
+from lensscan.mocks.recipes import load_recipe, make_recipe
+from lensscan.mocks.simulate import simulate
 from lensscan.survey.stamps import Frame
 
 RECIPE = "des-griz"
@@ -128,8 +139,8 @@ def test_a_set_without_the_models_bands_or_pixels_is_refused():
 
 def test_folders_give_the_stamps_of_the_recipe(tmp_path):
     recipe = load_recipe(RECIPE)
-    Dataset(recipe, SEEDS["tune"], 24, tmp_path / "packs", False).write()
-    Dataset(recipe, SEEDS["tune"], 24, tmp_path / "loose", True).write()
+    Dataset(recipe, SEEDS["tune"], 24, tmp_path / "packs", "packs").write()
+    Dataset(recipe, SEEDS["tune"], 24, tmp_path / "loose", "fits").write()
     direct, labels = gather(open_testset("des-griz:tune:24"))
     for kind in ("packs", "loose"):
         folder = open_testset(str(tmp_path / kind))
@@ -147,6 +158,23 @@ def test_folders_give_the_stamps_of_the_recipe(tmp_path):
 def test_a_folder_that_is_not_complete_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="run lensscan simulate"):
         open_testset(str(tmp_path))
+
+
+def test_stamps_in_hdf5_are_refused(tmp_path):
+    Dataset(load_recipe(RECIPE), 1, 4, tmp_path, "hdf5").write()
+    with pytest.raises(ConfigError, match="packs or FITS"):
+        open_testset(str(tmp_path))
+
+
+def test_missing_pixels_reach_the_network():
+    recipe = make_recipe({"base": "des-griz", "name": "holes", "effects": {"masks": [1.0, 3, 0.5, 0.9]}}, "test")
+    testset = SealedSet("holes", recipe, 24, 3)
+    mocks = simulate(recipe, seed=3, n=24)
+    assert mocks.missing is not None
+    assert mocks.missing.any()
+    (slot,), _ = next(testset.batches((FRAME,), 24))
+    np.testing.assert_array_equal(slot.mask[:24], mocks.missing.numpy())
+    assert (slot.images[:24][slot.mask[:24]] == 0).all()
 
 
 def test_single_rows_and_other_frames():
