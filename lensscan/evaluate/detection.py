@@ -95,7 +95,9 @@ class _Statistic:
         for fpr in self._wanted.fprs:
             tpr = found[f"tpr_at_fpr_{fpr:g}"]
             for pi in PREVALENCES[1:]:
-                found[f"purity_at_fpr_{fpr:g}_prevalence_{pi:g}"] = purity(tpr, fpr, pi)
+                pure = purity(tpr, fpr, pi)
+                found[f"purity_at_fpr_{fpr:g}_prevalence_{pi:g}"] = pure
+                found[f"inspected_per_lens_at_fpr_{fpr:g}_prevalence_{pi:g}"] = 1 / pure if pure > 0 else float("inf")
         for pi, n in self._wanted.tops:
             pure, complete, _ = selection.inspected(Population(SURVEY, pi), n)
             found[f"purity_top_{n}_prevalence_{pi:g}"] = pure
@@ -200,8 +202,8 @@ def detect(logit: NDArray[np.float64], is_lens: NDArray[np.bool_], bootstrap: Bo
     Detection
         ``auroc tpr_at_fpr_* tpr0 tpr10``; ``accuracy precision recall f1 kappa`` at p_lens >= 1/2;
         ``ece_prevalence_* brier log_loss``; ``stated_purity_* true_purity_*`` (of what has p_lens >= 1/2 at that
-        prevalence); ``purity_at_fpr_*``; and for the best-ranked 100, 1,000 and 10,000 of a survey of 1,000,000:
-        ``purity_top_* completeness_top_* inspected_per_lens_top_*``.
+        prevalence); ``purity_at_fpr_* inspected_per_lens_at_fpr_*``; and for the best-ranked 100, 1,000 and 10,000
+        of a survey of 1,000,000 ``purity_top_* completeness_top_* inspected_per_lens_top_*``.
     """
     wanted = _Wanted.of(logit, is_lens)
     statistic = _Statistic(logit, is_lens, wanted)

@@ -129,7 +129,7 @@ def _detection(report: Report, pictures: Mapping[str, bytes]) -> str:
         + note("AUROC of logistic regressions with squares, each half of the set predicted by the other.")
         + table(
             ("total flux", "colours", "moments of the light", "radial profile", "all of them"),
-            [[number(trivial.get(key)) for key in ("flux", "colour", "light", "radial", "all")]],
+            [[figure(trivial.get(key)) for key in ("flux", "colour", "light", "radial", "all")]],
         )
         if trivial
         else ""
@@ -153,11 +153,12 @@ def _survey(report: Report) -> str:
         for fpr in ("0.01", "0.001", "0.0001"):
             key = f"purity_at_fpr_{fpr}_prevalence_{prevalence}"
             if key in found:
-                pure = found[key]["value"]
-                tpr = found[f"tpr_at_fpr_{fpr}"]
-                words = f"false positive rate {fpr}"
-                inspected = number(1 / pure if pure else None)
-                rows.append((prevalence, words, figure(found[key]), figure(tpr), inspected))
+                cells = [
+                    figure(found[key]),
+                    figure(found[f"tpr_at_fpr_{fpr}"]),
+                    figure(found[f"inspected_per_lens_{key[7:]}"]),
+                ]
+                rows.append((prevalence, f"false positive rate {fpr}", *cells))
         for n in (100, 1000, 10000):
             key = f"top_{n}_prevalence_{prevalence}"
             if f"purity_{key}" in found:
@@ -257,15 +258,21 @@ def _regression(report: Report, pictures: Mapping[str, bytes]) -> str:
     return body + picture(pictures, "selective", "half-width against rejected fraction")
 
 
+def _words(name: str) -> str:
+    """Return a region's name as the table shows it."""
+    for convention in ("holismokes", "one_minus_q"):
+        if name.startswith(convention):
+            return f"{convention}: {name[len(convention) + 1 :]}"
+    return name.replace("joint_5", "first five, jointly").replace("joint_7", "all seven, jointly")
+
+
 def _posterior(report: Report, pictures: Mapping[str, bytes]) -> str:
     found = report.get("regression")
     if not found:
         return ""
     names = [*PARAMETERS, "joint_5", "joint_7", "holismokes_theta_E", "holismokes_ex", "holismokes_ey",
              "one_minus_q_ex", "one_minus_q_ey"]  # fmt: skip
-    rows = [
-        [name.replace("_", " "), *(figure(found[f"coverage.{level:g}.{name}"]) for level in LEVELS)] for name in names
-    ]
+    rows = [[_words(name), *(figure(found[f"coverage.{level:g}.{name}"]) for level in LEVELS)] for name in names]
     body = note(
         "Share of the truths inside the stated regions; joint: ellipsoids of the first five and of all parameters."
     )

@@ -23,8 +23,8 @@ from lensscan.evaluate.predict import Predictions, Scored
 from lensscan.evaluate.regression import Regression, groups_of, regress
 from lensscan.evaluate.testsets import TestSet
 from lensscan.files import replacing
-from lensscan.metrics.bootstrap import Bootstrap, Estimate, difference
-from lensscan.metrics.detection import auroc
+from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, difference, resample
+from lensscan.metrics.ranking import Ranking
 from lensscan.mocks.recipes import CLASSES
 from lensscan.scan.provenance import git_revision
 
@@ -201,7 +201,9 @@ def make_report(
             "device": device,
             "made": datetime.now(UTC).isoformat(timespec="seconds"),
         },
-        "trivial": trivial_scores(scored, len(assessment.outcomes[0].predictions.card.bands)) if detection else {},
+        "trivial": trivial_scores(scored, len(assessment.outcomes[0].predictions.card.bands), outcome.bootstrap)
+        if detection
+        else {},
     }
     if detection is not None:
         report |= _detection_parts(scored, outcome.predictions, detection)
@@ -261,18 +263,20 @@ def _contents(scored: Scored, predictions: Predictions) -> dict[str, Any]:
     return contents
 
 
-def trivial_scores(scored: Scored, n_bands: int) -> dict[str, float]:
+def trivial_scores(scored: Scored, n_bands: int, bootstrap: Bootstrap) -> dict[str, Any]:
     """Return the AUROC of logistic regressions on what needs no network, see `lensscan.evaluate.baselines`."""
     rows = ~ambiguous(scored.truth)
     lens = np.asarray(scored.truth["is_lens"], bool)[rows]
-    if lens.all() or not lens.any():
-        return {}
     features = scored.features[rows]
-    found = {}
+    rankings = {}
     for group in (*GROUPS, "all"):
         columns = list(range(features.shape[1])) if group == "all" else columns_of(group, n_bands)
-        found[group] = auroc(linear_scores(features[:, columns], lens), lens)
-    return found
+        rankings[group] = Ranking(linear_scores(features[:, columns], lens), lens)
+
+    def areas(counts: Counts | None) -> dict[str, float]:
+        return {group: ranking.select(counts).auroc() for group, ranking in rankings.items()}
+
+    return {group: plain(value) for group, value in resample(areas, bootstrap).items()}
 
 
 def plain(value: Estimate) -> dict[str, float | None]:

@@ -130,7 +130,7 @@ def reliability_diagram(panels: Sequence[tuple[str, Floats, Floats]]) -> bytes:
         seen = (observed > 0) & ((observed < 1) | (number == 0))
         place.plot(predicted[seen], observed[seen], "o-", color=BLUE, ms=4.5, lw=1.3)
         for missed, level, mark in ((observed <= 0, low * 1.2, "v"), (~seen & (observed > 0), 1.0, "^")):
-            place.plot(predicted[missed], np.full(missed.sum(), level), mark, color=GREY, ms=5, clip_on=False)
+            place.plot(np.maximum(predicted[missed], low), np.full(missed.sum(), level), mark, color=GREY, ms=5, clip_on=False)
         place.set(xlabel="predicted probability", ylabel="observed fraction of lenses", xlim=(low, 1), ylim=(low, 1.02))
         place.set(xscale=scale, yscale=scale)
         place.set_title(title, fontsize=10)
