@@ -3,20 +3,17 @@
 Every baseline is a few features and a logistic regression whose penalty is chosen by cross-validation.  The
 first, after Avestruz+2019 (arXiv:1704.02322), is what a network must beat; the others (total flux, central
 colour, pixels of the core, radial profile) must do badly, or the set tells lenses by something else than arcs.
-
-Needs scikit-learn, and scikit-image for the gradients (the extras ``train`` and ``test``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lensscan.errors import ConfigError
+from lensscan.nets.logistic import PENALTIES, Logistic, fit_logistic
 
 __all__ = [
     "BASELINES",
@@ -32,7 +29,7 @@ __all__ = [
 ]
 
 Images = NDArray[np.floating]
-Features = NDArray[np.float64]
+Features = NDArray[np.floating]
 
 FLUX_UNIT = 10.0
 """nJy at which the plain features turn from linear to logarithmic."""
@@ -40,7 +37,8 @@ FAINTEST = 0.01
 """Faintest flux told from none in `log_contrast`, as a fraction of the stamp's range."""
 CORE = 16
 COLOUR_RADIUS = 3.0
-PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+AT_ONCE = 256
+SMALL = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +50,9 @@ class Baseline:
     features : callable
         Maps stamps (n, C, S, S) in nJy without missing pixels to features (n, f).
     penalties : sequence of float
-        Inverse strengths of the penalty (scikit-learn's C) to choose from, by the area under the ROC curve.
+        Inverse strengths of the penalty to choose from, by the area under the ROC curve.
     folds : int
-        Of the cross-validation, stratified, shuffled by `seed`.
+        Of the cross-validation, stratified, dealt by `seed`; see `lensscan.nets.logistic.fit_logistic`.
     seed : int
     """
 
@@ -68,29 +66,13 @@ class Baseline:
 
         Raises
         ------
-        ConfigError
-            If scikit-learn is not installed.
         ValueError
             If labels do not fit the stamps or hold one class only.
         """
-        try:
-            from sklearn.linear_model import LogisticRegression
-            from sklearn.model_selection import GridSearchCV, StratifiedKFold
-            from sklearn.pipeline import make_pipeline
-            from sklearn.preprocessing import StandardScaler
-        except ImportError as error:
-            raise _missing(error) from None
-        truth = np.asarray(labels, bool)
-        if truth.shape != (len(images),) or truth.all() or not truth.any():
-            raise ValueError(f"{len(images)} stamps need as many labels, of both classes")
-        search = GridSearchCV(
-            make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
-            {"logisticregression__C": list(self.penalties)},
-            cv=StratifiedKFold(self.folds, shuffle=True, random_state=self.seed),
-            scoring="roc_auc",
+        features = self.features(fill_missing(images))
+        return FittedBaseline(
+            self, fit_logistic(features, labels, penalties=self.penalties, folds=self.folds, seed=self.seed)
         )
-        search.fit(self.features(fill_missing(images)), truth)
-        return FittedBaseline(self, search.best_estimator_, float(search.best_score_), dict(search.best_params_))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,28 +82,17 @@ class FittedBaseline:
     Attributes
     ----------
     baseline : Baseline
-    estimator : object
-        The fitted pipeline of scikit-learn.
-    cross_validated : float
-        Area under the ROC curve in cross-validation, for the penalty chosen.
-    chosen : mapping
-        The penalty chosen.
+    estimator : Logistic
     """
 
     baseline: Baseline
-    estimator: Any
-    cross_validated: float
-    chosen: Mapping[str, float] = field(default_factory=dict)
+    estimator: Logistic
 
     def score(self, images: Images) -> NDArray[np.float64]:
         """Return the log odds (n,) of stamps (n, C, S, S) in nJy, NaN = missing."""
         if not len(images):
             return np.empty(0)
-        return np.asarray(self.estimator.decision_function(self.baseline.features(fill_missing(images))))
-
-
-def _missing(error: ImportError) -> ConfigError:
-    return ConfigError(f"the baselines need {error.name}; pip install 'lensscan[train]'")
+        return self.estimator.score(self.baseline.features(fill_missing(images)))
 
 
 def fill_missing(images: Images) -> NDArray[np.float64]:
@@ -176,6 +147,10 @@ def log_contrast(images: Images) -> NDArray[np.float64]:
 def hog_features(images: Images, orientations: int = 9, cell: int = 5, block: int = 2) -> Features:
     """Return the histograms of oriented gradients of the log contrast, band after band.
 
+    As in Dalal & Triggs 2005, without interpolation between bins: gradients by differences of the neighbours on both
+    sides (zero on the border), histograms of their size in cells, normalised over overlapping blocks of cells, clipped
+    at 0.2 and normalised again.
+
     Parameters
     ----------
     images : (n, C, S, S) array
@@ -184,18 +159,34 @@ def hog_features(images: Images, orientations: int = 9, cell: int = 5, block: in
         Bins in angle, over 180 degrees.
     cell, block : int
         Pixels on a side of a cell; cells on a side of a block, over which histograms are normalised.
-
-    Raises
-    ------
-    ConfigError
-        If scikit-image is not installed.
     """
-    try:
-        from skimage.feature import hog
-    except ImportError as error:
-        raise _missing(error) from None
-    settings = {"orientations": orientations, "pixels_per_cell": (cell, cell), "cells_per_block": (block, block)}
-    return np.array([np.concatenate([hog(band, **settings) for band in stamp]) for stamp in log_contrast(images)])
+    parts = [
+        _gradient_histograms(log_contrast(images[start : start + AT_ONCE]), orientations, cell, block)
+        for start in range(0, len(images), AT_ONCE)
+    ]
+    return np.concatenate(parts)
+
+
+def _gradient_histograms(images: Images, orientations: int, cell: int, block: int) -> NDArray[np.float32]:
+    """Return the blocks of `hog_features` (n, f) of stamps (n, C, S, S), float32."""
+    images = np.asarray(images, np.float32)
+    down, right = np.zeros_like(images), np.zeros_like(images)
+    down[..., 1:-1, :] = images[..., 2:, :] - images[..., :-2, :]
+    right[..., :, 1:-1] = images[..., :, 2:] - images[..., :, :-2]
+    size = np.hypot(down, right)
+    angle = np.degrees(np.arctan2(down, right)) % 180
+    number = np.minimum((angle * (orientations / 180)).astype(np.int8), orientations - 1)
+    side = images.shape[-1] // cell
+    inner = slice(0, side * cell)
+    tiles = (*images.shape[:2], side, cell, side, cell)
+    size, number = (each[..., inner, inner].reshape(tiles) for each in (size, number))
+    cells = np.stack([np.where(number == k, size, 0).sum(axis=(3, 5)) for k in range(orientations)], axis=-1)
+    cells /= cell * cell
+    blocks = np.lib.stride_tricks.sliding_window_view(cells, (block, block), axis=(2, 3))
+    blocks = np.moveaxis(blocks, 4, -1).reshape(*blocks.shape[:4], -1)
+    blocks = np.minimum(blocks / np.sqrt((blocks**2).sum(axis=-1, keepdims=True) + SMALL**2), 0.2)
+    blocks = blocks / np.sqrt((blocks**2).sum(axis=-1, keepdims=True) + SMALL**2)
+    return np.asarray(blocks.reshape(len(images), -1), np.float32)
 
 
 def total_flux(images: Images) -> Features:
