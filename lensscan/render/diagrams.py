@@ -80,7 +80,8 @@ def truth_diagram(panels: Sequence[Scatter], columns: int = 4) -> bytes:
         place.plot(limits, limits, color=ORANGE, lw=1.0, ls="--")
         place.set(xlim=limits, ylim=limits, xlabel=f"true {panel.label}", ylabel=f"predicted {panel.label}")
         place.set_aspect("equal")
-    axes[0].legend(frameon=False, fontsize=8, loc="upper left")
+    if axes[0].get_legend_handles_labels()[0]:
+        axes[0].legend(frameon=False, fontsize=8, loc="upper left")
     for spare in axes[len(panels) :]:
         spare.set_visible(False)
     return _png(figure)
@@ -130,9 +131,11 @@ def reliability_diagram(panels: Sequence[tuple[str, Floats, Floats]]) -> bytes:
         seen = (observed > 0) & ((observed < 1) | (number == 0))
         place.plot(predicted[seen], observed[seen], "o-", color=BLUE, ms=4.5, lw=1.3)
         for missed, level, mark in ((observed <= 0, low * 1.2, "v"), (~seen & (observed > 0), 1.0, "^")):
-            place.plot(np.maximum(predicted[missed], low), np.full(missed.sum(), level), mark, color=GREY, ms=5, clip_on=False)
-        place.set(xlabel="predicted probability", ylabel="observed fraction of lenses", xlim=(low, 1), ylim=(low, 1.02))
-        place.set(xscale=scale, yscale=scale)
+            if missed.any():  # an empty line that is not clipped spoils the layout
+                x = np.maximum(predicted[missed], low)
+                place.plot(x, np.full(missed.sum(), level), mark, color=GREY, ms=5, clip_on=False)
+        place.set(xscale=scale, yscale=scale, xlabel="predicted probability", ylabel="observed fraction of lenses")
+        place.set(xlim=(low, 1), ylim=(low, 1.02))
         place.set_title(title, fontsize=10)
     return _png(figure)
 
