@@ -32,12 +32,13 @@ __all__ = ["DISC", "dispersion_function", "draw_pairs"]
 
 Array = NDArray[np.float64]
 POOL = 64  # candidates at most
+RESAMPLED = 24  # candidates at least where theta_E is given and redshifts are resampled
 TRIAL = 2048  # candidates from which a recipe's pool is sized
 ROWS = 64  # at a time: temporaries stay in the cache
 DISC = 0.85  # sources lie within this fraction of theta_E
 SMALLEST, LARGEST = 0.03, 3.0  # half-light radii of sources, arcsec
 LENS_STEP = 0.01
-BEHIND = 0.12  # least ln of (z_source / z_lens), as `population.lens_mass` has it
+BEHIND = 0.12  # least z_source - z_lens of the normal population
 
 
 def dispersion_function(sigma_v: Array) -> Array:
@@ -150,13 +151,15 @@ _screens: dict[str, tuple[Screen | None, int]] = {}
 def _screening(recipe: Recipe) -> tuple[Screen | None, int]:
     """Return a recipe's screen and the size of its pool: as many candidates as hold two or three promising ones."""
     if recipe.digest not in _screens:
+        prior = recipe.lens
+        least = RESAMPLED if prior.population == "collett2015" and prior.flat_fraction > 0 else 1
         if recipe.source.counts != "lsst":
-            _screens[recipe.digest] = (None, 1)
+            _screens[recipe.digest] = (None, least)
         else:
             screen = Screen.of(recipe)
             trial = _pool(Draws(recipe.digest, 0, np.arange(TRIAL)), recipe, None, 1)
-            share = screen.promising(trial).mean()
-            _screens[recipe.digest] = (screen, int(np.clip(np.ceil(2.5 / max(share, 1e-3)), 2, POOL)))
+            wanted = math.ceil(2.5 / max(screen.promising(trial).mean(), 1e-3))
+            _screens[recipe.digest] = (screen, min(max(wanted, 2, least), POOL))
     return _screens[recipe.digest]
 
 
@@ -176,8 +179,9 @@ def _pool(draws: Draws, recipe: Recipe, screen: Screen | None, k: int) -> dict[s
     drawn = {"z_lens": z_lens, "z_source": z_source, "sigma_v": sigma_v, "theta_E": theta_E}
     order = np.broadcast_to(-np.arange(k, dtype=np.float64), z_lens.shape)
     if collett is not None and flat.any():
-        weight = np.log(np.maximum(collett.importance(sigma_v, ratio), 1e-300))
-        order = np.where(flat, weight - np.log(-np.log(draws.uniform("lens.importance", k=k))), order)
+        weight = collett.importance(sigma_v, ratio)
+        resampled = np.log(np.maximum(weight, 1e-300)) - np.log(-np.log(draws.uniform("lens.importance", k=k)))
+        order = np.where(flat, np.where(weight > 0, resampled, -2e6), order)
     if recipe.source.counts == "lsst":
         drawn |= _sources(draws, recipe, z_source, k)
     if screen is not None:

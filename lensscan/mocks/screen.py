@@ -24,6 +24,8 @@ __all__ = ["Screen"]
 Array = NDArray[np.float64]
 MAGNIFICATION = 1.5  # by which the estimates may fall short
 SIGNAL = 1.3
+MARGIN = 2.0  # scatters of the lens galaxy's magnitude allowed beyond its limits
+CUSPS = 0.5  # beyond this fraction of theta_E quadruple images need a mass flatter than 0.53, or shear
 AB_NJY = 31.4
 
 
@@ -77,30 +79,42 @@ class Screen:
         offset = pairs["source_distance"] if prior.position == "disc" else 0.0
         magnification = 0.3 + 2 / np.sqrt(offset**2 + (0.6 * radius / theta_E) ** 2)
         most = MAGNIFICATION * magnification
-        good = (most >= rule.magnification) & self._bright(pairs, radius, magnification)
+        mag = self._lens_magnitude(pairs)
+        good = (most >= rule.magnification) & self._bright(pairs, radius, magnification, mag)
+        galaxy = self.recipe.galaxy
+        good &= (
+            np.abs(mag - 0.5 * sum(galaxy.mag)) <= 0.5 * (galaxy.mag[1] - galaxy.mag[0]) + MARGIN * galaxy.mag_scatter
+        )
+        if rule.images[0] > 2 and prior.position == "disc":
+            good &= offset < CUSPS
         if rule.resolved:
             good &= (most * radius > self.fwhm) & (theta_E**2 > radius**2 + 0.25 * self.fwhm**2)
         return good
 
-    def _bright(self, pairs: dict[str, Array], radius: Array, magnification: Array) -> NDArray[np.bool_]:
+    def _bright(self, pairs: dict[str, Array], radius: Array, magnification: Array, mag: Array) -> NDArray[np.bool_]:
         at = sed.table().nearest(pairs["source_type"], pairs["z_source"])
         noise, poisson = self.noise[at], self.poisson[at]
         signal = 10.0 ** (0.4 * (AB_NJY - pairs["source_mag"])) * self.colour[at] * magnification
         area = 7.0 * radius**2 * magnification + 2.266 * self.fwhm**2
-        glare = self._glare(pairs, self.band[at])
-        variance = (noise**2 + 0.5 * poisson * glare) * area + poisson * signal
+        variance = (noise**2 + 0.5 * poisson * self._glare(pairs, self.band[at], mag)) * area + poisson * signal
         return (SIGNAL * signal) ** 2 >= self.recipe.label.snr**2 * variance
 
-    def _glare(self, pairs: dict[str, Array], band: NDArray[np.int64]) -> Array:
-        """Return the median brightness (nJy per square arcsec) of the lens galaxy at theta_E."""
-        grid, z, table = distances(self.recipe.cosmology), pairs["z_lens"], sed.table()
+    def _lens_magnitude(self, pairs: dict[str, Array]) -> Array:
+        """Return the median i magnitude of the lens galaxy."""
         v = np.log10(np.clip(pairs["sigma_v"], *self.recipe.lens.sigma_v[2:]))
-        _, row = table.nearest(z, z)
-        passive = table.base[0, row]
+        z = pairs["z_lens"]
+        modulus = distances(self.recipe.cosmology).modulus(z)
+        return absolute_magnitude(v) + modulus + track(self.recipe.galaxy, "k_i", z)
+
+    def _glare(self, pairs: dict[str, Array], band: NDArray[np.int64], mag: Array) -> Array:
+        """Return the median brightness (nJy per square arcsec) of the lens galaxy at theta_E."""
+        z, table, galaxy = pairs["z_lens"], sed.table(), self.recipe.galaxy
+        passive = table.base[0, table.nearest(z, z)[1]]
         colour = np.take_along_axis(passive, band[..., None], -1)[..., 0] - passive[..., list(sed.BANDS).index("i")]
-        mag = absolute_magnitude(v) + grid.modulus(z) + track(self.recipe.galaxy, "k_i", z) + colour
-        radius = np.clip(10.0 ** log_size(v) / (1000 * grid.angular(z) * ARCSEC), *self.recipe.galaxy.radius)
-        n = self.recipe.galaxy.sersic_n[0]
+        v = np.log10(np.clip(pairs["sigma_v"], *self.recipe.lens.sigma_v[2:]))
+        arcsec = 1000 * distances(self.recipe.cosmology).angular(z) * ARCSEC
+        radius = np.clip(10.0 ** log_size(v) / arcsec, *galaxy.radius)
+        n = galaxy.sersic_n[0]
         b = 1.9992 * n - 0.3271
         peak = b ** (2 * n) / (2 * math.pi * n * math.gamma(2 * n)) / radius**2
-        return 10.0 ** (0.4 * (AB_NJY - mag)) * peak * np.exp(-b * (pairs["theta_E"] / radius) ** (1 / n))
+        return 10.0 ** (0.4 * (AB_NJY - mag - colour)) * peak * np.exp(-b * (pairs["theta_E"] / radius) ** (1 / n))

@@ -120,7 +120,7 @@ def test_flat_theta_E_conserves_the_population_at_each_theta_E():
     r = recipe(lens={"theta_E": [0.5, 2.0]}, source={"counts": "lsst"})
     natural = unscreened(r, 200_000)
     flat_recipe = dataclasses.replace(r, lens=dataclasses.replace(r.lens, flat_fraction=1.0))
-    flat = deflectors._pool(draws(30000, "flat"), flat_recipe, None, 24)
+    flat = deflectors._pool(draws(30000, "flat"), flat_recipe, None, deflectors.RESAMPLED)
     edges = np.histogram(flat["theta_E"], bins=5, range=(0.5, 2.0))[0]
     assert np.abs(edges / 6000 - 1).max() < 0.06, "theta_E itself is uniform"
     some, few = (np.abs(part["theta_E"] - 1.2) < 0.06 for part in (natural, flat))
@@ -128,6 +128,13 @@ def test_flat_theta_E_conserves_the_population_at_each_theta_E():
     for key in ("z_lens", "z_source", "sigma_v"):
         want, got = (np.percentile(part[key][which], (16, 50, 84)) for part, which in ((natural, some), (flat, few)))
         np.testing.assert_allclose(got, want, rtol=0.06, err_msg=key)
+
+
+@pytest.mark.parametrize("source", ["power", "lsst"])
+def test_flat_theta_E_needs_no_impossible_galaxy(source):
+    r = recipe(lens={"flat_fraction": 1.0, "theta_E": [0.5, 3.0]}, source={"counts": source})
+    got = population.lens_mass(draws(3000), r)
+    assert (got["sigma_v"] < 401).mean() > 0.99, "a resampled galaxy has a dispersion of the population"
 
 
 def test_the_screen_loses_few_lenses(monkeypatch):
@@ -138,8 +145,9 @@ def test_the_screen_loses_few_lenses(monkeypatch):
     r = recipe(classes={"lens": 1.0}, label={"attempts": 0})
     screen = Screen.of(r)
     monkeypatch.setitem(deflectors._screens, r.digest, (None, 1))
-    systems = draw_systems(r, 5, np.arange(12000))
-    lens = systems.klass == 0
+    systems = draw_systems(r, 5, np.arange(16000))
+    mag = systems.light["mag_i"]
+    lens = (systems.klass == 0) & (mag >= r.galaxy.mag[0]) & (mag <= r.galaxy.mag[1])
     keys = ("z_lens", "z_source", "sigma_v", "theta_E")
     keys += ("source_mag", "source_type", "source_radius", "source_distance")
     pairs = {key: systems.mass[key] for key in keys}
