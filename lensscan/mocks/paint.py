@@ -16,7 +16,7 @@ from lensscan.lens.epl import series_terms
 from lensscan.mocks.fused import Fusable
 from lensscan.mocks.library import SourceLibrary, load_sources
 from lensscan.mocks.population import flux
-from lensscan.mocks.rays import axis_table, coordinates, image_light, lens_table, light_table, source_light
+from lensscan.mocks.rays import ISOTHERMAL, axis_table, coordinates, image_light, lens_table, light_table, source_light
 from lensscan.mocks.recipes import Recipe
 from lensscan.mocks.systems import Systems
 from lensscan.mocks.tables import CLASSES
@@ -24,9 +24,11 @@ from lensscan.mocks.tables import CLASSES
 __all__ = ["grids", "paint_arcs", "render_images", "render_source"]
 
 REACH = 2.1  # a grid's half width in theta_E ...
-MORE = 1.1  # ... plus this, arcsec
+MORE = 1.1  # ... plus this, arcsec ...
+WINGS = 5.0  # ... or, where a recipe draws radii of sources uniformly, plus this many of the largest
 FLATTEST = 0.25  # axis ratio of the flattest mass, unless a recipe has flatter ones
 BLOCK = {"cpu": 150_000, "cuda": 1 << 26}  # rays at a time: on a CPU temporaries stay in the cache
+COMPILED = 8  # times as many in compiled code
 MASS = ("theta_E", "e1", "e2", "x", "y", "gamma1", "gamma2", "slope")
 UNBENT = CLASSES.index("unlensed_source")
 
@@ -35,16 +37,17 @@ SOURCE_LIGHT = Fusable(source_light)
 
 def grids(recipe: Recipe, canvas: int) -> list[tuple[float, int, int]]:
     """Return (largest theta_E, pixels, rays per pixel and axis) of the ray grids for a canvas of so many pixels."""
-    fine = recipe.supersampling
+    fine, wide = recipe.supersampling, recipe.source.uniform_radius
+    more = MORE if wide is None else max(MORE, WINGS * wide[1])
     result = []
     for theta_E, rays in ((0.9, fine + 1), (1.6, fine), (np.inf, max(fine - 1, 1))):
         pixels = (
             canvas
             if np.isinf(theta_E)
-            else 2 * int(np.ceil((REACH * theta_E + MORE) / recipe.pixel_scale)) + canvas % 2
+            else 2 * int(np.ceil((REACH * theta_E + more) / recipe.pixel_scale)) + canvas % 2
         )
         result.append((theta_E, min(pixels, canvas), rays))
-    largest = 2 * int(np.ceil((REACH * recipe.lens.theta_E[1] + MORE) / recipe.pixel_scale)) + canvas % 2
+    largest = 2 * int(np.ceil((REACH * recipe.lens.theta_E[1] + more) / recipe.pixel_scale)) + canvas % 2
     result[-1] = (np.inf, min(largest, canvas), result[-1][2])
     return result
 
@@ -78,7 +81,8 @@ def render_source(
         Precision of the rays.
     compiled : bool
         Trace through `torch.compile`, where there is a compiler: several times the speed after a first call of
-        seconds, pixels the same within 1e-5 of the peak.
+        seconds, pixels the same within 1e-5 of the peak.  Power laws are always traced plainly: written out, their
+        series is too long for the compiler.
     """
     mass, source = mass.double(), source.double()
     lens = lens_table(mass, source[:, 0], source[:, 1], _terms(mass, terms, dtype)).to(dtype)
@@ -117,13 +121,14 @@ def render_images(
 
 
 def _render(lens: Tensor, light: Tensor, pixels: int, rays: int, pixel_scale: float, compiled: bool) -> Tensor:
+    compiled = compiled and lens.shape[1] == ISOTHERMAL
     single = compiled and len(lens) == 1
     if single:  # the compiler would make other code for it
         lens, light = lens.expand(2, -1), light.expand(2, -1)
     at = coordinates(pixels, rays, pixel_scale, lens.dtype, lens.device)
     images = [
         _sum_rays(SOURCE_LIGHT(lens[k], light[k], at, compiled=compiled), pixels, rays)
-        for k in _blocks(len(lens), len(at), lens.device)
+        for k in _blocks(len(lens), len(at), lens.device, compiled)
     ]
     return (pixel_scale / rays) ** 2 * (images[0][:1] if single else torch.cat(images))
 
@@ -145,9 +150,13 @@ def _terms(mass: Tensor, terms: int | None, dtype: torch.dtype) -> int:
     return terms or series_terms(float(torch.hypot(mass[:, 1], mass[:, 2]).max()), dtype)
 
 
-def _blocks(rows: int, side: int, device: torch.device) -> list[slice]:
-    """Return slices of about equal length, of at least two rows where there are two."""
-    most = max(2, BLOCK.get(device.type, BLOCK["cuda"]) // side**2)
+def _blocks(rows: int, side: int, device: torch.device, compiled: bool = False) -> list[slice]:
+    """Return slices of about equal length, of at least two rows where there are two.
+
+    Compiled code keeps no temporaries; threads share those of plain code, and wait for each other at every operation.
+    """
+    more = COMPILED if compiled else torch.get_num_threads()
+    most = max(2, more * BLOCK.get(device.type, BLOCK["cuda"]) // side**2)
     edges = np.linspace(0, rows, -(-rows // most) + 1).round().astype(int).tolist()
     return [slice(a, b) for a, b in itertools.pairwise(edges)]
 
@@ -196,7 +205,7 @@ def paint_arcs(
         return
     device, dtype = canvas.device, torch.float32
     mass, theta_E = _mass(recipe, systems, rows), systems.mass["theta_E"][rows]
-    library = load_sources(recipe.source.images) if recipe.source.profile == "images" else None
+    library = load_sources(recipe.source.images, recipe.source.part) if recipe.source.profile == "images" else None
     source = _source(systems, rows, ("radius", "n", "e1", "e2") if library is None else ("radius", "turn"))
     lens = lens_table(mass, source[:, 0], source[:, 1], _series_of(recipe) if mass.shape[1] == len(MASS) else 0)
     light = light_table(mass, source) if library is None else axis_table(mass, source[:, 2], source[:, 3])

@@ -18,6 +18,7 @@ from lensscan.lens.light import sersic_b, sersic_flux
 from lensscan.mocks.library import SourceLibrary
 
 __all__ = [
+    "ISOTHERMAL",
     "axis_table",
     "coordinates",
     "image_light",
@@ -28,7 +29,7 @@ __all__ = [
 ]
 
 FRAME = 13  # columns of every lens table: four maps of three numbers, and q^2
-ISOTHERMAL = FRAME + 2
+ISOTHERMAL = FRAME + 2  # columns of a lens table without a series
 FLOOR = 1e-6  # smallest squared radius, in half-light radii squared: no cusp is finer
 FAINT = -126.0  # log2 of what counts as dark: smaller numbers are denormal, and ten times slower
 
