@@ -3,14 +3,22 @@
 Sealed sets are RECIPE:smoke (2,000 objects) and RECIPE:full (100,000): the recipe at a seed of its own, checked by
 hash; open them once per model that you report. RECIPE:tune[:N] has another seed, for looking as often as you
 like. A folder made by lensscan simulate serves too. Several models are compared on the same galaxies.
+
+--realism gates a recipe: what simple probes tell apart, lens from non-lens and mock from real stamps, and what the
+model makes of real stamps with and without painted arcs. --difficulty trains two published baselines on its mocks.
 """
 
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
-from lensscan.cli.arguments import at_least
+from lensscan.cli.arguments import add_assignments, at_least
 from lensscan.cli.progress import ProgressLine
+
+if TYPE_CHECKING:
+    from lensscan.evaluate.difficulty import Trainer
+    from lensscan.mocks.recipes import Recipe
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
@@ -33,12 +41,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-plots", action="store_true", help="figures only")
     parser.add_argument("--overwrite", action="store_true", help="make reports anew that stand")
     parser.add_argument("--seal", metavar="RECIPE", help="print the lines that seal the recipe's test sets, and leave")
+    parser.add_argument(
+        "-n",
+        "--number",
+        type=at_least(50),
+        metavar="N",
+        help="mocks to simulate (default: realism 4000, difficulty 16000)",
+    )
+    add_assignments(parser, "change a setting of the recipe of --realism or --difficulty")
+    real = parser.add_argument_group("realism gate")
+    real.add_argument("--realism", metavar="RECIPE", help="gate this recipe, and MODEL if one is given")
+    real.add_argument("--catalog", metavar="FILE", help="catalog of real stamps, as for a scan")
+    real.add_argument("--survey", metavar="S", help="its survey")
+    real.add_argument("--stamps", metavar="SPEC", help="its stamps, as for a scan")
+    hard = parser.add_argument_group("difficulty")
+    hard.add_argument("--difficulty", metavar="RECIPE", help="train the published baselines on this recipe's mocks")
+    hard.add_argument("--epochs", type=at_least(1), default=200, metavar="E", help="of the network (default 200)")
+    hard.add_argument("--seeds", type=at_least(1), default=1, metavar="K", help="trainings (default 1)")
+    hard.add_argument("--patience", type=at_least(1), metavar="E", help="stop after E epochs without progress")
+    hard.add_argument("--hog", type=at_least(50), default=20000, metavar="N", help="mocks for HOG (default 20000)")
+    hard.add_argument("--new", type=at_least(50), default=4000, metavar="N", help="new images (default 4000)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run what was asked for: seal, or evaluate."""
+    """Run what was asked for: seal, gate, calibrate, or evaluate."""
     if args.seal:
         return run_seal(args)
+    if args.realism:
+        return run_realism(args)
+    if args.difficulty:
+        return run_difficulty(args)
     return run_evaluation(args)
 
 
@@ -84,3 +116,112 @@ def run_evaluation(args: argparse.Namespace) -> int:
     for page in pages:
         print(page)
     return 0
+
+
+def prepare(args: argparse.Namespace, name: str, canvas: tuple[str, ...] = ()) -> Recipe:
+    """Return a recipe with the command line's changes, and prepare torch and the pictures."""
+    from lensscan.config import find, override, read_toml
+    from lensscan.errors import ConfigError
+    from lensscan.evaluate.plots import require_matplotlib
+    from lensscan.process import tune_allocator
+
+    tune_allocator()
+    import torch
+
+    from lensscan.mocks.recipes import make_recipe
+
+    torch.set_num_threads(args.threads)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: no GPU that torch can use; leave the option out")
+    if not args.no_plots:
+        require_matplotlib()
+    path = find("recipes", name)
+    mapping = override(read_toml(path), args.assignments)
+    given = {key: getattr(args, key) for key in canvas if getattr(args, key)}
+    if given:
+        mapping["canvas"] = {**mapping.get("canvas", {}), **given}
+    return make_recipe(mapping, str(path))
+
+
+def run_realism(args: argparse.Namespace) -> int:
+    """Gate a recipe, and a model if one is given."""
+    from pathlib import Path
+
+    from lensscan.errors import ConfigError
+
+    if len(args.models) > 1:
+        raise ConfigError("--realism takes one MODEL at most; gate them one by one")
+    recipe = prepare(args, args.realism, ("catalog", "survey", "stamps"))
+    from lensscan.evaluate.gatereport import lines, write_realism
+    from lensscan.evaluate.realism import RealismSettings, measure_realism
+    from lensscan.nets.model import Model
+
+    settings = RealismSettings(
+        recipe=recipe,
+        model=Model.load(args.models[0]) if args.models else None,
+        n=args.number or 4000,
+        device=args.device,
+        batch=args.batch,
+        replicates=args.bootstrap,
+    )
+    found = measure_realism(settings, Stages())
+    print("\n".join(lines(found)))
+    for path in write_realism(found, Path(args.output), not args.no_plots):
+        print(path)
+    return 0
+
+
+def run_difficulty(args: argparse.Namespace) -> int:
+    """Train the published baselines on a recipe's mocks."""
+    from pathlib import Path
+
+    from lensscan.errors import ConfigError
+
+    if args.models:
+        raise ConfigError(f"--difficulty trains its own networks; leave {args.models[0]} out")
+    recipe = prepare(args, args.difficulty)
+    from lensscan.evaluate.difficulty import DifficultySettings, lines, measure_difficulty, write_difficulty
+
+    settings = DifficultySettings(
+        recipe=recipe,
+        n=args.number or 16000,
+        hog=args.hog,
+        new=args.new,
+        epochs=args.epochs,
+        seeds=args.seeds,
+        patience=args.patience,
+        device=args.device,
+        replicates=args.bootstrap,
+    )
+    found = measure_difficulty(settings, published_trainer(args.epochs, args.device), Stages())
+    print("\n".join(lines(found)))
+    for path in write_difficulty(found, Path(args.output), not args.no_plots):
+        print(path)
+    return 0
+
+
+def published_trainer(epochs: int, device: str) -> Trainer:
+    """Return the training of the Argonne slides, with another number of epochs if it is asked for."""
+    import dataclasses
+
+    from lensscan.train.published import ARGONNE2017, fit_published
+
+    recipe = dataclasses.replace(ARGONNE2017, epochs=epochs)
+    return lambda images, labels, seed, report: fit_published(
+        images, labels, recipe, seed=seed, device=device, report=report
+    )
+
+
+class Stages:
+    """A progress line for each stage of a long command."""
+
+    def __init__(self) -> None:
+        self._what = ""
+        self._line = ProgressLine("")
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Show that `done` of `total` are done; another `what` begins a new line."""
+        if what != self._what:
+            self._line.close()
+            self._what, self._line = what, ProgressLine(what)
+        self._line.show(done, total)

@@ -166,7 +166,7 @@ def _compact(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np
         return rows, None
     products = (rows @ rows.T).astype(np.float64)
     products[np.diag_indices_from(products)] += JITTER * rows.shape[1]
-    factor = np.linalg.cholesky(products)
+    factor = np.asarray(np.linalg.cholesky(products), np.float64)
     return factor.astype(np.float32), factor
 
 

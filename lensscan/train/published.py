@@ -126,7 +126,7 @@ def fit_published(
     seed: int = 1,
     groups: NDArray[np.int64] | None = None,
     device: torch.device | str = "cpu",
-    report: Callable[[Epoch], None] = lambda epoch: None,
+    report: Callable[[Epoch], bool | None] = lambda epoch: None,
 ) -> Fitted:
     """Train a published classifier on one fixed set of stamps.
 
@@ -144,7 +144,7 @@ def fit_published(
     device : torch.device or str
         The whole set lies there.
     report : callable
-        Takes the history's lines as they come.
+        Takes the history's lines as they come; if it returns True, that epoch was the last.
 
     Raises
     ------
@@ -177,7 +177,8 @@ def fit_published(
             epoch + 1, loss, _accuracy(logit, parts[0][1]), _accuracy(scores(network, parts[1][0]), parts[1][1])
         )
         fitted.history.append(line)
-        report(line)
+        if report(line):
+            break
     network.to("cpu").eval()
     return fitted
 

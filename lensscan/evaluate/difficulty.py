@@ -1,0 +1,406 @@
+"""The difficulty of a recipe: how far two published baselines get on its mocks, beside what their papers say.
+
+The 17-layer network of the Argonne slides (2017), trained as published on one fixed set, anchors the recipe; histograms
+of oriented gradients with logistic regression (Avestruz+2019) stand beside it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lensscan.errors import ConfigError
+from lensscan.evaluate.anchors import load_anchors
+from lensscan.evaluate.detection import UNDETECTABLE
+from lensscan.evaluate.report import write_json
+from lensscan.files import replacing
+from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
+from lensscan.metrics.detection import wilson
+from lensscan.metrics.ranking import Ranking
+from lensscan.mocks.recipes import Recipe
+from lensscan.mocks.simulate import simulate
+from lensscan.nets.baseline import BASELINES, fill_missing
+from lensscan.render.gates import Curves, learning_diagram
+
+__all__ = ["Difficulty", "DifficultySettings", "Run", "lines", "measure_difficulty", "parting", "write_difficulty"]
+
+SEED, NEW_SEED = 173_205_081, 223_606_798
+CHUNK = 512
+SMOOTH = 5
+BATCH = 256
+Floats = NDArray[np.float64]
+Stamps = NDArray[np.float32]
+Labels = NDArray[np.bool_]
+Progress = Callable[[str, int, int], None]
+
+
+class Line(Protocol):
+    """One epoch of a training's history."""
+
+    epoch: int
+    train_accuracy: float
+    validation_accuracy: float
+
+
+class Trained(Protocol):
+    """A trained network: its history, the rows it was validated on, and its logits."""
+
+    history: list[Any]
+    held_back: NDArray[np.int64]
+
+    def score(self, images: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Return the logit (n,) of stamps (n, C, S, S) in nJy."""
+
+
+Trainer = Callable[[Stamps, Labels, int, Callable[[Any], bool]], Trained]
+"""Trains the published network on (stamps, labels, seed); told to stop by the last argument, called every epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class DifficultySettings:
+    """What to measure.
+
+    Attributes
+    ----------
+    recipe : Recipe
+    n : int
+        Stamps of the network's fixed set; lensed systems below the label rule are left out and drawn again.
+    hog : int
+        Stamps for the histograms of gradients.
+    new : int
+        New images of another seed, seen by nothing before.
+    epochs : int
+        What the trainer was told; for the progress line.
+    seeds : int
+        Trainings, with other weights, split and order, on the same stamps.
+    patience : int or None
+        Stop a training after so many epochs without a better validation accuracy; None = never.
+    device : str
+        Where the stamps are made.
+    replicates : int
+        Resamples behind the interval of the area under the ROC curve.
+    """
+
+    recipe: Recipe
+    n: int = 16_000
+    hog: int = 20_000
+    new: int = 4_000
+    epochs: int = 200
+    seeds: int = 1
+    patience: int | None = None
+    device: str = "cpu"
+    replicates: int = 1000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """One training.
+
+    Attributes
+    ----------
+    seed : int
+    train, validation : (epochs,) arrays
+        Accuracy; of the training stamps with drop-out at work.
+    parting : int or None
+        Epoch from which on validation lies below training, see `parting`.
+    new : float
+        Accuracy on the new images, and its interval (Wilson).
+    n_validation : int
+    seconds : float
+    """
+
+    seed: int
+    train: Floats
+    validation: Floats
+    parting: int | None
+    new: float
+    interval: tuple[float, float]
+    n_validation: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Difficulty:
+    """What was measured.
+
+    Attributes
+    ----------
+    settings : DifficultySettings
+    runs : list of Run
+    ms_single, ms_batch : float
+        Milliseconds an image of the network on one CPU core, alone and in batches of `BATCH`.
+    hog : Estimate
+        Area under the ROC curve of the histograms of gradients on the new images.
+    hog_cross_validated, hog_penalty : float
+        The same in cross-validation on their own stamps, and the inverse penalty chosen.
+    hog_seconds : float
+        Features and fit.
+    band : (float, float) or None
+        Published accuracy on new images.
+    published_hog : float or None
+    """
+
+    settings: DifficultySettings
+    runs: list[Run]
+    ms_single: float
+    ms_batch: float
+    hog: Estimate
+    hog_cross_validated: float
+    hog_penalty: float
+    hog_seconds: float
+    band: tuple[float, float] | None = None
+    published_hog: float | None = None
+    names: dict[str, str] = field(default_factory=dict)
+
+
+def measure_difficulty(
+    settings: DifficultySettings, train: Trainer, progress: Progress = lambda what, done, total: None
+) -> Difficulty:
+    """Simulate, train, measure.
+
+    Parameters
+    ----------
+    settings : DifficultySettings
+    train : callable
+        The published training.
+    progress : callable
+        Told (what, done, total).
+
+    Raises
+    ------
+    ConfigError
+        If the recipe does not make lenses and non-lenses.
+    """
+    stamps, labels = draw_labelled(settings, max(settings.n, settings.hog), SEED, "stamps", progress)
+    new, truth = draw_labelled(settings, settings.new, NEW_SEED, "new stamps", progress)
+    begun = time.monotonic()
+    baseline = BASELINES["hog"].fit(stamps[: settings.hog], labels[: settings.hog])
+    ranking = Ranking(baseline.score(new), truth)
+
+    def statistic(counts: Counts | None) -> dict[str, float]:
+        return {"auroc": ranking.select(counts).auroc()}
+
+    hog = resample(statistic, Bootstrap(np.arange(len(new)), settings.replicates))["auroc"]
+    hog_seconds = time.monotonic() - begun
+    runs, trained = [], None
+    for number in range(settings.seeds):
+        trained, run = _train(
+            settings, train, number, (stamps[: settings.n], labels[: settings.n]), (new, truth), progress
+        )
+        runs.append(run)
+    single, batch = _milliseconds(trained, new) if trained is not None else (float("nan"), float("nan"))
+    band, published, names = _published(settings.recipe.name)
+    return Difficulty(
+        settings, runs, single, batch, hog, baseline.estimator.cross_validated, baseline.estimator.penalty,
+        hog_seconds, band, published, names,
+    )  # fmt: skip
+
+
+def draw_labelled(
+    settings: DifficultySettings, n: int, seed: int, what: str, progress: Progress
+) -> tuple[Stamps, Labels]:
+    """Return the first n stamps of a seed but undetectable ones, missing pixels filled, and which are lenses."""
+    images: list[Stamps] = []
+    labels: list[Labels] = []
+    start = done = 0
+    while done < n:
+        if start >= 4 * n + CHUNK:
+            raise ConfigError(f"recipe {settings.recipe.name}: most of its mocks lie below its label rule; change it")
+        mocks = simulate(settings.recipe, seed=seed, start=start, n=CHUNK, device=settings.device)
+        start += CHUNK
+        good = (mocks.truth["klass"] != UNDETECTABLE).numpy()
+        part = mocks.images.cpu().numpy()[good]
+        if mocks.missing is not None:
+            part = np.where(mocks.missing.cpu().numpy()[good], np.nan, part)
+            part = fill_missing(part).astype(np.float32)
+        images.append(part)
+        labels.append(mocks.truth["is_lens"].numpy()[good])
+        done += len(part)
+        progress(what, min(done, n), n)
+    joined, is_lens = np.concatenate(images)[:n], np.concatenate(labels)[:n]
+    if is_lens.all() or not is_lens.any():
+        raise ConfigError(f"recipe {settings.recipe.name}: its mocks are of one kind; it needs lenses and others")
+    return joined, is_lens
+
+
+def _train(
+    settings: DifficultySettings,
+    train: Trainer,
+    number: int,
+    fixed: tuple[Stamps, Labels],
+    new: tuple[Stamps, Labels],
+    progress: Progress,
+) -> tuple[Trained, Run]:
+    """Train once and score the new images."""
+    best = [0.0, 0]
+
+    def report(line: Line) -> bool:
+        if line.validation_accuracy > best[0]:
+            best[:] = [line.validation_accuracy, line.epoch]
+        progress("epochs", number * settings.epochs + line.epoch, settings.seeds * settings.epochs)
+        return settings.patience is not None and line.epoch - best[1] >= settings.patience
+
+    begun = time.monotonic()
+    trained = train(*fixed, number + 1, report)
+    seconds = time.monotonic() - begun
+    right = (trained.score(new[0]) > 0) == new[1]
+    curves = [
+        np.array([getattr(line, name) for line in trained.history], np.float64)
+        for name in ("train_accuracy", "validation_accuracy")
+    ]
+    n = len(trained.held_back)
+    hits = int(right.sum())
+    return trained, Run(
+        number + 1, curves[0], curves[1], parting(curves[0], curves[1], n), hits / len(right),
+        wilson(hits, len(right)), n, seconds,
+    )  # fmt: skip
+
+
+def parting(train: Floats, validation: Floats, n: int) -> int | None:
+    """Return the epoch from which on validation stays below training; None if it never does.
+
+    Both are averaged over `SMOOTH` epochs, and the gap must exceed two standard errors of an accuracy measured on n
+    stamps.
+    """
+    if len(train) < SMOOTH:
+        return None
+    mean = [np.convolve(each, np.ones(SMOOTH) / SMOOTH, mode="valid") for each in (train, validation)]
+    error = np.sqrt(np.clip(mean[1] * (1 - mean[1]), 1e-9, None) / max(n, 1))
+    apart = mean[0] - mean[1] > 2 * error
+    together = np.flatnonzero(~apart)
+    first = int(together[-1]) + 1 if len(together) else 0
+    return None if first >= len(apart) else first + SMOOTH
+
+
+def _milliseconds(trained: Trained, images: Stamps) -> tuple[float, float]:
+    """Return the time an image takes on one core, alone and in batches; the fastest of several tries."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        found = []
+        for batch, rounds in ((1, 50), (min(BATCH, len(images)), 5)):
+            taken = []
+            for _ in range(rounds):
+                begun = time.perf_counter()
+                trained.score(images[:batch])
+                taken.append(time.perf_counter() - begun)
+            found.append(1e3 * min(taken) / batch)
+    finally:
+        torch.set_num_threads(threads)
+    return found[0], found[1]
+
+
+def _published(recipe: str) -> tuple[tuple[float, float] | None, float | None, dict[str, str]]:
+    """Return the published band of accuracies, the published area, and their papers; None where there are none."""
+    band, area, names = None, None, {}
+    for anchor in load_anchors():
+        if recipe not in anchor.recipes:
+            continue
+        baseline = anchor.baseline
+        if baseline is not None and baseline.model == "argonne":
+            middle = baseline.values["detection:accuracy"]
+            band, names["accuracy"] = (middle - baseline.absolute, middle + baseline.absolute), anchor.source
+        elif "detection:auroc" in anchor.values and baseline is None:
+            area, names["hog"] = anchor.values["detection:auroc"], anchor.source
+    return band, area, names
+
+
+def lines(found: Difficulty) -> list[str]:
+    """Return the printed table."""
+    settings = found.settings
+    band = "no published figure" if found.band is None else f"published {found.band[0]:.2f} to {found.band[1]:.2f}"
+    text = [f"difficulty of {settings.recipe.name}: {settings.n} stamps, {settings.new} new ones"]
+    for run in found.runs:
+        left = "never" if run.parting is None else f"from epoch {run.parting}"
+        text += [
+            f"17-layer network, seed {run.seed}: {len(run.train)} epochs in {run.seconds:.0f} s",
+            f"  training, last epoch (drop-out at work)  {run.train[-1]:.3f}",
+            f"  validation, last epoch; best             {run.validation[-1]:.3f}; {run.validation.max():.3f} in epoch "
+            f"{int(run.validation.argmax()) + 1}",
+            f"  validation below training                {left}",
+            f"  new images                               {run.new:.3f} [{run.interval[0]:.3f}, {run.interval[1]:.3f}]"
+            f"  {band}{_judged(run, found.band)}",
+        ]
+    if len(found.runs) > 1:
+        values = np.array([run.new for run in found.runs])
+        text.append(f"  new images, {len(values)} trainings: {values.mean():.3f} +- {values.std(ddof=1):.3f}")
+    text.append(f"  {found.ms_single:.3f} ms an image on one core, {found.ms_batch:.3f} ms in batches of {BATCH}")
+    area = "no published figure" if found.published_hog is None else f"published {found.published_hog:.3f}, other mocks"
+    text += [
+        f"HOG and logistic regression on {settings.hog} stamps, {found.hog_seconds:.0f} s, C = {found.hog_penalty:g}",
+        f"  AUROC, new images                        {found.hog.value:.3f} [{found.hog.low:.3f}, {found.hog.high:.3f}]"
+        f"  {area}",
+        f"  AUROC, cross-validated                   {found.hog_cross_validated:.3f}",
+    ]
+    return text
+
+
+def _judged(run: Run, band: tuple[float, float] | None) -> str:
+    if band is None:
+        return ""
+    where = "above: too easy" if run.new > band[1] else "below: too hard" if run.new < band[0] else "inside"
+    sure = (
+        run.interval[0] > band[1] or run.interval[1] < band[0] or band[0] < run.interval[0] <= run.interval[1] < band[1]
+    )
+    return f", {where}" + ("" if sure else ", uncertain")
+
+
+def report(found: Difficulty) -> dict[str, Any]:
+    """Return the whole result as plain values."""
+    settings = found.settings
+    return {
+        "kind": "difficulty",
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "recipe": {"name": settings.recipe.name, "digest": settings.recipe.digest},
+        "n": settings.n,
+        "n_new": settings.new,
+        "seeds": {"stamps": SEED, "new": NEW_SEED},
+        "patience": settings.patience,
+        "network": [
+            {
+                "seed": run.seed,
+                "train": run.train.tolist(),
+                "validation": run.validation.tolist(),
+                "n_validation": run.n_validation,
+                "parting": run.parting,
+                "new": {"value": run.new, "low": run.interval[0], "high": run.interval[1]},
+                "seconds": run.seconds,
+            }
+            for run in found.runs
+        ],
+        "published_accuracy": found.band,
+        "ms_per_image": {"single": found.ms_single, f"batch_{BATCH}": found.ms_batch},
+        "hog": {
+            "n": settings.hog,
+            "auroc": {"value": found.hog.value, "low": found.hog.low, "high": found.hog.high},
+            "cross_validated": found.hog_cross_validated,
+            "penalty": found.hog_penalty,
+            "seconds": found.hog_seconds,
+            "published": found.published_hog,
+        },
+        "sources": found.names,
+    }
+
+
+def write_difficulty(found: Difficulty, folder: Path, plots: bool = True) -> list[Path]:
+    """Write the JSON file and, with `plots`, the learning curves; return their paths."""
+    stem = folder / f"difficulty--{found.settings.recipe.name}"
+    written = [stem.with_name(stem.name + ".json")]
+    write_json(report(found), written[0])
+    if plots:
+        curves: Sequence[Curves] = [
+            Curves(f"seed {run.seed}", run.train, run.validation, run.parting, run.new) for run in found.runs
+        ]
+        written.append(stem.with_name(stem.name + "-curves.png"))
+        with replacing(written[-1]) as temporary:
+            temporary.write_bytes(learning_diagram(curves, found.band))
+    return written

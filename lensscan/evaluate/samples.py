@@ -1,0 +1,163 @@
+"""Samples of stamps for the realism gate: mocks, real stamps in their eight views, and mocks as bright as those."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lensscan.mocks.realsky import N_VIEWS, RealSky
+from lensscan.mocks.recipes import CLASSES, Recipe
+from lensscan.mocks.simulate import simulate
+from lensscan.mocks.systems import draw_systems
+
+__all__ = ["LIKE_REAL", "Sample", "draw_sample", "galaxy_light", "match_brightness", "real_sample"]
+
+LIKE_REAL = "elliptical"
+"""Class of the mocks that are set against real stamps: massive galaxies without a source."""
+CHUNK = 256
+APERTURE = 2.0
+AB_NJY = 31.4
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Stamps held in memory.
+
+    Attributes
+    ----------
+    images : (n, C, S, S) float32 array
+        nJy; zero where missing.
+    missing : bool array of the same shape, or None
+    present : (n, C) bool array
+    fwhm : (n, C) array
+        Arcsec, NaN where unknown.
+    truth : dict of (n,) arrays
+        See `lensscan.mocks.simulate.Mocks`; empty for real stamps.
+    galaxy : (n,) int array
+        Rows of one galaxy share a number: real stamps their own, mocks beyond all of those.
+    """
+
+    images: NDArray[np.float32]
+    missing: NDArray[np.bool_] | None
+    present: NDArray[np.bool_]
+    fwhm: NDArray[np.floating]
+    truth: dict[str, NDArray[Any]]
+    galaxy: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def rows(self, chosen: NDArray[Any]) -> Sample:
+        """Return some rows."""
+        return Sample(
+            self.images[chosen],
+            None if self.missing is None else self.missing[chosen],
+            self.present[chosen],
+            self.fwhm[chosen],
+            {key: value[chosen] for key, value in self.truth.items()},
+            self.galaxy[chosen],
+        )
+
+    def holed(self) -> NDArray[np.float32]:
+        """Return the images with NaN in missing pixels."""
+        return self.images if self.missing is None else np.where(self.missing, np.float32(np.nan), self.images)
+
+    def magnitude(self, band: int, pixel_scale: float) -> NDArray[np.float64]:
+        """Return AB magnitudes (n,) within two arcsec of the stamp's centre; fluxes below 1 nJy count as 1."""
+        axis = (np.arange(self.images.shape[-1]) - (self.images.shape[-1] - 1) / 2) * pixel_scale
+        inside = np.hypot(axis[:, None], axis[None, :]) <= APERTURE
+        flux = self.images[:, band, inside].sum(axis=1, dtype=np.float64)
+        return np.asarray(AB_NJY - 2.5 * np.log10(np.maximum(flux, 1.0)))
+
+
+def draw_sample(
+    recipe: Recipe,
+    n: int,
+    seed: int,
+    device: str = "cpu",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    first: int = 0,
+) -> Sample:
+    """Simulate n rows; mocks on real stamps have the stamp's galaxy, others numbers from `first` on."""
+    parts = []
+    for start in range(0, n, CHUNK):
+        parts.append(simulate(recipe, seed=seed, start=start, n=min(CHUNK, n - start), device=device))
+        progress(min(start + CHUNK, n), n)
+    truth = {key: np.concatenate([part.truth[key].numpy() for part in parts]) for key in parts[0].truth}
+    images, present, fwhm = (
+        np.concatenate([getattr(part, name).cpu().numpy() for part in parts]) for name in ("images", "present", "fwhm")
+    )
+    missing = None
+    if parts[0].missing is not None:
+        missing = np.concatenate([part.missing.cpu().numpy() for part in parts if part.missing is not None])
+    stamp = truth.get("stamp", np.full(n, -1)).astype(np.int64)
+    galaxy = np.where(stamp >= 0, stamp, first + np.arange(n))
+    return Sample(images, missing, present, np.where(fwhm > 0, fwhm, np.nan), truth, galaxy)
+
+
+def real_sample(sky: RealSky) -> Sample:
+    """Return all real stamps, each in its eight views; the first rows are the stamps as they are."""
+    number, view = np.tile(np.arange(len(sky)), N_VIEWS), np.repeat(np.arange(N_VIEWS), len(sky))
+    images, missing = sky.stamps(number, view)
+    return Sample(
+        images.numpy(),
+        None if missing is None else missing.numpy(),
+        sky.present[number].astype(bool),
+        sky.fwhm[number].astype(np.float32),
+        {},
+        number,
+    )
+
+
+def match_brightness(
+    wanted: NDArray[np.float64], found: NDArray[np.float64], most: int
+) -> tuple[NDArray[np.int64], float]:
+    """Choose mocks as bright as real galaxies, the same number for each, none twice.
+
+    Parameters
+    ----------
+    wanted, found : (n,) and (m,) arrays
+        Magnitudes of real galaxies and of mocks.
+    most : int
+        Most mocks for each galaxy; fewer if half of the mocks would not do.
+
+    Returns
+    -------
+    rows : (k,) int array
+        Chosen mocks.
+    distance : float
+        Median difference in magnitude.
+    """
+    each = max(1, min(most, len(found) // (2 * len(wanted))))
+    free = found.copy()
+    rows, distances = [], []
+    for _ in range(each):
+        for magnitude in wanted:
+            nearest = int(np.argmin(np.abs(free - magnitude)))
+            if not math.isfinite(free[nearest]):
+                break
+            rows.append(nearest)
+            distances.append(abs(float(free[nearest]) - float(magnitude)))
+            free[nearest] = math.inf
+    return np.array(rows, np.int64), float(np.median(distances))
+
+
+def galaxy_light(recipe: Recipe, seed: int, n: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the true light of the mocks' massive galaxies, arcs left out, and which of them are lenses.
+
+    Magnitudes, log of the half-light radius, Sersic index and axis ratio, (k, C + 3), of lenses and of `LIKE_REAL`;
+    simulated galaxies only.
+    """
+    systems = draw_systems(recipe, seed, np.arange(n, dtype=np.int64))
+    used = (systems.is_lens | (systems.klass == CLASSES.index(LIKE_REAL))) & (systems.stamp < 0)
+    light = {key: systems.light[key][used] for key in ("mags", "radius", "n", "q") if key in systems.light}
+    if not light:
+        return np.empty((0, 0)), np.empty(0, bool)
+    table = np.column_stack([light["mags"], np.log(light["radius"]), light["n"], light["q"]])
+    good = np.isfinite(table).all(axis=1)
+    return table[good], systems.is_lens[used][good]
