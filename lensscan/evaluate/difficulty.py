@@ -34,6 +34,8 @@ __all__ = ["Difficulty", "DifficultySettings", "Run", "lines", "measure_difficul
 SEED, NEW_SEED = 173_205_081, 223_606_798
 CHUNK = 512
 SMOOTH = 5
+PUBLISHED_N, PUBLISHED_EPOCHS = 16_000, 200
+"""Stamps and epochs of the slides; less says nothing of a recipe."""
 BATCH = 256
 Floats = NDArray[np.float64]
 Stamps = NDArray[np.float32]
@@ -210,6 +212,7 @@ def draw_labelled(
     images: list[Stamps] = []
     labels: list[Labels] = []
     start = done = 0
+    progress(what, 0, n)
     while done < n:
         if start >= 4 * n + CHUNK:
             raise ConfigError(f"recipe {settings.recipe.name}: most of its mocks lie below its label rule; change it")
@@ -247,6 +250,7 @@ def _train(
         progress("epochs", number * settings.epochs + line.epoch, settings.seeds * settings.epochs)
         return settings.patience is not None and line.epoch - best[1] >= settings.patience
 
+    progress("epochs", number * settings.epochs, settings.seeds * settings.epochs)
     begun = time.monotonic()
     trained = train(*fixed, number + 1, report)
     seconds = time.monotonic() - begun
@@ -328,7 +332,7 @@ def lines(found: Difficulty) -> list[str]:
             f"{int(run.validation.argmax()) + 1}",
             f"  validation below training                {left}",
             f"  new images                               {run.new:.3f} [{run.interval[0]:.3f}, {run.interval[1]:.3f}]"
-            f"  {band}{_judged(run, found.band)}",
+            f"  {band}{_judged(run, found)}",
         ]
     if len(found.runs) > 1:
         values = np.array([run.new for run in found.runs])
@@ -344,14 +348,17 @@ def lines(found: Difficulty) -> list[str]:
     return text
 
 
-def _judged(run: Run, band: tuple[float, float] | None) -> str:
+def _judged(run: Run, found: Difficulty) -> str:
+    """Return where a training ended beside the published band; nothing is said of one that was cut short."""
+    settings, band = found.settings, found.band
     if band is None:
         return ""
+    if settings.n < PUBLISHED_N or len(run.train) < PUBLISHED_EPOCHS:
+        return f"; no verdict: theirs had {PUBLISHED_N:,} stamps and {PUBLISHED_EPOCHS} epochs"
+    low, high = run.interval
     where = "above: too easy" if run.new > band[1] else "below: too hard" if run.new < band[0] else "inside"
-    sure = (
-        run.interval[0] > band[1] or run.interval[1] < band[0] or band[0] < run.interval[0] <= run.interval[1] < band[1]
-    )
-    return f", {where}" + ("" if sure else ", uncertain")
+    certain = low > band[1] or high < band[0] or (band[0] < low and high < band[1])
+    return f", {where}" + ("" if certain else ", uncertain")
 
 
 def report(found: Difficulty) -> dict[str, Any]:

@@ -35,7 +35,7 @@ SURPRISE = 0.99
 """Real stamps above the threshold may be as many as this quantile of what chance gives: 2 of 36."""
 RECALL_LIMIT = 0.10
 PER_STAMP = 20
-FEWEST_GALAXIES = 50
+FEWEST_GALAXIES = 30
 Progress = Callable[[str, int, int], None]
 
 

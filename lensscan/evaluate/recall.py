@@ -64,8 +64,9 @@ class Recall:
 def compare_recall(painted: Found, mock: Found, replicates: int = 1000) -> Recall | None:
     """Compare recalls after weighting mocks to the painted lenses' distribution of theta_E and arc S/N.
 
-    Cells are bounded by the painted lenses' quintiles of theta_E, and within each of these by quintiles of S/N;
-    those with fewer than `FEWEST` mocks are left out on both sides.  None if no cell is left.
+    Cells are bounded by the painted lenses' quintiles of theta_E, and within each of these by quintiles of S/N, from
+    the least to the largest; those with fewer than `FEWEST` mocks are left out on both sides.  None if no cell is
+    left.
 
     Parameters
     ----------
@@ -75,8 +76,8 @@ def compare_recall(painted: Found, mock: Found, replicates: int = 1000) -> Recal
     """
     bounds = _bounds(painted)
     cells = [_cell(each, bounds) for each in (painted, mock)]
-    enough = np.bincount(cells[1], minlength=CELLS * CELLS) >= FEWEST
-    used = [enough[cell] for cell in cells]
+    enough = np.bincount(cells[1][cells[1] >= 0], minlength=CELLS * CELLS) >= FEWEST
+    used = [(cell >= 0) & enough[cell] for cell in cells]
     if not used[0].any():
         return None
     cell = np.concatenate([cells[0][used[0]], cells[1][used[1]]])
@@ -109,20 +110,27 @@ def compare_recall(painted: Found, mock: Found, replicates: int = 1000) -> Recal
 
 
 def _bounds(painted: Found) -> tuple[Floats, list[Floats]]:
-    """Return the inner bounds in theta_E and, for each interval between them, those in S/N."""
-    shares = np.arange(1, CELLS) / CELLS
+    """Return the bounds in theta_E and, for each interval between them, those in S/N."""
+    shares = np.arange(CELLS + 1) / CELLS
     theta_E = np.quantile(painted.theta_E, shares)
-    column = np.searchsorted(theta_E, painted.theta_E)
+    column = _interval(painted.theta_E, theta_E)
     snr = [
-        np.quantile(painted.snr[column == k], shares) if (column == k).any() else np.full(CELLS - 1, np.inf)
+        np.quantile(painted.snr[column == k], shares) if (column == k).any() else np.full(CELLS + 1, np.inf)
         for k in range(CELLS)
     ]
     return theta_E, snr
 
 
+def _interval(values: Floats, edges: Floats) -> NDArray[np.int64]:
+    """Return the interval of each value; -1 outside of all, so that mocks unlike any painted lens do not count."""
+    inside = (values >= edges[0]) & (values <= edges[-1])
+    return np.where(inside, np.clip(np.searchsorted(edges, values, side="right") - 1, 0, CELLS - 1), -1)
+
+
 def _cell(lenses: Found, bounds: tuple[Floats, list[Floats]]) -> NDArray[np.int64]:
-    column = np.searchsorted(bounds[0], lenses.theta_E)
-    row = np.zeros(len(column), np.int64)
+    """Return the cell of each lens; -1 outside of all."""
+    column = _interval(lenses.theta_E, bounds[0])
+    row = np.full(len(column), -1)
     for k, edges in enumerate(bounds[1]):
-        row[column == k] = np.searchsorted(edges, lenses.snr[column == k])
-    return column * CELLS + row
+        row[column == k] = _interval(lenses.snr[column == k], edges)
+    return np.where((column >= 0) & (row >= 0), column * CELLS + row, -1)

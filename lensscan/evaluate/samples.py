@@ -85,6 +85,7 @@ def draw_sample(
 ) -> Sample:
     """Simulate n rows; mocks on real stamps have the stamp's galaxy, others numbers from `first` on."""
     parts = []
+    progress(0, n)
     for start in range(0, n, CHUNK):
         parts.append(simulate(recipe, seed=seed, start=start, n=min(CHUNK, n - start), device=device))
         progress(min(start + CHUNK, n), n)
