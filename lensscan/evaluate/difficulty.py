@@ -244,13 +244,17 @@ def _train(
     """Train once and score the new images."""
     best = [0.0, 0]
 
+    def told(epoch: int) -> None:
+        epochs = number * settings.epochs + epoch
+        progress("images of all epochs", epochs * settings.n, settings.seeds * settings.epochs * settings.n)
+
     def report(line: Line) -> bool:
         if line.validation_accuracy > best[0]:
             best[:] = [line.validation_accuracy, line.epoch]
-        progress("epochs", number * settings.epochs + line.epoch, settings.seeds * settings.epochs)
+        told(line.epoch)
         return settings.patience is not None and line.epoch - best[1] >= settings.patience
 
-    progress("epochs", number * settings.epochs, settings.seeds * settings.epochs)
+    told(0)
     begun = time.monotonic()
     trained = train(*fixed, number + 1, report)
     seconds = time.monotonic() - begun

@@ -16,6 +16,7 @@ from lensscan.metrics.bootstrap import Estimate
 from lensscan.render.gates import ProbePoint, logit_diagram, probe_diagram
 
 __all__ = ["failing", "lines", "report", "write_realism"]
+LARGEST = 6
 
 
 def lines(found: Realism) -> list[str]:
@@ -28,6 +29,9 @@ def lines(found: Realism) -> list[str]:
             f"mock or real: {found.n_stamps} real stamps against {found.matched} mocks of class {LIKE_REAL} as bright"
         )
         text += [_probe_line(probe) for probe in found.mock_or_real]
+        text.append("  largest differences (median real, median mock, in units of the mocks' scatter)")
+        for name, (real, mock, shift) in list(found.shifts.items())[:LARGEST]:
+            text.append(f"    {name:32s} {real:8.2f} {mock:8.2f} {shift:+8.2f}")
     if check is not None:
         text.append(f"model {found.settings.model.card.name}" if found.settings.model else "model")
         text.append(f"  {'threshold at mock FPR 0.01':34s} {_figure(check.threshold, 2)} logit")
@@ -84,6 +88,9 @@ def report(found: Realism) -> dict[str, Any]:
         "matched": {"class": LIKE_REAL, "n": found.matched, "median_difference_mag": found.mismatch},
         "lens_or_not": [_probe_values(probe) for probe in found.lens_or_not],
         "mock_or_real": [_probe_values(probe) for probe in found.mock_or_real],
+        "differences": {
+            name: dict(zip(("real", "mock", "shift"), values, strict=True)) for name, values in found.shifts.items()
+        },
         "failing": failing(found),
     }
     if settings.model is not None:

@@ -18,7 +18,15 @@ from lensscan.errors import ConfigError
 from lensscan.evaluate.detection import UNDETECTABLE
 from lensscan.evaluate.probes import LIGHT, LIMITS, LINEAR, MIXED, Probe, plain_features, run_probe
 from lensscan.evaluate.recall import Found, Recall, compare_recall
-from lensscan.evaluate.samples import LIKE_REAL, Sample, draw_sample, galaxy_light, match_brightness, real_sample
+from lensscan.evaluate.samples import (
+    LIKE_REAL,
+    Sample,
+    appearance,
+    draw_sample,
+    galaxy_light,
+    match_brightness,
+    real_sample,
+)
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
 from lensscan.metrics.detection import wilson
 from lensscan.metrics.ranking import FEWEST_FALSE, Ranking
@@ -109,6 +117,9 @@ class Realism:
         Mocks set against the real stamps.
     mismatch : float
         Median difference in magnitude between a real stamp and its mocks.
+    shifts : dict of (float, float, float)
+        By name (see `samples.appearance`), the largest first: median of the real stamps, median of the mocks as
+        bright, and the difference in units of half the mocks' 68 % range.
     model : ModelCheck or None
     """
 
@@ -119,6 +130,7 @@ class Realism:
     mock_or_real: list[Probe]
     matched: int
     mismatch: float
+    shifts: dict[str, tuple[float, float, float]]
     model: ModelCheck | None
 
 
@@ -158,7 +170,7 @@ def measure_realism(settings: RealismSettings, progress: Progress = lambda what,
         own = np.arange(len(lenses))
         lens_or_not.append(run_probe(LIGHT, light, lenses, own, LIMITS[LIGHT], settings.replicates))
     if sky is None:
-        return Realism(settings, 0, {}, lens_or_not, [], 0, float("nan"), None)
+        return Realism(settings, 0, {}, lens_or_not, [], 0, float("nan"), {}, None)
     real = real_sample(sky)
     pool = draw("massive galaxies", 1, settings.n // 2, **{LIKE_REAL: 1.0})
     band = recipe.bands.index(recipe.reference) if recipe.reference in recipe.bands else 0
@@ -173,7 +185,24 @@ def measure_realism(settings: RealismSettings, progress: Progress = lambda what,
         painted = draw("painted lenses", 2, settings.n // 2, painted=1.0)
         painted = painted.rows(np.flatnonzero(painted.truth["is_lens"]))
         check = _check_model(settings, mocks, shown, painted, progress)
-    return Realism(settings, n_stamps, dict(sky.left_out), lens_or_not, mock_or_real, len(rows), mismatch, check)
+    shifts = _shifts(appearance(shown, recipe), appearance(pool.rows(rows), recipe))
+    return Realism(
+        settings, n_stamps, dict(sky.left_out), lens_or_not, mock_or_real, len(rows), mismatch, shifts, check
+    )
+
+
+def _shifts(
+    real: dict[str, NDArray[np.float64]], mock: dict[str, NDArray[np.float64]]
+) -> dict[str, tuple[float, float, float]]:
+    """Return medians and their scaled difference by name, the largest first; what is nowhere known is left out."""
+    found = {}
+    for name, values in real.items():
+        ours, theirs = (each[np.isfinite(each)] for each in (values, mock[name]))
+        if len(ours) and len(theirs):
+            low, middle, high = np.quantile(theirs, [0.16, 0.5, 0.84])
+            median = float(np.median(ours))
+            found[name] = (median, float(middle), (median - float(middle)) / max(0.5 * float(high - low), 1e-9))
+    return dict(sorted(found.items(), key=lambda item: -abs(item[1][2])))
 
 
 def _has_canvas(recipe: Recipe) -> bool:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from lensscan.mocks.realsky import N_VIEWS, RealSky
 from lensscan.mocks.recipes import CLASSES, Recipe
 from lensscan.mocks.simulate import simulate
 from lensscan.mocks.systems import draw_systems
+from lensscan.survey.noise import estimate_sigma
 
-__all__ = ["LIKE_REAL", "Sample", "draw_sample", "galaxy_light", "match_brightness", "real_sample"]
+__all__ = ["LIKE_REAL", "Sample", "appearance", "draw_sample", "galaxy_light", "match_brightness", "real_sample"]
 
 LIKE_REAL = "elliptical"
 """Class of the mocks that are set against real stamps: massive galaxies without a source."""
@@ -67,11 +70,13 @@ class Sample:
         """Return the images with NaN in missing pixels."""
         return self.images if self.missing is None else np.where(self.missing, np.float32(np.nan), self.images)
 
-    def magnitude(self, band: int, pixel_scale: float) -> NDArray[np.float64]:
-        """Return AB magnitudes (n,) within two arcsec of the stamp's centre; fluxes below 1 nJy count as 1."""
+    def magnitude(
+        self, band: int, pixel_scale: float, inner: float = 0.0, outer: float = APERTURE
+    ) -> NDArray[np.float64]:
+        """Return AB magnitudes (n,) between two radii (arcsec) about the centre; fluxes below 1 nJy count as 1."""
         axis = (np.arange(self.images.shape[-1]) - (self.images.shape[-1] - 1) / 2) * pixel_scale
-        inside = np.hypot(axis[:, None], axis[None, :]) <= APERTURE
-        flux = self.images[:, band, inside].sum(axis=1, dtype=np.float64)
+        radius = np.hypot(axis[:, None], axis[None, :])
+        flux = self.images[:, band, (radius >= inner) & (radius <= outer)].sum(axis=1, dtype=np.float64)
         return np.asarray(AB_NJY - 2.5 * np.log10(np.maximum(flux, 1.0)))
 
 
@@ -113,6 +118,28 @@ def real_sample(sky: RealSky) -> Sample:
         {},
         number,
     )
+
+
+def appearance(sample: Sample, recipe: Recipe) -> dict[str, NDArray[np.float64]]:
+    """Return what an astronomer would compare first, (n,) each, by name.
+
+    Colours within two arcsec; in every band how much brighter the inner arcsec and how much fainter the ring from two
+    to four is than these two arcsec (mag), the noise per pixel (mag), and the sky: median of the border over the noise.
+    """
+    scale, bands = recipe.pixel_scale, recipe.bands
+    whole = [sample.magnitude(k, scale) for k in range(len(bands))]
+    found = {f"{a} - {b}": whole[k] - whole[k + 1] for k, (a, b) in enumerate(pairwise(bands))}
+    missing = None if sample.missing is None else torch.from_numpy(sample.missing)
+    sigma = estimate_sigma(torch.from_numpy(sample.images), missing).numpy().astype(np.float64)
+    edge = np.ones(sample.images.shape[-2:], bool)
+    edge[4:-4, 4:-4] = False
+    for k, band in enumerate(bands):
+        found[f"{band}, inner arcsec"] = sample.magnitude(k, scale, 0.0, 1.0) - whole[k]
+        found[f"{band}, ring of 2 to 4 arcsec"] = sample.magnitude(k, scale, APERTURE, 2 * APERTURE) - whole[k]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found[f"{band}, noise"] = -2.5 * np.log10(sigma[:, k])
+            found[f"{band}, sky in sigma"] = np.median(sample.images[:, k, edge], axis=1) / sigma[:, k]
+    return found
 
 
 def match_brightness(

@@ -172,6 +172,10 @@ def test_a_survey_of_the_recipes_own_mocks_passes(gated):
         assert probe.limit == LIMITS.get(name, MIXED)
         assert probe.auroc.low < 0.56, f"{name}: nothing can be told with certainty"
     assert gated.mismatch < 0.3
+    assert {"r - i", "i, noise", "r, inner arcsec", "i, sky in sigma"} <= set(gated.shifts)
+    sizes = [abs(shift) for _, _, shift in gated.shifts.values()]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] < 1, "medians of the same recipe lie within the scatter"
     assert gated.n_stamps + sum(gated.left_out.values()) == 40
     check = gated.model
     assert check.n == gated.n_stamps
