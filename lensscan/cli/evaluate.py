@@ -180,7 +180,8 @@ def run_difficulty(args: argparse.Namespace) -> int:
     if args.models:
         raise ConfigError(f"--difficulty trains its own networks; leave {args.models[0]} out")
     recipe = prepare(args, args.difficulty)
-    from lensscan.evaluate.difficulty import DifficultySettings, lines, measure_difficulty, write_difficulty
+    from lensscan.evaluate.difficulty import DifficultySettings, measure_difficulty
+    from lensscan.evaluate.difficultyreport import lines, write_difficulty
 
     settings = DifficultySettings(
         recipe=recipe,

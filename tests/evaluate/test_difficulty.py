@@ -16,11 +16,10 @@ from lensscan.evaluate.difficulty import (
     SEED,
     DifficultySettings,
     draw_labelled,
-    lines,
     measure_difficulty,
     parting,
-    write_difficulty,
 )
+from lensscan.evaluate.difficultyreport import lines, write_difficulty
 from lensscan.mocks.recipes import CLASSES, load_recipe
 from lensscan.mocks.simulate import draw_truth
 from lensscan.train.published import ARGONNE2017, Epoch, fit_published
