@@ -72,7 +72,8 @@ def _massive(scene: Scene, recipe: Recipe, systems: Systems, rows: Rows, draws: 
     f = flux(light["mags"])
     total[rows] = f
     if recipe.galaxy.residual is not None:
-        f = f * draws.normal("light.residual", 0.0, recipe.galaxy.residual)[:, None]
+        dimmer = 10 ** (0.4 * (light["mag_i"] - np.clip(light["mag_i"], *recipe.galaxy.mag)))
+        f = f * (dimmer * draws.normal("light.residual", 0.0, recipe.galaxy.residual))[:, None]
     outer = light["outer"][:, None] * 10 ** (0.4 * light["outer_bluer"][:, None] * np.linspace(1, -1, f.shape[1]))
     place = {"e1": light["e1"], "e2": light["e2"], "x": light["x"], "y": light["y"]}
     scene.add_galaxies(FULL, rows, f * (1 - outer), radius=light["radius"], n=light["n"], **place)

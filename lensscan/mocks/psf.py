@@ -78,8 +78,8 @@ def psf_transform(recipe: Recipe, fwhm: Tensor, wings: Tensor, e1: Tensor, e2: T
     scales = [math.pi / math.sqrt(2 ** (1 / beta) - 1) for beta in BETAS]
     x = k * width
     x1, x2 = x * scales[0], x * scales[1]
-    broad = torch.exp(-x1) * (1 + x1)
-    compact = torch.exp(-x2) * (1 + x2 * (1 + x2 * (0.4 + x2 / 15)))
+    broad = torch.exp((-x1).clamp_min(-87.0)) * (1 + x1)
+    compact = torch.exp((-x2).clamp_min(-87.0)) * (1 + x2 * (1 + x2 * (0.4 + x2 / 15)))
     return compact + share * (broad - compact)
 
 

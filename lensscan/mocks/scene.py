@@ -194,9 +194,10 @@ def paint_discs(canvas: Tensor, rows: Tensor, flux: Tensor, values: Tensor, pixe
     angle = torch.atan2(py - y, px - x)
     spiral = 1 + strength * torch.cos(arms * (angle - torch.log(r / radius) / torch.tan(pitch)) + phase)
     spiral = torch.where(r > 0.3 * radius, spiral, torch.ones_like(spiral))
-    disc = torch.exp(-1.678 * r / radius) * spiral
-    band = torch.exp(-0.5 * ((r - radius) / width) ** 2) * (1 + strength * torch.cos(arms * angle + phase))
-    piece = torch.exp(-0.5 * ((r - radius) / width) ** 2 + pitch * (torch.cos(angle - phase) - 1))
+    disc = torch.exp((-1.678 * r / radius).clamp_min(-87.0)) * spiral
+    across = -0.5 * ((r - radius) / width) ** 2
+    band = torch.exp(across.clamp_min(-87.0)) * (1 + strength * torch.cos(arms * angle + phase))
+    piece = torch.exp((across + pitch * (torch.cos(angle - phase) - 1)).clamp_min(-87.0))
     image = torch.where(ring > 1, piece, torch.where(ring > 0, band, disc))
     image = image / image.sum(dim=(1, 2), keepdim=True)
     canvas.index_add_(0, rows, image[..., None] * flux[:, None, None, :])

@@ -5,7 +5,8 @@ Row i is the same whatever else is in the call: truth to the bit, pixels to 1e-5
 
 Sampling errors, largest difference to 16 rays or more per pixel and axis over the peak, after the PSF, without noise
 (docs/decisions.md has the measurement): lensed sources of des-griz at 0.263" per pixel 0.4 % of the arcs' own peak in
-the median, 3 % for one in twenty, all of them small; massive galaxies 1.3 % and 4 %, their steep cores being too faint.
+the median, 3 % for one in twenty, most of them small; massive galaxies 1.3 % and 4 %, their steep cores being too
+faint.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import Tensor
 from lensscan.errors import ConfigError
 from lensscan.mocks.effects import add_effects, flags_pixels, hide_circles, saturate
 from lensscan.mocks.negatives import compose
-from lensscan.mocks.observe import add_noise, conditions, convolve, scale_to_peak, settle_stars
+from lensscan.mocks.observe import add_noise, convolve, scale_to_peak, settle_stars
 from lensscan.mocks.paint import paint_arcs
 from lensscan.mocks.population import AB_NJY, flux
 from lensscan.mocks.priors import Draws, row_keys
@@ -109,7 +110,7 @@ def simulate(
     drawn: list[dict[str, np.ndarray]] = []
     for low in range(0, max(n, 1), DRAW):
         high = min(low + DRAW, n)
-        systems = _draw(recipe, seed, np.arange(start + low, start + high, dtype=np.int64))
+        systems = draw_systems(recipe, seed, np.arange(start + low, start + high, dtype=np.int64))
         scene, central = compose(recipe, seed, systems, MARGIN)
         part = None if missing is None else missing[low:high]
         _render(images[low:high], part, recipe, seed, systems, scene.freeze(), noise)
@@ -124,19 +125,13 @@ def draw_truth(recipe: Recipe, *, seed: int, start: int = 0, n: int) -> dict[str
     drawn = []
     for low in range(0, max(n, 1), DRAW):
         index = np.arange(start + low, start + min(low + DRAW, n), dtype=np.int64)
-        systems = _draw(recipe, seed, index)
+        systems = draw_systems(recipe, seed, index)
         drawn.append(_truth(recipe, systems, compose(recipe, seed, systems, MARGIN)[1]))
     return {key.lstrip("_"): value for key, value in _join(drawn).items()}
 
 
 def _join(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-
-
-def _draw(recipe: Recipe, seed: int, index: np.ndarray) -> Systems:
-    systems = draw_systems(recipe, seed, index)
-    systems.sky = conditions(Draws(recipe.digest, seed, index), recipe, systems.sky)
-    return systems
 
 
 def _render(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from lensscan.mocks.simulate import draw_truth
 if TYPE_CHECKING:
     from astropy.table import Table
 
-__all__ = ["measured_magnitudes", "sky_tables", "stamp_centres", "truth_hash", "unit_of"]
+__all__ = ["measured_magnitudes", "sky_tables", "stamp_centres", "unit_of"]
 
 Array = NDArray[np.float64]
 UNITS = {
@@ -103,20 +102,6 @@ def measured_magnitudes(
         np.where(seen, AB_NJY - 2.5 * np.log10(safe), 99.0),
         np.where(seen, 2.5 / math.log(10) * noise / safe, 99.0),
     )
-
-
-def truth_hash(recipe: Recipe, seed: int, n: int) -> str:
-    """Return SHA-256 over the truth of the rows 0 to n - 1: name, type and bytes of every column, by name.
-
-    Equal on all machines with the same numpy and scipy; what seals a test set.
-    """
-    digest = hashlib.sha256()
-    truth = draw_truth(recipe, seed=seed, n=n)
-    for key in sorted(truth):
-        value = np.ascontiguousarray(truth[key])
-        digest.update(f"{key} {value.dtype.str} {value.shape}\n".encode())
-        digest.update(value.tobytes())
-    return digest.hexdigest()
 
 
 def _offset(ra: Array, dec: Array, x: Array, y: Array) -> tuple[Array, Array]:

@@ -119,6 +119,7 @@ def draw_sheet(recipe: Recipe, seed: int, n: int, path: Path) -> None:
         picture = asinh_rgb(image.numpy(), recipe.bands, sigma=mocks.sigma[0].numpy())
         name = CLASSES[int(truth["klass"][row])]
         text = f'{name} {truth["theta_E"][row]:.2f}"' if lens[row] else name
-        cells.append(Cell(picture, (text, f"S/N {truth['snr_arc'][row]:.0f}") if lens[row] else (text,)))
+        snr = truth["snr_arc"][row]
+        cells.append(Cell(picture, (text, f"S/N {snr:.0f}") if np.isfinite(snr) else (text,)))
     title = f"{recipe.name}, seed {seed}: lenses with theta_E, then other objects"
     save_png(contact_sheet(cells, 8, title=title), path)

@@ -17,6 +17,7 @@ from scipy.special import gammaln
 from lensscan.errors import ConfigError
 from lensscan.lens.cosmology import distances, einstein_radius
 from lensscan.mocks.arcs import is_detectable, measure, signal_to_noise
+from lensscan.mocks.observe import conditions
 from lensscan.mocks.population import flux, lens_mass, light_of, source_galaxy
 from lensscan.mocks.priors import Draws
 from lensscan.mocks.realsky import N_VIEWS, RealSky, load_real_sky
@@ -148,7 +149,7 @@ def draw_systems(recipe: Recipe, seed: int, index: NDArray[np.int64]) -> Systems
     """
     draws = Draws(recipe.digest, seed, index)
     klass = draws.choice("class", np.asarray(recipe.weights))
-    sky = observe(draws, recipe)
+    sky = conditions(draws, recipe, observe(draws, recipe))
     wants = np.where((draws.uniform("twin") < TWINS) | (klass == UNBENT), LENS, -1)
     for own in SOURCED:
         wants = np.where(klass == own, own, wants)
@@ -184,6 +185,8 @@ def draw_systems(recipe: Recipe, seed: int, index: NDArray[np.int64]) -> Systems
     if real.any():
         systems.sky = _sky_of_stamps(recipe, systems)
     _finish_truth(systems)
+    if recipe.noise.relative is not None:
+        systems.truth["snr_arc"] = np.full(len(index), np.nan)  # the stamp is yet to be scaled to its noise
     return systems
 
 
@@ -197,7 +200,7 @@ def prior_draws(
     """
     index = np.arange(n, dtype=np.int64)
     draws = Draws(recipe.digest, seed, index)
-    sky = observe(draws, recipe)
+    sky = conditions(draws, recipe, observe(draws, recipe))
     first = _attempt(recipe, draws, sky, index, np.full(n, -1), np.zeros(n, bool))
     systems = draw_systems(recipe, seed, index)
     blank = np.full(n, np.nan)
@@ -254,7 +257,8 @@ def _attempt(
     truth, label = _judge(recipe, mass, light, source, seen)
     result = chosen | {f"light.{k}": v for k, v in light.items()} | {f"mass.{k}": v for k, v in mass.items()}
     result |= {f"source.{k}": v for k, v in source.items()} | {f"truth.{k}": v for k, v in truth.items()}
-    within = (light["mag_i"] >= recipe.galaxy.mag[0]) & (light["mag_i"] <= recipe.galaxy.mag[1])
+    within = np.full(draws.n, recipe.galaxy.residual is not None)
+    within |= (light["mag_i"] >= recipe.galaxy.mag[0]) & (light["mag_i"] <= recipe.galaxy.mag[1])
     visible = (wants != UNLENSED) | (truth["snr_arc"] >= 0.5 * recipe.label.snr)
     fits = (within | real) & visible & ((wants == label) | (wants < 0))
     return result | {"label": label, "fits": fits.astype(np.float64)}

@@ -91,6 +91,9 @@ def score_mocks(
             slot.images[:used] = mocks.images[rows].numpy()
             slot.present[:used] = mocks.present[rows].numpy()
             slot.fwhm[:used] = mocks.fwhm[rows].numpy()
+            if mocks.missing is not None:
+                for row, gone in enumerate(mocks.missing[rows].numpy()):
+                    slot.mask_of(row)[...] = gone
             slot.close(used)
             result = scorer.submit(slot).result()
             result["fwhm"] = slot.fwhm.copy()

@@ -245,6 +245,7 @@ def evaluate(network: Network, sample: Sample, settings: TrainSettings, pixel_sc
             sample.fwhm[rows],
             sample.is_lens[rows],
             sample.latent[rows],
+            None if sample.mask is None else sample.mask[rows],
         )
         outcomes.append(network(*network_inputs(part, settings.softening, pixel_scale, network.normalised)))
     logit, mean, factor = (torch.cat(parts) for parts in zip(*outcomes, strict=True))
