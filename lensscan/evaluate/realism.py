@@ -30,8 +30,8 @@ from lensscan.evaluate.samples import (
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
 from lensscan.metrics.detection import wilson
 from lensscan.metrics.ranking import FEWEST_FALSE, Ranking
+from lensscan.mocks.realsky import real_sky
 from lensscan.mocks.recipes import Recipe
-from lensscan.mocks.systems import real_sky
 from lensscan.nets.embedding import embed
 from lensscan.nets.model import Model
 from lensscan.survey.stamps import check_scale

@@ -24,9 +24,9 @@ import numpy as np
 from lensscan.errors import OutputError
 from lensscan.files import replacing
 from lensscan.mocks.layouts import LAYOUTS, Layout
+from lensscan.mocks.realsky import real_sky, takes_real
 from lensscan.mocks.recipes import Recipe
 from lensscan.mocks.skytables import sky_tables
-from lensscan.mocks.systems import real_sky, takes_real
 
 if TYPE_CHECKING:
     from astropy.table import Table

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lensscan.mocks.priors import Draws
 from lensscan.mocks.recipes import Recipe
-from lensscan.mocks.systems import Observation
+from lensscan.mocks.sky import Observation
 
 __all__ = [
     "add_bias",

@@ -17,7 +17,7 @@ from lensscan.mocks.psf import draw_fwhm, frequencies
 from lensscan.mocks.recipes import Recipe
 
 if TYPE_CHECKING:
-    from lensscan.mocks.systems import Observation
+    from lensscan.mocks.sky import Observation
 
 __all__ = ["add_noise", "conditions", "convolve", "noise_kernel", "scale_to_peak", "settle_stars"]
 

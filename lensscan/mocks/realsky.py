@@ -29,7 +29,7 @@ from lensscan.mocks.tables import CanvasPrior
 from lensscan.survey.catalog import open_catalog
 from lensscan.survey.noise import estimate_sigma
 
-__all__ = ["N_VIEWS", "RealSky", "load_real_sky", "paint_on", "turn_spin2", "turn_vector"]
+__all__ = ["N_VIEWS", "RealSky", "load_real_sky", "paint_on", "real_sky", "takes_real", "turn_spin2", "turn_vector"]
 
 Array = NDArray[np.float64]
 Views = NDArray[np.integer]
@@ -200,6 +200,28 @@ def load_real_sky(canvas: CanvasPrior, recipe: Recipe) -> RealSky:
                 del _KNOWN[next(iter(_KNOWN))]
             _KNOWN[key] = _load(recipe)
         return _KNOWN[key]
+
+
+def takes_real(recipe: Recipe) -> bool:
+    """Whether a class of the recipe needs real stamps."""
+    return any(recipe.classes.get(name, 0) > 0 for name in ("painted", "real"))
+
+
+def real_sky(recipe: Recipe) -> RealSky:
+    """Return the real stamps of a recipe.
+
+    Raises
+    ------
+    ConfigError
+        If the recipe names none, or they cannot be used.
+    """
+    canvas = recipe.canvas
+    if not (canvas.catalog and canvas.survey and canvas.stamps):
+        raise ConfigError(
+            f"{recipe.name}: classes painted and real need real stamps; "
+            "give canvas.catalog, canvas.survey and canvas.stamps (--set, or in the recipe)"
+        )
+    return load_real_sky(canvas, recipe)
 
 
 def _load(recipe: Recipe) -> RealSky:

@@ -27,10 +27,11 @@ from lensscan.mocks.paint import paint_arcs
 from lensscan.mocks.population import AB_NJY, flux
 from lensscan.mocks.priors import Draws, row_keys
 from lensscan.mocks.psf import draw_offsets, psf_transform, shift_transform
-from lensscan.mocks.realsky import paint_on
+from lensscan.mocks.realsky import paint_on, real_sky, takes_real
 from lensscan.mocks.recipes import CLASSES, Recipe, load_recipe
 from lensscan.mocks.scene import Frozen, paint_discs, paint_galaxies, paint_trails
-from lensscan.mocks.systems import Observation, Systems, draw_systems, real_sky, takes_real
+from lensscan.mocks.sky import Observation
+from lensscan.mocks.systems import Systems, draw_systems
 
 __all__ = ["Mocks", "draw_truth", "simulate", "simulate_named"]
 

@@ -21,8 +21,8 @@ from lensscan.evaluate.recall import Found, compare_recall
 from lensscan.evaluate.samples import galaxy_light, match_brightness, real_sample
 from lensscan.metrics.bootstrap import Estimate
 from lensscan.mocks.dataset import Dataset
+from lensscan.mocks.realsky import real_sky
 from lensscan.mocks.recipes import make_recipe
-from lensscan.mocks.systems import real_sky
 from lensscan.nets.embedding import embed
 from lensscan.nets.model import Card, Model, build_network, make_trivial
 

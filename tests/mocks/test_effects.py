@@ -9,7 +9,7 @@ import torch
 from lensscan.mocks import effects
 from lensscan.mocks.priors import Draws
 from lensscan.mocks.recipes import load_recipe
-from lensscan.mocks.systems import observe
+from lensscan.mocks.sky import observe
 
 RECIPE = load_recipe("des-griz")
 N, SIZE = 200, RECIPE.size

@@ -10,7 +10,7 @@ from lensscan.mocks.observe import add_noise, convolve, noise_kernel
 from lensscan.mocks.priors import Draws
 from lensscan.mocks.psf import psf_transform
 from lensscan.mocks.recipes import load_recipe
-from lensscan.mocks.systems import observe
+from lensscan.mocks.sky import observe
 
 RECIPE = load_recipe("des-griz")
 NOTHING = (torch.zeros(0, dtype=torch.int64), torch.zeros(0, 1), torch.zeros(0, 2))

@@ -8,9 +8,10 @@ import torch
 
 from lensscan.config import find, read_toml
 from lensscan.errors import ConfigError
+from lensscan.mocks.realsky import real_sky
 from lensscan.mocks.recipes import CLASSES, make_recipe
 from lensscan.mocks.simulate import draw_truth, simulate
-from lensscan.mocks.systems import draw_systems, real_sky
+from lensscan.mocks.systems import draw_systems
 
 DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 CANVAS = {

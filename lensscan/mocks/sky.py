@@ -1,0 +1,77 @@
+"""Observing conditions of a set of rows: depth, seeing, PSF shape, sky, and where the target sits (numpy, float64)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lensscan.mocks.priors import Draws
+from lensscan.mocks.recipes import Recipe
+
+__all__ = ["Observation", "observe"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """Observing conditions: fwhm (arcsec), sigma and sky (nJy per pixel), wings and PSF shape, (n, C); centre (n,).
+
+    `slope` is the sky's gradient, (n, C, 2), in nJy per half frame; `present` (n, C) tells which bands exist.
+    """
+
+    fwhm: Array
+    sigma: Array
+    sky: Array
+    slope: Array
+    wings: Array
+    psf1: Array
+    psf2: Array
+    x: Array
+    y: Array
+    present: NDArray[np.bool_]
+
+
+def observe(draws: Draws, recipe: Recipe) -> Observation:
+    """Draw the observing conditions; depth and seeing of the bands scatter partly together."""
+    bands = [recipe.band[b] for b in recipe.bands]
+    width, noise = len(bands), recipe.noise
+    low, mid, high = (np.log([b.sigma[k] for b in bands]) for k in range(3))
+    z = _shared(draws, "noise.depth", noise.common, width)
+    sigma = np.exp(mid + np.where(z > 0, (high - mid), (mid - low)) / 1.645 * np.clip(z, -3, 3))
+    z = _shared(draws, "psf.fwhm", recipe.psf.common, width)
+    fwhm = np.array([b.fwhm[0] for b in bands]) + np.array([b.fwhm[1] for b in bands]) * np.clip(z, -2.5, 3.5)
+    sky = np.array([b.sky for b in bands])
+    e = recipe.psf.ellipticity * np.sqrt(-2 * np.log(draws.uniform("psf.e", k=width)))
+    psf1, psf2 = draws.spin2("psf.angle", np.minimum(e, 0.3))
+    frame, pixel = recipe.frame, recipe.pixel_scale
+    wide = np.where(draws.uniform("frame.wide") < frame.wide_fraction, frame.wide, 0.0)
+    centre = [
+        draws.uniform(f"frame.phase.{a}", -frame.phase, frame.phase) * pixel
+        + draws.normal(f"frame.scatter.{a}", 0.0, frame.scatter)
+        + wide * draws.uniform(f"frame.wide.{a}", -1.0, 1.0)
+        for a in "xy"
+    ]
+    present = draws.uniform("noise.present", k=width) >= noise.missing_band
+    present |= ~present.any(axis=1, keepdims=True)
+    return Observation(
+        fwhm=fwhm,
+        sigma=sigma,
+        sky=sky * sigma * draws.normal("noise.sky", k=width),
+        slope=noise.gradient * sigma[..., None] * draws.normal("noise.slope", k=2 * width).reshape(-1, width, 2),
+        wings=draws.uniform("psf.wings", recipe.psf.wings[0], recipe.psf.wings[1], k=width),
+        psf1=psf1,
+        psf2=psf2,
+        x=centre[0],
+        y=centre[1],
+        present=present,
+    )
+
+
+def _shared(draws: Draws, name: str, common: float, width: int) -> Array:
+    """Return unit normals (n, width) with pairwise correlation `common`."""
+    both = draws.normal(f"{name}.common")[:, None]
+    return math.sqrt(common) * both + math.sqrt(1 - common) * draws.normal(name, k=width)
