@@ -23,7 +23,7 @@ def test_shipped_trainings_are_valid(name):
     recipe = load_recipe(loaded.recipe)
     network = build_network(architecture(loaded.network), len(recipe.bands), recipe.size)
     megabytes = 4e-6 * sum(parameter.numel() for parameter in network.parameters())
-    assert megabytes < 3, "a shipped model must stay small"
+    assert megabytes < 9, "all shipped models together stay below 40 MB"
 
 
 BAD = {
