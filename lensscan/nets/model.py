@@ -17,7 +17,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from lensscan.config import find
-from lensscan.errors import ConfigError, ModelError
+from lensscan.errors import ModelError
 from lensscan.nets.architecture import build_network
 from lensscan.nets.blocks import Network, fold
 from lensscan.nets.card import FORMAT, Card
@@ -55,13 +55,12 @@ class Model:
 
         Raises
         ------
+        ConfigError
+            If there is no such model.
         ModelError
-            If there is no such model, the file is not a model file of a known format, or weights are missing.
+            If the file is not a model file of a known format, or weights are missing.
         """
-        try:
-            path = find("models", name)
-        except ConfigError as error:
-            raise ModelError(str(error)) from None
+        path = find("models", name)
         stored, weights = _read(path)
         card = Card.from_mapping(stored, str(path))
         card = dataclasses.replace(card, hash=hashlib.sha256(path.read_bytes()).hexdigest())

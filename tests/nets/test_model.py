@@ -11,7 +11,7 @@ from astropy import units as u
 from safetensors.torch import save_file
 
 import lensscan
-from lensscan.errors import ModelError
+from lensscan.errors import ConfigError, ModelError
 from lensscan.nets.card import Calibration
 from lensscan.nets.model import KEY, Card, Model, build_network, make_trivial
 from lensscan.nets.scorer import Scorer
@@ -105,9 +105,9 @@ def test_truncated_file(saved):
 
 
 def test_unknown_name_lists_the_shipped():
-    with pytest.raises(ModelError, match="shipped are"):
+    with pytest.raises(ConfigError, match="shipped are"):
         lensscan.load_model("des-gri")
-    with pytest.raises(ModelError, match="no file"):
+    with pytest.raises(ConfigError, match="no file"):
         lensscan.load_model("/nowhere/x.safetensors")
 
 
