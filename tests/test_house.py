@@ -67,16 +67,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         else:
             target.write_bytes(source.read_bytes())
     code = "import sys; from setuptools import build_meta as b; getattr(b, sys.argv[1])(sys.argv[2])"
-    subprocess.run(
-        [sys.executable, "-c", code, "build_sdist", folder], cwd=copy, check=True, capture_output=True
-    )
+    subprocess.run([sys.executable, "-c", code, "build_sdist", folder], cwd=copy, check=True, capture_output=True)
     (sdist,) = folder.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         archive.extractall(folder / "unpacked", filter="data")
     (source,) = (folder / "unpacked").iterdir()
-    subprocess.run(
-        [sys.executable, "-c", code, "build_wheel", folder], cwd=source, check=True, capture_output=True
-    )
+    subprocess.run([sys.executable, "-c", code, "build_wheel", folder], cwd=source, check=True, capture_output=True)
     return folder
 
 
@@ -136,16 +132,9 @@ def test_every_requirement_is_pinned_once_in_the_constraints() -> None:
     config.read(ROOT / "setup.cfg")
     lists = [config["options"]["install_requires"], *config["options.extras_require"].values()]
     wanted = {
-        re.split(r"[<>=!~\[ ]", line)[0]
-        for text in lists
-        for line in text.splitlines()
-        if line and line[0] != "#"
+        re.split(r"[<>=!~\[ ]", line)[0] for text in lists for line in text.splitlines() if line and line[0] != "#"
     }
-    pinned = [
-        line.split("==")[0]
-        for line in (ROOT / "jobs/constraints.txt").read_text().splitlines()
-        if "==" in line
-    ]
+    pinned = [line.split("==")[0] for line in (ROOT / "jobs/constraints.txt").read_text().splitlines() if "==" in line]
     canonical = [re.sub(r"[-_.]+", "-", name).lower() for name in pinned]
     assert len(canonical) == len(set(canonical))
     assert {re.sub(r"[-_.]+", "-", name).lower() for name in wanted} <= set(canonical)
@@ -176,7 +165,5 @@ def test_links_of_the_pages_lead_somewhere(page: Path) -> None:
 
 
 def test_ci_runs_the_test_script() -> None:
-    lines = [
-        line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line and not line.startswith("#")
-    ]
+    lines = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line and not line.startswith("#")]
     assert lines == ["bash jobs/test.sh"]

@@ -67,9 +67,7 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
             for alias in node.names:
                 yield node.lineno, f"{base}.{alias.name}"
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
-            yield from (
-                (node.lineno, str(arg.value)) for arg in node.args[:1] if isinstance(arg, ast.Constant)
-            )
+            yield from ((node.lineno, str(arg.value)) for arg in node.args[:1] if isinstance(arg, ast.Constant))
 
 
 def unit(dotted: str) -> str | None:
@@ -95,9 +93,7 @@ def layer_faults(path: Path) -> list[str]:
 
 
 def test_every_module_has_a_layer() -> None:
-    units = {
-        path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES if name(path) not in ENTRY
-    }
+    units = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES if name(path) not in ENTRY}
     assert units <= set(LEVEL), f"not in the list of layers: {sorted(units - set(LEVEL))}"
 
 
@@ -112,18 +108,14 @@ def test_the_walk_sees_imports_inside_functions_and_relative_ones(
     package = tmp_path / "lensscan"
     (package / "lens").mkdir(parents=True)
     module = package / "lens" / "sie.py"
-    module.write_text(
-        "def f():\n    from ..scan import run\n    import lensscan.cli.main\n    from . import light\n"
-    )
+    module.write_text("def f():\n    from ..scan import run\n    import lensscan.cli.main\n    from . import light\n")
     monkeypatch.setattr(sys.modules[__name__], "PACKAGE", package)
     assert [line.split(" ")[0] for line in layer_faults(module)] == ["lens/sie.py:2", "lens/sie.py:3"]
 
 
 @pytest.mark.parametrize("library", SOLE_IMPORTERS)
 def test_sole_importers(library: str) -> None:
-    importers = {
-        name(path) for path in MODULES for _, dotted in imports(path) if dotted.split(".")[0] == library
-    }
+    importers = {name(path) for path in MODULES for _, dotted in imports(path) if dotted.split(".")[0] == library}
     assert importers <= SOLE_IMPORTERS[library]
 
 
@@ -147,9 +139,7 @@ def test_start_is_light(statement: str) -> None:
 def loaded_by(statement: str, *modules: str) -> list[str]:
     """Return which of `modules` a fresh interpreter has loaded after `statement`."""
     code = f"{statement}\nimport sys\nprint('loaded:', *[m for m in {modules!r} if m in sys.modules])"
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
-    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     return result.stdout.rpartition("loaded:")[2].split()
 
 
@@ -164,17 +154,13 @@ def test_house_rules(path: Path) -> None:
             assert node.type is not None, f"{where}:{node.lineno} catches everything with a bare except"
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
-            assert called != "print" or where.startswith("cli/"), (
-                f"{where}:{node.lineno} prints; only cli does"
-            )
+            assert called != "print" or where.startswith("cli/"), f"{where}:{node.lineno} prints; only cli does"
             assert not called.endswith("Abort") or where == "mpi.py", (
                 f"{where}:{node.lineno} calls Abort; use lensscan.mpi"
             )
         if isinstance(node, ast.FunctionDef):
             length = body_length(node)
-            assert length <= LONGEST_FUNCTION, (
-                f"{where}:{node.lineno} {node.name} has {length} lines: split it"
-            )
+            assert length <= LONGEST_FUNCTION, f"{where}:{node.lineno} {node.name} has {length} lines: split it"
 
 
 def body_length(node: ast.FunctionDef) -> int:
@@ -213,6 +199,4 @@ def test_all_lists_what_exists(path: Path) -> None:
             defined |= {alias.asname or alias.name for alias in node.names}
     if not name(path).startswith("cli/"):
         assert listed, f"{name(path)} has no __all__"
-    assert set(listed) <= defined, (
-        f"{name(path)}: __all__ names what is not there: {sorted(set(listed) - defined)}"
-    )
+    assert set(listed) <= defined, f"{name(path)}: __all__ names what is not there: {sorted(set(listed) - defined)}"

@@ -217,8 +217,9 @@ def _artefact(scene: Scene, recipe: Recipe, systems: Systems, rows: Rows, draws:
         pitch=0.3,
     )
     some = kind == 2
-    star = _star_flux(recipe, draws, "artefact.star", 13.5, 17.0)[some]
-    sx, sy = (1.3 * half * np.cos(2 * angle))[some], (1.3 * half * np.sin(2 * angle))[some]
+    star = _star_flux(recipe, draws, "artefact.star", 15.0, 18.0)[some]
+    edge = half + 5 * recipe.pixel_scale  # within the margin: a star beyond it would come in on the other side
+    sx, sy = (edge * np.cos(2 * angle))[some], (edge * np.sin(2 * angle))[some]
     scene.add_stars(rows[some], star, sx, sy)
     for turn in (0.25 * math.pi, -0.25 * math.pi):
         scene.add_trails(rows[some], 2e-3 * star, x=sx, y=sy, angle=turn, width=0.15, length=0.4 * half)

@@ -33,8 +33,8 @@ from lensscan.mocks.tables import (
 
 __all__ = ["CLASSES", "SIMULATOR", "Recipe", "load_recipe", "make_recipe"]
 
-SIMULATOR = 1
-"""Raised whenever the same recipe gives other mocks than before; part of every digest from 2 on."""
+SIMULATOR = 2
+"""Raised whenever the same recipe gives other mocks than before; part of every digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +74,7 @@ class Recipe:
         content = _content(self)
         for name in ("name", "title", "zero_point", "digest"):
             del content[name]
-        if SIMULATOR > 1:
-            content["simulator"] = SIMULATOR
+        content["simulator"] = SIMULATOR
         object.__setattr__(self, "digest", hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest())
 
     @property

@@ -221,7 +221,11 @@ def _take_real(
     known = library.view(stamp, view)
     z, sigma_v = library.guess(stamp, draws.uniform("real.guess"))
     ratio = distances(recipe.cosmology).ratio(z, mass["z_source"])
-    for name, value in (("z_lens", z), ("sigma_v", sigma_v), ("theta_E", einstein_radius(sigma_v, ratio))):
+    for name, value in (
+        ("z_lens", z),
+        ("sigma_v", sigma_v),
+        ("theta_E", np.maximum(einstein_radius(sigma_v, ratio), 1e-4)),
+    ):
         mass[name] = np.where(real, value, mass[name])
     e = np.minimum(np.hypot(known["e1"], known["e2"]), 0.7)
     known["q"] = (1 - e) / (1 + e)

@@ -219,6 +219,7 @@ class GalaxyPrior:
         ``z`` and, at these redshifts, colours (``g-r`` ...) and ``k_i`` = i - M_r - distance modulus.
     residual : float or None
         If given, the lens light is left only as this standard deviation times itself: imperfectly subtracted.
+        Galaxies outside the limits of `mag` are then not drawn again but brought to them.
     """
 
     track: Mapping[str, tuple[float, ...]]
@@ -331,7 +332,7 @@ class LabelRule:
     magnification: float = 3.0
     snr: float = 20.0
     snr_max: float = 1e9
-    attempts: int = 30
+    attempts: int = 60
     resolved: bool = late(True)
     images: tuple[int, int] = late((2, 9))
 

@@ -170,9 +170,7 @@ def _scale(images: NDArray[np.float64], sigma: ArrayLike | None) -> NDArray[np.f
     return np.full(len(images), level or 1.0)
 
 
-def _mix(
-    scaled: NDArray[np.float64], finite: NDArray[np.bool_], weights: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _mix(scaled: NDArray[np.float64], finite: NDArray[np.bool_], weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mix bands into (3, H, W); a channel without any value takes the mean of the bands that have one."""
     total = np.einsum("kc,chw->khw", weights, scaled)
     weight = np.einsum("kc,chw->khw", weights, finite.astype(np.float64))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lensscan.errors import ExitCode
+from lensscan.errors import ExitCode, ModelError
 from lensscan.metrics.detection import auroc, tpr_at_fpr
 from lensscan.nets.architecture import architecture, build_network
 from lensscan.nets.blocks import Network
@@ -116,12 +116,18 @@ class Trainer:
         -------
         ExitCode
             ``OK`` when the last step is done, else the stop's code; a checkpoint stands in both cases.
+
+        Raises
+        ------
+        ModelError
+            If the loss is no longer finite.
         """
         progress = Progress(self.settings.steps, self.settings.batch, self.step)
         saved = self._clock = time.monotonic()
         while self.step < self.settings.steps:
             self.sums += self.train_step()
             if self.step % REPORT_EVERY == 0:
+                self._require_finite()
                 loss, bce, nll = (self.sums / REPORT_EVERY).tolist()
                 self.sums.zero_()
                 if self.engine.rank == 0:
@@ -132,11 +138,20 @@ class Trainer:
             due = time.monotonic() - saved > self.settings.checkpoint_seconds
             code = self._agree(stop())
             if code is not None or due or self.step == self.settings.steps:
+                self._require_finite()
                 self.save()
                 saved = time.monotonic()
             if code is not None:
                 return code
         return ExitCode.OK
+
+    def _require_finite(self) -> None:
+        """Raise before a loss that is not finite reaches a checkpoint."""
+        if not bool(torch.isfinite(self.sums[0])):
+            raise ModelError(
+                f"the loss is no longer finite at step {self.step}; the last checkpoint stands: "
+                "lower optimiser.lr and run again, or look for mocks that are not finite"
+            )
 
     def _agree(self, code: ExitCode | None) -> ExitCode | None:
         """Return the stop that any rank asked for, the same on every rank; ranks ask one another now and then."""

@@ -17,6 +17,8 @@ __all__ = ["MockStream", "Source", "simulate_sample"]
 
 STORED_UNIT = 16.0
 """nJy per unit of the float16 pixels kept in memory: 1e6 nJy fits, and a sky of 8 nJy keeps 11 bits."""
+LARGEST = 65504.0
+"""Of float16; brighter pixels (the cores of stars) are clipped to it."""
 
 
 class Source(Protocol):
@@ -151,7 +153,7 @@ class MockStream:
         if self.fresh:
             return self.source(number * self.batch + self.first, self.last - self.first)
         sample = self.source(number * self.settings.chunk, self.settings.chunk)
-        sample.images = (sample.images / STORED_UNIT).half()
+        sample.images = (sample.images / STORED_UNIT).clamp(-LARGEST, LARGEST).half()
         return sample
 
     def _wait(self, number: int) -> Sample:

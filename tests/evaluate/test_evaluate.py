@@ -139,7 +139,7 @@ def evaluate(*arguments):
     [
         (("one", "--testset", "des-griz:nothing"), 2, "write RECIPE:smoke"),
         (("narrow", "--testset", "des-griz:tune:8"), 2, "the model wants y"),
-        (("missing", "--testset", "des-griz:tune:8"), 1, "no file"),
+        (("missing", "--testset", "des-griz:tune:8"), 2, "no file"),
         (("one", "one", "--testset", "des-griz:tune:8"), 2, "two models are called one"),
         (("one", "--testset", "des-griz:tune:8", "--baseline", "no.json"), 2, "no report of lensscan evaluate"),
         (("one",), 2, "give at least one MODEL and --testset"),

@@ -10,8 +10,9 @@ from lensscan.mocks import effects
 from lensscan.mocks.priors import Draws
 from lensscan.mocks.recipes import load_recipe
 from lensscan.mocks.sky import observe
+from lensscan.mocks.tables import EffectsPrior
 
-RECIPE = load_recipe("des-griz")
+RECIPE = dataclasses.replace(load_recipe("des-griz"), effects=EffectsPrior())
 N, SIZE = 200, RECIPE.size
 SIGMA = np.tile([1.0, 2.0, 4.0, 8.0], (N, 1))
 AXIS = (torch.arange(SIZE) - (SIZE - 1) / 2) * RECIPE.pixel_scale

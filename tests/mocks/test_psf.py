@@ -11,8 +11,9 @@ from lensscan.mocks.observe import convolve
 from lensscan.mocks.priors import Draws
 from lensscan.mocks.psf import draw_fwhm, draw_offsets, prepare, psf_transform, read_psf, shift_transform
 from lensscan.mocks.recipes import load_recipe
+from lensscan.mocks.tables import EffectsPrior
 
-RECIPE = load_recipe("des-griz")
+RECIPE = dataclasses.replace(load_recipe("des-griz"), effects=EffectsPrior())
 
 
 def moffat(fwhm, pixel, size=61, dx=0.0, dy=0.0, beta=3.5, fine=9):

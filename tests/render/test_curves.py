@@ -29,8 +29,6 @@ def test_no_panels(tmp_path):
 
 def test_importing_render_loads_no_plotting_library():
     names = "curves, png, rgb, sheet"
-    code = (
-        f"import sys; from lensscan.render import {names}; print({{'matplotlib', 'PIL'}} & set(sys.modules))"
-    )
+    code = f"import sys; from lensscan.render import {names}; print({{'matplotlib', 'PIL'}} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"

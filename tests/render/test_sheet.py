@@ -36,9 +36,7 @@ def test_first_row_of_the_array_is_at_the_bottom():
 
 
 def test_ring_is_drawn_where_it_belongs():
-    page = np.asarray(
-        contact_sheet([Cell(flat((0, 0, 0), (41, 41)), ring=Ring(5, 5, 8, 4, 0.0))], 1, stamp=164)
-    )
+    page = np.asarray(contact_sheet([Cell(flat((0, 0, 0), (41, 41)), ring=Ring(5, 5, 8, 4, 0.0))], 1, stamp=164))
     rows, columns = np.nonzero((page == RING).all(axis=2))
     scale = 164 / 41
     assert np.ptp(columns) == pytest.approx(16 * scale, abs=3)
