@@ -15,6 +15,8 @@ from lensscan.nets.latent import N_LATENT
 
 __all__ = ["Classifier", "ClassifierConfig", "scaled"]
 
+SOFTENING = 3.0  # standard deviations of the sky below which a picture is linear
+
 
 @dataclass(frozen=True, slots=True)
 class ClassifierConfig:
@@ -26,9 +28,9 @@ class ClassifierConfig:
         A key of `lensscan.nets.classic.registry.CLASSIFIERS`.
     scaling : str
         ``noise``: the product's normalisation.  ``linear``: flux, shifted and scaled per band by one mean and
-        one spread over the whole training set.  ``picture``: 256 steps from each stamp's faintest to its
-        brightest pixel in a band, ``peak``: units of the stamp's brightest pixel, both shifted and scaled in the
-        same way.
+        one spread over the whole training set.  ``picture``: 256 steps of an inverse hyperbolic sine from each
+        stamp's faintest to its brightest pixel in a band, ``peak``: units of the stamp's brightest pixel, both
+        shifted and scaled in the same way.
     mean, std : tuple of float
         Per band, for all but ``noise`` (nJy for ``linear``); a training fills them from training mocks alone.
     """
@@ -45,9 +47,11 @@ def scaled(images: Tensor, scaling: str) -> Tensor:
         return images / images.amax(dim=(1, 2, 3), keepdim=True).clamp(min=torch.finfo(images.dtype).tiny)
     if scaling != "picture":
         return images
-    low, high = images.amin(dim=(2, 3), keepdim=True), images.amax(dim=(2, 3), keepdim=True)
+    level, below = (images.flatten(2).quantile(share, dim=2)[..., None, None] for share in (0.5, 0.16))
+    stretched = torch.asinh((images - level) / (SOFTENING * (level - below)).clamp(min=torch.finfo(images.dtype).tiny))
+    low, high = stretched.amin(dim=(2, 3), keepdim=True), stretched.amax(dim=(2, 3), keepdim=True)
     span = torch.where(high > low, high - low, torch.ones_like(high))
-    return ((images - low) * (255.0 / span)).round() / 255.0
+    return ((stretched - low) * (255.0 / span)).round() / 255.0
 
 
 class Classifier(Network):
