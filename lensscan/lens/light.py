@@ -8,9 +8,11 @@ the ellipse that holds half of the light has the area pi R^2.  The composite pro
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -28,11 +30,12 @@ __all__ = [
     "sersic_peak",
 ]
 
+Number = TypeVar("Number", Tensor, NDArray[np.float64], float)
 LEAST = -87.0  # smallest exponent: below it float32 is denormal, and exp ten times slower
 
 
-def sersic_b(n: Tensor) -> Tensor:
-    """Return b_n = 1.9992 n - 0.3271 (Capaccioli 1989), valid for 0.5 < n < 10."""
+def sersic_b(n: Number) -> Number:
+    """Return b_n = 1.9992 n - 0.3271 (Capaccioli 1989), valid for 0.5 < n < 10; of tensors, arrays and numbers."""
     return 1.9992 * n - 0.3271
 
 

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import gammaln
 
+from lensscan.lens.light import sersic_b
 from lensscan.mocks.tables import LabelRule
 
-__all__ = ["Arcs", "is_detectable", "measure", "signal_to_noise"]
+__all__ = ["Arcs", "is_detectable", "log_sersic_peak", "measure", "signal_to_noise"]
 
 Array = NDArray[np.float64]
 ANGLES = 128
@@ -151,17 +153,18 @@ def _measure(table: Array) -> tuple[NDArray[np.int64], Array, Array]:
     return images, flux, flux * flux / np.maximum(square, 1e-300)
 
 
+def log_sersic_peak(half: Array, n: Array) -> Array:
+    """Return the logarithm of the central brightness of a round Sersic profile of unit flux (arcsec^-2)."""
+    return 2 * n * np.log(sersic_b(n)) - np.log(2 * math.pi * n * half * half) - gammaln(2 * n)
+
+
 def _sersic(radius2: Array, half: Array, n: Array) -> Array:
     """Return the Sersic profile of unit flux (arcsec^-2)."""
-    from scipy.special import gammaln
-
-    b = 1.9992 * n - 0.3271
-    log_flux = np.log(2 * math.pi * n * half * half) - 2 * n * np.log(b) + gammaln(2 * n)
     value = np.log(np.maximum(radius2 * (1 / (half * half)), 1e-8))
     value *= 0.5 / n
     np.exp(value, out=value)
-    value *= -b
-    value -= log_flux
+    value *= -sersic_b(n)
+    value += log_sersic_peak(half, n)
     return np.exp(value, out=value)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensscan.lens.cosmology import ARCSEC, distances
+from lensscan.lens.light import sersic_b
 from lensscan.mocks import sed
 from lensscan.mocks.earlytypes import absolute_magnitude, log_size, track
 from lensscan.mocks.recipes import Recipe
@@ -115,6 +116,6 @@ class Screen:
         arcsec = 1000 * distances(self.recipe.cosmology).angular(z) * ARCSEC
         radius = np.clip(10.0 ** log_size(v) / arcsec, *galaxy.radius)
         n = galaxy.sersic_n[0]
-        b = 1.9992 * n - 0.3271
+        b = sersic_b(n)
         peak = b ** (2 * n) / (2 * math.pi * n * math.gamma(2 * n)) / radius**2
         return 10.0 ** (0.4 * (AB_NJY - mag - colour)) * peak * np.exp(-b * (pairs["theta_E"] / radius) ** (1 / n))

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaln
 
 from lensscan.lens.cosmology import distances, einstein_radius
-from lensscan.mocks.arcs import is_detectable, measure, signal_to_noise
+from lensscan.lens.light import sersic_b
+from lensscan.mocks.arcs import is_detectable, log_sersic_peak, measure, signal_to_noise
 from lensscan.mocks.observe import conditions
 from lensscan.mocks.population import flux, lens_mass, light_of, source_galaxy
 from lensscan.mocks.priors import Draws
@@ -102,10 +102,12 @@ def draw_systems(recipe: Recipe, seed: int, index: NDArray[np.int64]) -> Systems
         width = min(width, recipe.label.attempts + 1 - attempt)
         rows = np.repeat(pending, width)
         numbers = np.tile(np.arange(attempt, attempt + width), len(pending))
-        drawn = _attempt(recipe, Draws(recipe.digest, seed, index[rows], numbers), sky, rows, wants[rows], real[rows])
+        tried = Draws(recipe.digest, seed, index[rows], numbers)
+        last = attempt + width > recipe.label.attempts
+        drawn = _attempt(recipe, tried, sky, rows, wants[rows], real[rows], all_measured=last)
         fits = drawn.pop("fits").reshape(-1, width) > 0
         chosen = np.arange(len(pending)) * width + np.where(fits.any(axis=1), fits.argmax(axis=1), width - 1)
-        reached[pending] = drawn.pop("label")[chosen].astype(np.int64)
+        reached[pending] = np.nan_to_num(drawn.pop("label")[chosen], nan=-1).astype(np.int64)
         _store(store, {name: value[chosen] for name, value in drawn.items()}, pending, len(index))
         pending, attempt, width = pending[~fits.any(axis=1)], attempt + width, 2 * width
     missed = (klass == PAINTED) & (reached != LENS)
@@ -140,7 +142,7 @@ def prior_draws(
     index = np.arange(n, dtype=np.int64)
     draws = Draws(recipe.digest, seed, index)
     sky = conditions(draws, recipe, observe(draws, recipe))
-    first = _attempt(recipe, draws, sky, index, np.full(n, -1), np.zeros(n, bool))
+    first = _attempt(recipe, draws, sky, index, np.full(n, -1), np.zeros(n, bool), all_measured=True)
     systems = draw_systems(recipe, seed, index)
     blank = np.full(n, np.nan)
     parts = {"light": systems.light, "mass": systems.mass, "source": systems.source, "truth": systems.measured}
@@ -170,10 +172,12 @@ def _attempt(
     rows: NDArray[np.int64],
     wants: NDArray[np.int64],
     real: NDArray[np.bool_],
+    all_measured: bool,
 ) -> dict[str, Array]:
     """Draw galaxy, mass and source once; say what they make, and whether the row `wants` it (-1: anything fits).
 
-    Rows that are `real` take a real galaxy instead of a drawn one.
+    Rows that are `real` take a real galaxy instead of a drawn one.  Measuring arcs is most of the work: unless
+    `all_measured`, galaxies that cannot fit, and those that fit with any arcs, have NaN for label and arcs.
     """
     mass = lens_mass(draws, recipe)
     light = light_of(draws, recipe, mass["sigma_v"], mass["z_lens"])
@@ -193,14 +197,26 @@ def _attempt(
     )
     scale = np.where(wants == UNLENSED, far, 1.0)
     source["bx"], source["by"] = source["bx"] * scale, source["by"] * scale
-    truth, label = _judge(recipe, mass, light, source, seen)
-    result = chosen | {f"light.{k}": v for k, v in light.items()} | {f"mass.{k}": v for k, v in mass.items()}
-    result |= {f"source.{k}": v for k, v in source.items()} | {f"truth.{k}": v for k, v in truth.items()}
     within = np.full(draws.n, recipe.galaxy.residual is not None)
     within |= (light["mag_i"] >= recipe.galaxy.mag[0]) & (light["mag_i"] <= recipe.galaxy.mag[1])
+    within |= real
+    judged = np.flatnonzero(all_measured | (within & (wants >= 0)))
+    parts = ({key: value[judged] for key, value in part.items()} for part in (mass, light, source, seen))
+    verdict = _judge(recipe, *parts)
+    truth = {key: _spread(value, judged, draws.n) for key, value in verdict.items()}
+    label = truth.pop("label")
+    result = chosen | {f"light.{k}": v for k, v in light.items()} | {f"mass.{k}": v for k, v in mass.items()}
+    result |= {f"source.{k}": v for k, v in source.items()} | {f"truth.{k}": v for k, v in truth.items()}
     visible = (wants != UNLENSED) | (truth["snr_arc"] >= 0.5 * recipe.label.snr)
-    fits = (within | real) & visible & ((wants == label) | (wants < 0))
+    fits = within & visible & ((wants == label) | (wants < 0))
     return result | {"label": label, "fits": fits.astype(np.float64)}
+
+
+def _spread(values: Array, rows: NDArray[np.int64], n: int) -> Array:
+    """Return n values, NaN but for `rows`."""
+    result = np.full(n, np.nan)
+    result[rows] = values
+    return result
 
 
 def _take_real(
@@ -280,8 +296,8 @@ def _judge(
     light: dict[str, Array],
     source: dict[str, Array],
     seen: dict[str, Array],
-) -> tuple[dict[str, Array], Array]:
-    """Measure the arcs and apply the label rule; theta_E outside the recipe's limits is no lens."""
+) -> dict[str, Array]:
+    """Measure the arcs and apply the label rule, as ``label``; theta_E outside the recipe's limits is no lens."""
     theta_E = mass["theta_E"]
     arcs = measure(
         theta_E,
@@ -298,11 +314,8 @@ def _judge(
         None if recipe.lens.slope == (2.0, 0.0) else mass["slope"],
     )
     poisson = np.array([recipe.band[b].poisson for b in recipe.bands])
-    b = 1.9992 * light["n"] - 0.3271
     n, radius = light["n"], light["radius"]
-    log_sb = (
-        -b * (theta_E / radius) ** (1 / n) + 2 * n * np.log(b) - np.log(2 * math.pi * n * radius**2) - gammaln(2 * n)
-    )
+    log_sb = log_sersic_peak(radius, n) - sersic_b(n) * (theta_E / radius) ** (1 / n)
     background = np.nan_to_num(flux(light["mags"])) * np.exp(log_sb)[:, None]
     fwhm, sigma = seen["fwhm"], np.where(seen["present"], seen["sigma"], np.inf)
     snr = signal_to_noise(
@@ -319,7 +332,8 @@ def _judge(
     inside = (theta_E >= recipe.lens.theta_E[0]) & (theta_E <= recipe.lens.theta_E[1])
     good = is_detectable(recipe.label, arcs, top, theta_E, source["radius"], width) & inside
     label = np.where(good, LENS, np.where(arcs.images >= 2, UNDETECTABLE, UNLENSED)).astype(np.float64)
-    return {"magnification": arcs.magnification, "snr_arc": top, "n_images": arcs.images.astype(np.float64)}, label
+    images = arcs.images.astype(np.float64)
+    return {"magnification": arcs.magnification, "snr_arc": top, "n_images": images, "label": label}
 
 
 def _finish_truth(systems: Systems) -> None:
