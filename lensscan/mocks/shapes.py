@@ -9,7 +9,8 @@ are those of a circle of 2.5 Kron radii (Kron 1980, ApJS 43, 305).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,15 @@ class Central:
     e2: Array
     flux: Array
     found: NDArray[np.bool_]
+
+    def take(self, keep: NDArray[np.bool_]) -> Central:
+        """Return the galaxies to `keep` (n,)."""
+        return Central(*(getattr(self, item.name)[keep] for item in fields(self)))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Central]) -> Central:
+        """Return the galaxies of all `parts`, one after the other."""
+        return cls(*(np.concatenate([getattr(part, item.name) for part in parts]) for item in fields(cls)))
 
 
 def measure_central(
