@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -133,9 +134,8 @@ class MeasuredPsf:
         return along_y @ (image @ along_x.transpose(1, 2))
 
 
-@functools.lru_cache(maxsize=32)
 def read_psf(path: str, pixel_scale: float) -> MeasuredPsf:
-    """Read the PSF image of a FITS file: the first HDU with a two-dimensional image.
+    """Read the PSF image of a FITS file, the first HDU with a two-dimensional image; the same call costs nothing.
 
     The median of the outermost pixels is taken as background, all beyond the radius at which the mean profile
     first falls to zero is cut, and the rim of what remains fades out, so that neither noise in the wings nor a
@@ -152,13 +152,27 @@ def read_psf(path: str, pixel_scale: float) -> MeasuredPsf:
     ConfigError
         If there is no such file, no image in it, or no light in the image.
     """
+    try:
+        state = os.stat(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return _read(path, pixel_scale, (state.st_size, state.st_mtime_ns))
+
+
+def _unreadable(path: str, error: Exception) -> ConfigError:
+    return ConfigError(f"{path}: cannot be read as the PSF of a band ({error}); give a FITS image")
+
+
+@functools.lru_cache(maxsize=32)
+def _read(path: str, pixel_scale: float, state: tuple[int, int]) -> MeasuredPsf:
+    """Read a file once for each `state` (size and time) that it is seen in."""
     from astropy.io import fits
 
     try:
         with fits.open(path) as hdus:
             found = [(hdu.data, hdu.header) for hdu in hdus if hdu.header.get("NAXIS") == 2 and hdu.is_image]
     except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"{path}: cannot be read as the PSF of a band ({error}); give a FITS image") from error
+        raise _unreadable(path, error) from error
     if not found or min(found[0][0].shape) < 5:
         raise ConfigError(f"{path}: holds no PSF image of at least 5 by 5 pixels; give one in band.<name>.psf")
     data, header = found[0]
