@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lensscan.files import ascii_text
 from lensscan.mocks.population import AB_NJY, flux
 from lensscan.mocks.priors import Draws
 from lensscan.mocks.recipes import CLASSES, Recipe
@@ -75,7 +76,7 @@ def sky_tables(recipe: Recipe, seed: int, n: int, files: NDArray[np.str_]) -> tu
     for table in (catalog, result):
         for key in table.colnames:
             table[key].unit = unit_of(key)
-        table.meta.update({"RECIPE": recipe.name, "SEED": seed, "DIGEST": recipe.digest[:32]})
+        table.meta.update({"RECIPE": ascii_text(recipe.name), "SEED": seed, "DIGEST": recipe.digest[:32]})
     return catalog, result
 
 

@@ -133,6 +133,13 @@ def test_a_folder_that_does_not_say_its_files_is_still_completed(tmp_path):
         data.write()
 
 
+def test_names_of_recipes_need_not_be_ascii(loose, tmp_path):
+    named = dataclasses.replace(loose.recipe, name="gr\xfcn")
+    data = Dataset(named, 1, 2, tmp_path / "mocks")
+    assert data.write()
+    assert fits.getheader(data.folder / "truth.fits", 1)["RECIPE"] == "gr\\xfcn"
+
+
 def test_packs_grow_and_hold_the_same_pixels(loose, tmp_path, monkeypatch):
     packfile = pytest.importorskip("lensscan.survey.packfile")
     monkeypatch.setattr(module, "BLOCK", 16)
