@@ -49,8 +49,14 @@ class Layout(ABC):
     def write(self, start: int, rows: NDArray[np.int64]) -> None:
         """Write the missing `rows` of the block that begins at `start`."""
 
-    def finish(self, n: int) -> None:  # noqa: B027 - most formats are complete with their blocks
-        """Join the blocks of a complete set of `n` rows, where the format has something to join."""
+    @property
+    @abstractmethod
+    def spec(self) -> str:
+        """Where the stamps are, as other commands take it."""
+
+    def finish(self, n: int) -> list[Path]:
+        """Join the blocks of a complete set of `n` rows, where the format does so; return the files written."""
+        return []
 
     def simulate(self, start: int, stop: int) -> Mocks:
         """Return the mocks of the rows [start, stop)."""
@@ -59,6 +65,11 @@ class Layout(ABC):
 
 class LooseFits(Layout):
     """``stamps/NNNN/NNNNNNNN.fits``, one file per object."""
+
+    @property
+    def spec(self) -> str:
+        """The SPEC of stamps by the catalog's column ``file``."""
+        return f"stamps:{self.folder}/{{file}}"
 
     def file_of(self, row: int) -> str:
         """Return the path of a row's file."""
@@ -87,6 +98,11 @@ class LooseFits(Layout):
 
 class Packs(Layout):
     """``packs/NNNN.fits``, one pack per block."""
+
+    @property
+    def spec(self) -> str:
+        """The SPEC of the folder of packs."""
+        return f"packs:{self.folder}/packs"
 
     def file_of(self, row: int) -> str:
         """Return the path of the pack that holds a row."""
@@ -123,6 +139,11 @@ class Packs(Layout):
 
 class Hdf5(Layout):
     """``blocks/NNNN.h5`` with images, masks, observing conditions and truth; ``mocks.h5`` shows them as one."""
+
+    @property
+    def spec(self) -> str:
+        """The file that shows all blocks."""
+        return f"{self.folder}/mocks.h5"
 
     def file_of(self, row: int) -> str:
         """Return the path of the block that holds a row."""
@@ -163,7 +184,7 @@ class Hdf5(Layout):
         with replacing(self.folder / self.file_of(start), sync=False) as path:
             path.write_bytes(memory.getbuffer())
 
-    def finish(self, n: int) -> None:
+    def finish(self, n: int) -> list[Path]:
         """Write ``mocks.h5``: every dataset of the blocks as one virtual dataset of `n` rows."""
         import h5py
 
@@ -184,6 +205,7 @@ class Hdf5(Layout):
                     rows = min(start + self.block, n) - start
                     layout[start : start + rows] = h5py.VirtualSource(self.file_of(start), key, (rows, *shape), dtype)
                 file.create_virtual_dataset(key, layout).attrs["unit"] = unit
+        return [self.folder / "mocks.h5"]
 
 
 UNITS = {"images": "nJy", "sigma": "nJy", "fwhm": "arcsec"}

@@ -21,13 +21,14 @@ from lensscan.config import load_survey
 from lensscan.errors import ConfigError
 from lensscan.mocks.canvas import Canvas, read_canvas
 from lensscan.mocks.lookalikes import Lookalikes
-from lensscan.mocks.population import AB_NJY, COLOURS
+from lensscan.mocks.population import COLOURS
 from lensscan.mocks.priors import pixel_normals
 from lensscan.mocks.recipes import Recipe
 from lensscan.mocks.shapes import KRON_MISSES, Central, measure_central
 from lensscan.mocks.tables import CanvasPrior
 from lensscan.survey.catalog import open_catalog
 from lensscan.survey.noise import estimate_sigma
+from lensscan.survey.zeropoint import NJY_ZERO_POINT
 
 __all__ = ["N_VIEWS", "RealSky", "load_real_sky", "paint_on", "real_sky", "takes_real", "turn_spin2", "turn_vector"]
 
@@ -283,7 +284,7 @@ def _magnitudes(read: Canvas, flux: Array, bands: tuple[str, ...]) -> tuple[Arra
     They are the catalog's; where it has none those measured, brought to its apertures.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        measured = np.where(read.present & (flux > 0), AB_NJY - 2.5 * np.log10(flux), np.nan)
+        measured = np.where(read.present & (flux > 0), NJY_ZERO_POINT - 2.5 * np.log10(flux), np.nan)
     nothing = np.full(len(read.ids), np.nan)
     listed = np.stack([read.mags.get(band, nothing) for band in bands], axis=1)
     both = np.isfinite(listed) & np.isfinite(measured)
