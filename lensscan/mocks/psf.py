@@ -1,4 +1,4 @@
-"""The PSF in Fourier space: Moffat, Gaussian or a measured image; its width, and the offsets between bands.
+"""The PSF in Fourier space: Moffat, Gaussian or a measured image; and the offsets between bands.
 
 ``moffat`` is a mixture of Moffat profiles of beta 2.5 and 4.5 with one FWHM, whose transforms are elementary:
 ``exp(-x) (1 + x)`` and ``exp(-x) (1 + x + 2 x^2 / 5 + x^3 / 15)`` with x = 2 pi k r_d (the Matern family); the
@@ -22,25 +22,12 @@ from lensscan.errors import ConfigError
 from lensscan.mocks.priors import Draws
 from lensscan.mocks.recipes import Recipe
 
-__all__ = ["MeasuredPsf", "draw_fwhm", "draw_offsets", "frequencies", "psf_transform", "read_psf", "shift_transform"]
+__all__ = ["MeasuredPsf", "draw_offsets", "frequencies", "psf_transform", "read_psf", "shift_transform"]
 
 Array = NDArray[np.float64]
 BETAS = (2.5, 4.5)
 TAPER = 0.15  # outermost part of a measured PSF's radius that fades out
 UPSAMPLED = 8  # finer pixels per pixel when its width is measured
-
-
-def draw_fwhm(draws: Draws, recipe: Recipe, fwhm: Array) -> Array:
-    """Return the FWHM (n, C), arcsec: `fwhm` as drawn from the bands, unless ``psf.uniform`` or ``psf.share`` say else.
-
-    0 where a stamp has no PSF.
-    """
-    prior = recipe.psf
-    if prior.uniform is not None:
-        fwhm = np.broadcast_to(draws.uniform("psf.uniform", *prior.uniform)[:, None], fwhm.shape)
-    if prior.share < 1:
-        fwhm = np.where(draws.uniform("psf.share")[:, None] < prior.share, fwhm, 0.0)
-    return fwhm
 
 
 def draw_offsets(draws: Draws, recipe: Recipe) -> tuple[Array, Array] | None:
