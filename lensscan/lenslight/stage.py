@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lensscan.errors import ConfigError
 from lensscan.lenslight.isophotes import fit_smooth
-from lensscan.lenslight.match import MISMATCH, match_bands
+from lensscan.lenslight.match import FWHM_TO_SIGMA, MISMATCH, match_bands
 from lensscan.lenslight.shape import Shape, adaptive_moments, pixel_grid
 from lensscan.lenslight.unmix import separate
 
@@ -38,7 +38,6 @@ SIGNAL = 5.0
 FILLED = 0.5
 CHUNK = 1 << 15
 """Pixels of one band worked on at a time: they fit the caches, and bound the memory."""
-FWHM_TO_SIGMA = 1 / (2 * math.sqrt(2 * math.log(2)))
 MAD_TO_SIGMA = 1.4826022
 
 
