@@ -21,6 +21,7 @@ __all__ = ["draw_priors", "draw_sheet"]
 SHEET = 32
 DRAWN = 4096
 BINS = (8, 30)
+LENSES = ("lens", "painted")
 LABELS = {
     "mass.theta_E": "theta_E [arcsec]",
     "mass.sigma_v": "sigma_v [km/s]",
@@ -67,7 +68,7 @@ def draw_priors(recipe: Recipe, seed: int, n: int, path: Path) -> None:
     rows = -(-(len(names) + len(observed)) // columns)
     figure = Figure(figsize=(3.1 * columns, 2.5 * rows), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
-    lens = klass == 0
+    lens = np.isin(klass, [CLASSES.index(name) for name in LENSES])
     for number, name in enumerate([*names, *observed]):
         axes = figure.add_subplot(rows, columns, number + 1)
         kind, _, band = name.partition(" ")
