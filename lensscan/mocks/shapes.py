@@ -3,7 +3,8 @@
 Neighbours are told from the galaxy by symmetry: where a pixel is clearly brighter than its counterpart across the
 galaxy's centre, the counterpart is taken instead.  Position and ellipticity are adaptive Gaussian-weighted moments
 (Bernstein & Jarvis 2002, AJ 123, 583, section 3), those of a round Moffat PSF taken off; magnitudes
-are those of a circle of 2.5 Kron radii (Kron 1980, ApJS 43, 305).
+are those of a circle of 2.5 Kron radii (Kron 1980, ApJS 43, 305).  (Lens light behind arcs is another task:
+`lensscan.lenslight.shape` bounds the weight, and hands on a first guess whatever the stamp holds.)
 """
 
 from __future__ import annotations

@@ -107,7 +107,8 @@ def test_painted_lenses_are_lenses_in_the_picture_of_the_priors(monkeypatch, tmp
     first, sky = {"mass.theta_E": theta_E}, {name: np.ones((n, 4)) for name in ("fwhm", "sigma")}
     monkeypatch.setattr(summary, "prior_draws", lambda *_: (first, first, klass, sky))
     drawn = {}
-    monkeypatch.setattr(summary, "_histogram", lambda axes, parts, label: drawn.setdefault(label, parts))
+    draw = summary._histogram
+    monkeypatch.setattr(summary, "_histogram", lambda axes, *of: (drawn.update({of[1]: of[0]}), draw(axes, *of)))
     summary.draw_priors(load_recipe("des-griz"), 1, n, tmp_path / "priors.png")
     np.testing.assert_array_equal(drawn["theta_E [arcsec]"]["lenses"], theta_E[:25])
     np.testing.assert_array_equal(drawn["theta_E [arcsec]"]["others"], theta_E[25:])
