@@ -54,9 +54,9 @@ class Layout(ABC):
     def spec(self) -> str:
         """Where the stamps are, as other commands take it."""
 
-    def finish(self, n: int) -> list[Path]:
-        """Join the blocks of a complete set of `n` rows, where the format does so; return the files written."""
-        return []
+    @abstractmethod
+    def finish(self, n: int) -> None:
+        """Join the blocks of a complete set of `n` rows, where the format has something to join."""
 
     def simulate(self, start: int, stop: int) -> Mocks:
         """Return the mocks of the rows [start, stop)."""
@@ -94,6 +94,9 @@ class LooseFits(Layout):
             )
             with replacing(self.folder / self.file_of(int(row)), sync=False) as path:
                 path.write_bytes(data)
+
+    def finish(self, n: int) -> None:
+        """Nothing: every stamp stands for itself."""
 
 
 class Packs(Layout):
@@ -135,6 +138,9 @@ class Packs(Layout):
         make_folder(path.parent)
         with PackWriter(path, frame, rows.dtype) as writer:
             writer.add(batch, rows, ra, dec)
+
+    def finish(self, n: int) -> None:
+        """Nothing: a folder of packs is read as one."""
 
 
 class Hdf5(Layout):
@@ -184,7 +190,7 @@ class Hdf5(Layout):
         with replacing(self.folder / self.file_of(start), sync=False) as path:
             path.write_bytes(memory.getbuffer())
 
-    def finish(self, n: int) -> list[Path]:
+    def finish(self, n: int) -> None:
         """Write ``mocks.h5``: every dataset of the blocks as one virtual dataset of `n` rows."""
         import h5py
 
@@ -205,7 +211,6 @@ class Hdf5(Layout):
                     rows = min(start + self.block, n) - start
                     layout[start : start + rows] = h5py.VirtualSource(self.file_of(start), key, (rows, *shape), dtype)
                 file.create_virtual_dataset(key, layout).attrs["unit"] = unit
-        return [self.folder / "mocks.h5"]
 
 
 UNITS = {"images": "nJy", "sigma": "nJy", "fwhm": "arcsec"}
