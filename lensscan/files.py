@@ -10,7 +10,12 @@ from pathlib import Path
 
 from lensscan.errors import LensscanError, OutputError, disk_error
 
-__all__ = ["make_folder", "replacing"]
+__all__ = ["ascii_text", "make_folder", "replacing"]
+
+
+def ascii_text(text: object) -> str:
+    """Return a text with all but ASCII escaped with a backslash, as FITS headers and columns need it."""
+    return str(text).encode("ascii", "backslashreplace").decode()
 
 
 def make_folder(path: str | Path) -> None:

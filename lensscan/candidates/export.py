@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lensscan.candidates.file import read_candidates, read_header
+from lensscan.candidates.fitstable import write_fits_table
 from lensscan.candidates.score import p_lens
 from lensscan.errors import ConfigError, OutputError
 from lensscan.files import replacing
@@ -80,23 +81,8 @@ def with_prevalence(table: QTable, prevalence: float, stored: float | None) -> N
 
 
 def _write_fits(table: QTable, path: Path) -> int:
-    from astropy.io import fits
-
-    plain = _portable(table)
-    for name in plain.colnames:
-        if plain[name].dtype.kind == "U":  # FITS text is ASCII
-            ascii_text = [str(value).encode("ascii", "backslashreplace").decode() for value in plain[name]]
-            plain.replace_column(name, np.array(ascii_text, dtype=str) if ascii_text else np.zeros(0, "U1"))
-    plain.meta = {keyword: table.meta[name] for name, keyword in KEYWORDS.items() if name in table.meta}
-    hdu = fits.table_to_hdu(plain)
-    for number, name in enumerate(table.colnames, start=1):
-        text = find_column(name)
-        if text.ucd:
-            hdu.header[f"TUCD{number}"] = text.ucd
-        if text.description:
-            hdu.header[f"TCOMM{number}"] = text.description.encode("ascii", "replace").decode()
-    hdu.name = "CANDIDATES"
-    hdu.writeto(path, overwrite=True)
+    cards = {keyword: table.meta[name] for name, keyword in KEYWORDS.items() if name in table.meta}
+    write_fits_table(_portable(table), path, "CANDIDATES", cards, find_column)
     return len(table)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lensscan.candidates.fitstable import write_fits_table
 from lensscan.candidates.positions import Prediction
 from lensscan.candidates.sky import deproject
 from lensscan.errors import ConfigError
@@ -176,21 +177,11 @@ def _write_hdf5(table: QTable, path: Path) -> None:
 
 
 def _write_fits(table: QTable, path: Path) -> None:
-    from astropy.io import fits
     from astropy.table import Table
 
-    plain = Table(table)
-    for name in plain.colnames:
-        if plain[name].dtype.kind == "U":  # FITS text is ASCII
-            plain[name] = [str(value).encode("ascii", "backslashreplace").decode() for value in plain[name]]
-    plain.meta = {keyword: table.meta[name] for name, keyword in KEYWORDS.items() if name in table.meta}
-    hdu = fits.table_to_hdu(plain)
-    for number, column in enumerate(COLUMNS, start=1):
-        if column.ucd:
-            hdu.header[f"TUCD{number}"] = column.ucd
-        hdu.header[f"TCOMM{number}"] = column.description
-    hdu.name = "IMAGES"
-    hdu.writeto(path, overwrite=True)
+    cards = {keyword: table.meta[name] for name, keyword in KEYWORDS.items() if name in table.meta}
+    columns = {column.name: column for column in COLUMNS}
+    write_fits_table(Table(table), path, "IMAGES", cards, columns.__getitem__)
 
 
 FORMATS: dict[str, Callable[[QTable, Path], None]] = {"ecsv": _write_ecsv, "fits": _write_fits, "hdf5": _write_hdf5}

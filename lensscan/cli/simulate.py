@@ -48,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
 
     world = mpi.start()
     try:
+        if args.survey and not args.propose_cut:
+            raise ConfigError("--survey: only a cut proposal needs a survey; add --propose-cut or leave it out")
         recipe = read_recipe(args)
         if args.propose_cut:
             if world.rank == 0:
@@ -95,9 +97,8 @@ def simulate(args: argparse.Namespace, recipe: Recipe, world: World) -> None:
     if not args.no_sheet:
         draw_sheet(recipe, args.seed, args.number, dataset.folder / "sheet.png")
         draw_priors(recipe, args.seed, args.number, dataset.folder / "priors.png")
-    where = {"fits": "stamps:{0}/{{file}}", "packs": "packs:{0}/packs", "hdf5": "{0}/mocks.h5"}[layout]
-    stamps = where.format(dataset.folder)
-    print(f"wrote {args.number} objects of {recipe.name}, seed {args.seed}: {dataset.folder}/catalog.fits, {stamps}")
+    written = f"{dataset.folder}/catalog.fits, {dataset.files.spec}"
+    print(f"wrote {args.number} objects of {recipe.name}, seed {args.seed}: {written}")
 
 
 def propose_cut(args: argparse.Namespace, recipe: Recipe) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,7 +81,7 @@ def _bands(given: str | None, survey: Survey) -> tuple[str, ...]:
 def _names(files: Sequence[str]) -> list[str]:
     """Return the names of the outputs; two stamps of one name would overwrite each other."""
     names = [Path(file.replace("{band}", "band")).name.split(".fits")[0] for file in files]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise ConfigError(f"two stamps are named {twice}; give them in two calls with another -o")
     return names

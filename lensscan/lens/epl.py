@@ -17,13 +17,14 @@ Clenshaw's recurrence.  |a_n| < e^n, which fixes the number of terms.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lensscan.lens.ellipse import TINY, axes, elliptical_frame
+from lensscan.lens.ellipse import TINY, axes, elliptical_frame, magnification, sheared, sheared_potential
 
-__all__ = ["convergence", "deflection", "hessian", "magnification", "potential", "series_terms"]
+__all__ = ["EPL", "series_terms"]
 
 ACCURACY = {torch.float32: 1e-8, torch.float64: 1e-16}
 """What the terms left out may add up to, relative to the deflection."""
@@ -55,134 +56,90 @@ def _series(cos: Tensor, sin: Tensor, e: Tensor, t: Tensor | float, terms: int) 
     return 1 + cos2 * here - below, sin2 * here
 
 
-def _bare_deflection(
-    dx: Tensor, dy: Tensor, theta_E: Tensor, e1: Tensor, e2: Tensor, slope: Tensor | float, terms: int | None
-) -> tuple[Tensor, Tensor]:
-    """Return the deflection without shear at positions about the centre."""
-    if terms is None:
-        e = torch.sqrt(e1 * e1 + e2 * e2)
-        terms = series_terms(float(torch.nan_to_num(e, nan=0.0).max()) if e.numel() else 0.0, dx.dtype)
-    q, turn_cos, turn_sin = axes(e1, e2)
-    major, minor, radius = elliptical_frame(dx, dy, q, turn_cos, turn_sin)
-    e, t = (1 - q) / (1 + q), slope - 1
-    cos, sin = q * major / radius, minor / radius
-    real, imaginary = _series(cos, sin, e, t, max(terms, 2))
-    size = torch.sqrt((1 - e) * (1 + e)) * theta_E * (torch.sqrt(q) * theta_E / radius) ** (t - 1)
-    a_major, a_minor = size * (cos * real - sin * imaginary), size * (sin * real + cos * imaginary)
-    return turn_cos * a_major - turn_sin * a_minor, turn_sin * a_major + turn_cos * a_minor
-
-
-def deflection(
-    px: Tensor,
-    py: Tensor,
-    theta_E: Tensor,
-    e1: Tensor,
-    e2: Tensor,
-    x: Tensor,
-    y: Tensor,
-    gamma1: Tensor | float,
-    gamma2: Tensor | float,
-    slope: Tensor | float,
-    terms: int | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Return the deflection angle.
+@dataclass(frozen=True, slots=True)
+class EPL:
+    """A batch of elliptical power laws with external shear about their centres.
 
     Parameters
     ----------
-    px, py : Tensor
-        Image-plane positions, arcsec.
     theta_E, e1, e2, x, y : Tensor
         Einstein radius (arcsec), ellipticity, centre (arcsec); they broadcast against the positions.
     gamma1, gamma2 : Tensor or float
-        External shear about the lens centre.
+        External shear.
     slope : Tensor or float
         Exponent of the density in space, between 1 and 3.
     terms : int, optional
         Terms of the angular series.  None: as `series_terms` of the largest ellipticity, which is read back
         from the device; give a number to avoid that wait.
 
-    Returns
-    -------
-    tuple of Tensor
-        alpha_x, alpha_y in arcsec; source position = image position - alpha.  Zero at the very centre.
+    Examples
+    --------
+    >>> one, zero = torch.tensor(1.0), torch.tensor(0.0)
+    >>> lens = EPL(one, zero, zero, zero, zero, slope=1.5)
+    >>> [float(a) for a in lens.deflection(torch.tensor(4.0), zero)]
+    [2.0, 0.0]
     """
-    dx, dy = px - x, py - y
-    ax, ay = _bare_deflection(dx, dy, theta_E, e1, e2, slope, terms)
-    return ax + gamma1 * dx + gamma2 * dy, ay + gamma2 * dx - gamma1 * dy
 
+    theta_E: Tensor
+    e1: Tensor
+    e2: Tensor
+    x: Tensor
+    y: Tensor
+    gamma1: Tensor | float = 0.0
+    gamma2: Tensor | float = 0.0
+    slope: Tensor | float = 2.0
+    terms: int | None = None
 
-def potential(
-    px: Tensor,
-    py: Tensor,
-    theta_E: Tensor,
-    e1: Tensor,
-    e2: Tensor,
-    x: Tensor,
-    y: Tensor,
-    gamma1: Tensor | float,
-    gamma2: Tensor | float,
-    slope: Tensor | float,
-    terms: int | None = None,
-) -> Tensor:
-    """Return the lensing potential in arcsec^2 (zero at the centre); arguments as `deflection`.
+    def _bare_deflection(self, dx: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the deflection without shear at positions about the centre."""
+        terms, theta_E = self.terms, self.theta_E
+        if terms is None:
+            e = torch.sqrt(self.e1 * self.e1 + self.e2 * self.e2)
+            terms = series_terms(float(torch.nan_to_num(e, nan=0.0).max()) if e.numel() else 0.0, dx.dtype)
+        q, turn_cos, turn_sin = axes(self.e1, self.e2)
+        major, minor, radius = elliptical_frame(dx, dy, q, turn_cos, turn_sin)
+        e, t = (1 - q) / (1 + q), self.slope - 1
+        cos, sin = q * major / radius, minor / radius
+        real, imaginary = _series(cos, sin, e, t, max(terms, 2))
+        size = torch.sqrt((1 - e) * (1 + e)) * theta_E * (torch.sqrt(q) * theta_E / radius) ** (t - 1)
+        a_major, a_minor = size * (cos * real - sin * imaginary), size * (sin * real + cos * imaginary)
+        return turn_cos * a_major - turn_sin * a_minor, turn_sin * a_major + turn_cos * a_minor
 
-    Without shear it is theta . alpha / (3 - slope), because it scales as radius^(3 - slope).
-    """
-    dx, dy = px - x, py - y
-    ax, ay = _bare_deflection(dx, dy, theta_E, e1, e2, slope, terms)
-    return (dx * ax + dy * ay) / (3 - slope) + 0.5 * gamma1 * (dx * dx - dy * dy) + gamma2 * dx * dy
+    def deflection(self, px: Tensor, py: Tensor) -> tuple[Tensor, Tensor]:
+        """Return alpha_x, alpha_y (arcsec) at image positions `px`, `py` (arcsec); zero at the very centre."""
+        dx, dy = px - self.x, py - self.y
+        return sheared(*self._bare_deflection(dx, dy), dx, dy, self.gamma1, self.gamma2)
 
+    def potential(self, px: Tensor, py: Tensor) -> Tensor:
+        """Return the potential (arcsec^2, zero at the centre) at `px`, `py` (arcsec).
 
-def convergence(
-    px: Tensor, py: Tensor, theta_E: Tensor, e1: Tensor, e2: Tensor, x: Tensor, y: Tensor, slope: Tensor | float
-) -> Tensor:
-    """Return kappa, the surface density in units of the critical one; arguments as `deflection`."""
-    q, cos, sin = axes(e1, e2)
-    radius = elliptical_frame(px - x, py - y, q, cos, sin)[2]
-    return 0.5 * (3 - slope) * (theta_E * torch.sqrt(q) / radius) ** (slope - 1)
+        Without shear it is theta . alpha / (3 - slope), because it scales as radius^(3 - slope).
+        """
+        dx, dy = px - self.x, py - self.y
+        ax, ay = self._bare_deflection(dx, dy)
+        return sheared_potential((dx * ax + dy * ay) / (3 - self.slope), dx, dy, self.gamma1, self.gamma2)
 
+    def convergence(self, px: Tensor, py: Tensor) -> Tensor:
+        """Return kappa, the surface density in units of the critical one, at `px`, `py` (arcsec)."""
+        q, cos, sin = axes(self.e1, self.e2)
+        radius = elliptical_frame(px - self.x, py - self.y, q, cos, sin)[2]
+        return 0.5 * (3 - self.slope) * (self.theta_E * torch.sqrt(q) / radius) ** (self.slope - 1)
 
-def hessian(
-    px: Tensor,
-    py: Tensor,
-    theta_E: Tensor,
-    e1: Tensor,
-    e2: Tensor,
-    x: Tensor,
-    y: Tensor,
-    gamma1: Tensor | float,
-    gamma2: Tensor | float,
-    slope: Tensor | float,
-    terms: int | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the second derivatives f_xx, f_xy, f_yy of the potential; arguments as `deflection`.
+    def hessian(self, px: Tensor, py: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the second derivatives f_xx, f_xy, f_yy of the potential at `px`, `py` (arcsec).
 
-    The lens's own shear at polar angle theta and distance r is
-    ``(2 - slope) exp(i theta) alpha / r - kappa exp(2 i theta)``: closed, given alpha.
-    """
-    dx, dy = px - x, py - y
-    ax, ay = _bare_deflection(dx, dy, theta_E, e1, e2, slope, terms)
-    kappa = convergence(dx, dy, theta_E, e1, e2, torch.zeros_like(x), torch.zeros_like(y), slope)
-    r2 = (dx * dx + dy * dy).clamp_min(TINY)
-    tilt = (2 - slope) / r2
-    own1 = tilt * (ax * dx - ay * dy) - kappa * ((dx - dy) * (dx + dy) / r2)
-    own2 = tilt * (ay * dx + ax * dy) - kappa * (2 * dx * dy / r2)
-    return kappa + own1 + gamma1, own2 + gamma2, kappa - own1 - gamma1
+        The lens's own shear at polar angle theta and distance r is
+        ``(2 - slope) exp(i theta) alpha / r - kappa exp(2 i theta)``: closed, given alpha.
+        """
+        dx, dy = px - self.x, py - self.y
+        ax, ay = self._bare_deflection(dx, dy)
+        kappa = self.convergence(px, py)
+        r2 = (dx * dx + dy * dy).clamp_min(TINY)
+        tilt = (2 - self.slope) / r2
+        own1 = tilt * (ax * dx - ay * dy) - kappa * ((dx - dy) * (dx + dy) / r2)
+        own2 = tilt * (ay * dx + ax * dy) - kappa * (2 * dx * dy / r2)
+        return kappa + own1 + self.gamma1, own2 + self.gamma2, kappa - own1 - self.gamma1
 
-
-def magnification(
-    px: Tensor,
-    py: Tensor,
-    theta_E: Tensor,
-    e1: Tensor,
-    e2: Tensor,
-    x: Tensor,
-    y: Tensor,
-    gamma1: Tensor | float,
-    gamma2: Tensor | float,
-    slope: Tensor | float,
-    terms: int | None = None,
-) -> Tensor:
-    """Return the signed point-source magnification 1 / det A (negative = saddle); arguments as `deflection`."""
-    f_xx, f_xy, f_yy = hessian(px, py, theta_E, e1, e2, x, y, gamma1, gamma2, slope, terms)
-    return 1 / ((1 - f_xx) * (1 - f_yy) - f_xy * f_xy)
+    def magnification(self, px: Tensor, py: Tensor) -> Tensor:
+        """Return the signed point-source magnification (negative = saddle) at `px`, `py` (arcsec)."""
+        return magnification(*self.hessian(px, py))

@@ -182,6 +182,6 @@ def point_images(
     images = lens.images(sx, sy)
     found = torch.isfinite(images.x)
     brightness = images.magnification.abs().clamp(max=limit) * (flux[..., None] if isinstance(flux, Tensor) else flux)
-    x = torch.where(found, images.x, lens.x[..., None].to(torch.float64))
-    y = torch.where(found, images.y, lens.y[..., None].to(torch.float64))
+    x = torch.where(found, images.x, lens.x[..., None].to(images.x))
+    y = torch.where(found, images.y, lens.y[..., None].to(images.y))
     return x.to(sx.dtype), y.to(sx.dtype), torch.where(found, brightness, 0.0).to(sx.dtype)

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lensscan.lens.ellipse import TINY, axes, elliptical_frame
+from lensscan.lens import ellipse
+from lensscan.lens.ellipse import TINY, axes, elliptical_frame, sheared, sheared_potential
 
 if TYPE_CHECKING:
     from astropy.cosmology import FLRW
@@ -61,10 +62,7 @@ def deflection(
     scale = theta_E * torch.sqrt(q) / f
     a_major = scale * torch.atan(f * major / psi)
     a_minor = scale * torch.atanh((f * minor / psi).clamp(-1 + 1e-15, 1 - 1e-15))
-    return (
-        cos * a_major - sin * a_minor + gamma1 * dx + gamma2 * dy,
-        sin * a_major + cos * a_minor + gamma2 * dx - gamma1 * dy,
-    )
+    return sheared(cos * a_major - sin * a_minor, sin * a_major + cos * a_minor, dx, dy, gamma1, gamma2)
 
 
 def potential(
@@ -81,7 +79,7 @@ def potential(
     """Return the lensing potential in arcsec^2 (zero at the centre); arguments as `deflection`."""
     ax, ay = deflection(px, py, theta_E, e1, e2, x, y)
     dx, dy = px - x, py - y
-    return dx * ax + dy * ay + 0.5 * gamma1 * (dx * dx - dy * dy) + gamma2 * dx * dy
+    return sheared_potential(dx * ax + dy * ay, dx, dy, gamma1, gamma2)
 
 
 def convergence(px: Tensor, py: Tensor, theta_E: Tensor, e1: Tensor, e2: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -124,8 +122,7 @@ def magnification(
     gamma2: Tensor | float = 0.0,
 ) -> Tensor:
     """Return the signed point-source magnification 1 / det A (negative = saddle); arguments as `deflection`."""
-    f_xx, f_xy, f_yy = hessian(px, py, theta_E, e1, e2, x, y, gamma1, gamma2)
-    return 1 / ((1 - f_xx) * (1 - f_yy) - f_xy * f_xy)
+    return ellipse.magnification(*hessian(px, py, theta_E, e1, e2, x, y, gamma1, gamma2))
 
 
 def _tensor(value: object, dtype: torch.dtype) -> Tensor:

@@ -112,12 +112,15 @@ def solve(lens: SIE, sx: Tensor, sy: Tensor) -> Images:
         If a source has more than `MOST_IMAGES` images: none is dropped in silence.
     """
     values = (lens.theta_E, lens.e1, lens.e2, lens.x, lens.y, lens.gamma1, lens.gamma2, sx, sy)
-    columns = torch.broadcast_tensors(*(v.to(torch.float64) for v in values))
+    device = next(
+        (v.device for v in values if v.device.type != "cpu"), sx.device
+    )  # lenses made of floats are on the CPU
+    columns = torch.broadcast_tensors(*(v.to(device, torch.float64) for v in values))
     shape = columns[0].shape
     flat = [c.reshape(-1) for c in columns]
     parts = [_solve(*(c[i : i + CHUNK] for c in flat)) for i in range(0, flat[0].numel(), CHUNK)]
     if not parts:
-        parts = [tuple(torch.zeros(0, MOST_IMAGES, dtype=torch.float64) for _ in range(4))]
+        parts = [tuple(torch.zeros(0, MOST_IMAGES, dtype=torch.float64, device=device) for _ in range(4))]
     x, y, mu, fermat = (torch.cat([p[k] for p in parts]).view(*shape, MOST_IMAGES) for k in range(4))
     return Images(x, y, mu, fermat, torch.isfinite(x).sum(dim=-1))
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["MISMATCH", "Matched", "kernel_fwhm", "match_bands", "smooth"]
+__all__ = ["FWHM_TO_SIGMA", "MISMATCH", "Matched", "kernel_fwhm", "match_bands", "smooth"]
 
 MISMATCH = 0.05
 """Largest relative difference of the bands' FWHM that passes."""

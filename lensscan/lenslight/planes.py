@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lensscan.files import replacing
+from lensscan.files import ascii_text, replacing
 from lensscan.lenslight.stage import LensLight
 
 __all__ = ["write_planes"]
@@ -52,7 +52,7 @@ def write_planes(
     primary = fits.PrimaryHDU()
     primary.header["ORIGIN"] = ("lensscan", "lens light removed")
     primary.header["METHOD"] = (str(light.method[row]), "how lens and arcs were told apart")
-    primary.header["SOURCE"] = (source[-60:], "stamp")
+    primary.header["SOURCE"] = (ascii_text(source)[-60:], "stamp")
     for name in NUMBERS:
         value = float(light.diagnostics[name][row])
         if np.isfinite(value):
@@ -73,7 +73,7 @@ def write_planes(
             hdu.header.update(sky)
             hdus.append(hdu)
     with replacing(path) as temporary:
-        fits.HDUList(hdus).writeto(temporary)
+        fits.HDUList(hdus).writeto(temporary, overwrite=True)
     return Path(path)
 
 

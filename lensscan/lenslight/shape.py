@@ -53,7 +53,9 @@ def adaptive_moments(
     """Measure centre and shape with an elliptical Gaussian weight that follows the light.
 
     Bernstein & Jarvis 2002, AJ 123, 583, section 3: at the fixed point weight and light have one shape.  The
-    weight's size stays between the seeing and `reach`, so that arcs and neighbours count little.
+    weight's size stays between the seeing and `reach`, so that arcs and neighbours count little.  (For painting on,
+    `lensscan.mocks.shapes` measures galaxies alone: the weight follows them freely, the PSF is taken off, and what
+    runs away is refused.)
 
     Parameters
     ----------

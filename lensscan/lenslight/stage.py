@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lensscan.errors import ConfigError
 from lensscan.lenslight.isophotes import fit_smooth
-from lensscan.lenslight.match import MISMATCH, match_bands
+from lensscan.lenslight.match import FWHM_TO_SIGMA, MISMATCH, match_bands
 from lensscan.lenslight.shape import Shape, adaptive_moments, pixel_grid
 from lensscan.lenslight.unmix import separate
 
@@ -38,7 +38,6 @@ SIGNAL = 5.0
 FILLED = 0.5
 CHUNK = 1 << 15
 """Pixels of one band worked on at a time: they fit the caches, and bound the memory."""
-FWHM_TO_SIGMA = 1 / (2 * math.sqrt(2 * math.log(2)))
 MAD_TO_SIGMA = 1.4826022
 
 
@@ -277,15 +276,22 @@ def _survey(
     return shape, reach, reason
 
 
+def _psf_widths(stamps: _Stamps) -> tuple[Tensor, Tensor, NDArray[np.str_]]:
+    """Return which stamps have a known PSF in every band (n,), the FWHM to work with (n, C), and the reasons (n,).
+
+    A stamp of unknown PSF is carried along as if its bands were alike; its result is not used.
+    """
+    known = stamps.fwhm.isfinite().all(dim=1)
+    widths = torch.where(known[:, None], stamps.fwhm, torch.full_like(stamps.fwhm, 4 * stamps.pixel_scale))
+    return known, widths, np.where(known.cpu().numpy(), "", "fwhm_unknown").astype("<U13")
+
+
 def _by_colour(stamps: _Stamps, result: LensLight, radius: float, target: float | None) -> NDArray[np.str_]:
     """Separate by ICA, write what succeeded into `result`, return the reasons (n,)."""
     n, device = len(stamps.rows), stamps.images.device
-    known = stamps.fwhm.isfinite().all(dim=1)
-    reason = np.where(known.cpu().numpy(), "", "fwhm_unknown").astype("<U13")
     if len(stamps.bands) < 2:
         return np.full(n, "one_band", dtype="<U13")
-    # A stamp of unknown PSF is carried along as if its bands were alike; its result is not used.
-    widths = torch.where(known[:, None], stamps.fwhm, torch.full_like(stamps.fwhm, 4 * stamps.pixel_scale))
+    known, widths, reason = _psf_widths(stamps)
     aim = None if target is None else torch.full((n,), float(target), dtype=torch.float64, device=device)
     matched = match_bands(stamps.images, stamps.missing, widths, stamps.pixel_scale, aim)
     reason[(reason == "") & (matched.mismatch.amax(dim=1) > MISMATCH).cpu().numpy()] = "psf_mismatch"
@@ -307,23 +313,15 @@ def _by_colour(stamps: _Stamps, result: LensLight, radius: float, target: float 
     notes = {"core_flux": parts.lens_flux, "iterations": parts.iterations, "converged": parts.converged}
     notes |= {"lens_colour": parts.lens_colour, "arc_colour": parts.arc_colour, "blind_colour": parts.blind_colour}
     _describe(result, rows, stamps.bands, good, notes | _outline(shape))
-    everywhere = torch.ones_like(good)
-    _describe(
-        result,
-        stamps.rows,
-        stamps.bands,
-        everywhere,
-        {"mismatch": torch.where(known[:, None], matched.mismatch, math.nan)},
-    )
+    mismatch = {"mismatch": torch.where(known[:, None], matched.mismatch, math.nan)}
+    _describe(result, stamps.rows, stamps.bands, torch.ones_like(good), mismatch)
     return reason
 
 
 def _by_shape(stamps: _Stamps, result: LensLight, radius: float) -> NDArray[np.str_]:
     """Fit smooth galaxies, write what succeeded into `result`, return the reasons (n,)."""
     bands = stamps.fwhm.shape[1]
-    known = stamps.fwhm.isfinite().all(dim=1)
-    widths = torch.where(known[:, None], stamps.fwhm, torch.full_like(stamps.fwhm, 4 * stamps.pixel_scale))
-    reason = np.where(known.cpu().numpy(), "", "fwhm_unknown").astype("<U13")
+    _, widths, reason = _psf_widths(stamps)
     valid = (~stamps.missing).double()
     shape, reach, trouble = _survey(
         stamps.images, stamps.sigma, valid.amin(dim=1), widths.amax(dim=1), stamps.pixel_scale, radius

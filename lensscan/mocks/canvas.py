@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +65,17 @@ class Canvas:
     ids: NDArray[np.str_]
     failed: Counter[str]
 
+    def take(self, keep: NDArray[np.bool_]) -> Canvas:
+        """Return the stamps to `keep` (N,); nothing is copied if these are all."""
+        if keep.all():
+            return self
+        arrays = {name: getattr(self, name) for name in ARRAYS}
+        taken: dict[str, Any] = {name: None if value is None else value[keep] for name, value in arrays.items()}
+        return Canvas(**taken, mags={band: values[keep] for band, values in self.mags.items()}, failed=self.failed)
+
+
+ARRAYS = ("images", "missing", "present", "sigma", "fwhm", "x", "y", "z", "sigma_v", "ids")
+
 
 def read_canvas(recipe: Recipe) -> Canvas:
     """Read the stamps that a recipe's ``canvas`` names.
@@ -85,11 +97,12 @@ def read_canvas(recipe: Recipe) -> Canvas:
     chunks = _select(catalog, survey, recipe)
     total = sum(chunk.n for chunk in chunks)
     _check_memory(total, frame, prior.catalog)
-    canvas, status, slots = _read(chunks, total, source, frame, survey)
+    canvas, status = _read(chunks, total, source, frame, survey)
     bad = status != Status.PENDING
-    failed = Counter(status_name(Status(code)).removeprefix("failed:") for code in status[bad].tolist())
+    canvas.failed.update(status_name(Status(code)).removeprefix("failed:") for code in status[bad].tolist())
     if bad.all():
-        reasons = ", ".join(f"{reason} {count}" for reason, count in failed.items()) or "no row is left by cut and part"
+        listed = [f"{reason} {count}" for reason, count in canvas.failed.items()]
+        reasons = ", ".join(listed) or "no row is left by cut and part"
         raise ConfigError(f"canvas.stamps: no usable stamp in {prior.stamps} ({reasons}); check canvas.stamps")
     columns = {name: np.concatenate([_sane(c, name, prior.catalog) for c in chunks]) for name in extra}
     nothing = np.full(total, np.nan)
@@ -101,7 +114,7 @@ def read_canvas(recipe: Recipe) -> Canvas:
         if all(band in chunk.mags for chunk in chunks)
     }
     canvas.ids = np.concatenate([chunk.id.astype(str) for chunk in chunks])
-    return _keep(canvas, slots, np.flatnonzero(~bad), failed)
+    return canvas.take(~bad)
 
 
 def _frame(recipe: Recipe, survey: Survey) -> Frame:
@@ -148,8 +161,8 @@ def _check_memory(rows: int, frame: Frame, path: str) -> None:
 
 def _read(
     chunks: list[Chunk], total: int, source: StampSource, frame: Frame, survey: Survey
-) -> tuple[Canvas, NDArray[np.uint8], NDArray[np.int64]]:
-    """Read all rows in storage order; row i of the catalog's rows is written to slot i."""
+) -> tuple[Canvas, NDArray[np.uint8]]:
+    """Read all rows in storage order; return them in catalog order, with their status."""
     width, size = len(frame.bands), frame.size
     empty = np.full((total, width), np.nan)
     canvas = Canvas(
@@ -183,7 +196,7 @@ def _read(
             first += chunk.n
     finally:
         reader.close()
-    return canvas, status, np.arange(total)
+    return canvas, status
 
 
 def _store(canvas: Canvas, status: NDArray[np.uint8], batch: Batch, slots: NDArray[np.intp]) -> None:
@@ -210,24 +223,3 @@ def _sane(chunk: Chunk, name: str, path: str) -> Array:
 def _within(values: Array, limits: tuple[float, float]) -> Array:
     with np.errstate(invalid="ignore"):
         return np.where((values > limits[0]) & (values < limits[1]), values, np.nan)
-
-
-def _keep(canvas: Canvas, slots: NDArray[np.int64], rows: NDArray[np.intp], failed: Counter[str]) -> Canvas:
-    """Return the canvas of some rows; nothing is copied if these are all."""
-    if len(rows) == len(slots):
-        canvas.failed = failed
-        return canvas
-    return Canvas(
-        images=canvas.images[rows],
-        missing=None if canvas.missing is None else canvas.missing[rows],
-        present=canvas.present[rows],
-        sigma=canvas.sigma[rows],
-        fwhm=canvas.fwhm[rows],
-        x=canvas.x[rows],
-        y=canvas.y[rows],
-        mags={band: values[rows] for band, values in canvas.mags.items()},
-        z=canvas.z[rows],
-        sigma_v=canvas.sigma_v[rows],
-        ids=canvas.ids[rows],
-        failed=failed,
-    )

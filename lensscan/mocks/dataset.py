@@ -3,7 +3,8 @@
     DIR/catalog.fits    id ra dec file mag_<band> magerr_<band>: what a survey would publish
     DIR/truth.fits      id and every truth column
     DIR/packs/NNNN.fits, or DIR/stamps/NNNN/ (one FITS file per object), or DIR/blocks/NNNN.h5 and DIR/mocks.h5
-    DIR/recipe.json     what made the folder; another recipe, seed or format is refused
+    DIR/recipe.json     what made the folder; another recipe, seed or format, or other files that the recipe reads
+                        (stamps, galaxy images, PSFs), are refused
 
 Stamps come first and the catalog last, so a folder with a catalog is complete.  A block is a pure function of
 recipe and seed and appears by a rename: ranks need no agreement, and whoever dies is made up for.
@@ -11,6 +12,7 @@ recipe and seed and appears by a rename: ranks need no agreement, and whoever di
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -24,6 +26,8 @@ import numpy as np
 from lensscan.errors import OutputError
 from lensscan.files import replacing
 from lensscan.mocks.layouts import LAYOUTS, Layout
+from lensscan.mocks.library import load_sources
+from lensscan.mocks.psf import read_psf
 from lensscan.mocks.realsky import real_sky, takes_real
 from lensscan.mocks.recipes import Recipe
 from lensscan.mocks.skytables import sky_tables
@@ -36,7 +40,31 @@ if TYPE_CHECKING:
 __all__ = ["Dataset"]
 
 BLOCK = 500
+CHANGED = {
+    "digest": "recipe (its numbers changed)",
+    "canvas": "canvas (the real stamps changed)",
+    "catalog": "canvas (what its catalog says of the stamps changed)",
+    "source": "source (the galaxy images changed)",
+    "psf": "psf (the measured PSF images changed)",
+}
+"""What to call a line of recipe.json that differs, where its name does not say enough."""
 Progress = Callable[[int, int], None]
+
+
+def _read_files(recipe: Recipe) -> dict[str, str]:
+    """Return hashes of what the recipe reads from files: its digest knows their paths only."""
+    found = {}
+    if takes_real(recipe):
+        sky = real_sky(recipe)
+        found["canvas"] = sky.fingerprint
+        found["catalog"] = hashlib.sha256(np.column_stack([sky.mags, sky.z, sky.sigma_v]).tobytes()).hexdigest()
+    if recipe.source.profile == "images":
+        found["source"] = load_sources(recipe.source.images, recipe.source.part).fingerprint
+    if recipe.psf.kind == "image":
+        psfs = [read_psf(recipe.band[band].psf, recipe.pixel_scale) for band in recipe.bands]
+        content = b"".join(psf.image.tobytes() + np.float64(psf.pixel_scale).tobytes() for psf in psfs)
+        found["psf"] = hashlib.sha256(content).hexdigest()
+    return found
 
 
 @dataclass(frozen=True)
@@ -142,19 +170,18 @@ class Dataset:
             "format": self.layout,
             "zero_point": self.recipe.zero_point,
         }
-        if takes_real(self.recipe):
-            record["canvas"] = real_sky(self.recipe).fingerprint
+        record |= _read_files(self.recipe)
         path = self.folder / "recipe.json"
         if path.is_file():
             try:
-                old = json.loads(path.read_text())
-            except ValueError:
+                old = dict(json.loads(path.read_text()))
+            except (ValueError, TypeError):
                 old = {}
-            differs = [key for key in record if old.get(key) != record[key]]
+            # Folders of earlier versions do not say which of these files they were made with.
+            unsaid = {"catalog", "source", "psf"} - set(old) if old else set()
+            differs = [key for key in record if key not in unsaid and old.get(key) != record[key]]
             if differs:
-                what = {"digest": "recipe (its numbers changed)", "canvas": "canvas (the real stamps changed)"}.get(
-                    differs[0], differs[0]
-                )
+                what = CHANGED.get(differs[0], differs[0])
                 raise OutputError(f"{self.folder}: holds mocks with another {what}; choose another folder or remove it")
         elif root:
             with replacing(path) as temporary:

@@ -94,16 +94,26 @@ def add_halo(frames: Tensor, recipe: Recipe, draws: Draws, x: Array, y: Array) -
 
 @dataclass(frozen=True, slots=True)
 class Hits:
-    """Where something strikes: rows and bands (m,), and which of the `k` draws of a row are its own."""
+    """Where an effect strikes: rows and bands (m,), and which of the `k` draws of a row are each hit's own."""
 
+    draws: Draws
+    name: str
     row: NDArray[np.intp]
     band: NDArray[np.intp]
     slot: NDArray[np.intp]
     k: int
 
-    def of(self, values: Array) -> Array:
-        """Return the hits' own among the draws (n, k), shape (m,)."""
-        return np.asarray(values[self.row, self.slot])
+    def uniform(self, what: str, low: float = 0.0, high: float = 1.0) -> Array:
+        """Draw one number for every hit, shape (m,)."""
+        return np.asarray(self.draws.uniform(f"{self.name}.{what}", low, high, k=self.k)[self.row, self.slot])
+
+    def flux(self, recipe: Recipe, low: float, high: float, unit: Array) -> Array:
+        """Draw the brightness of every hit (nJy): uniform in units of the peak, else log-uniform in `unit` (n, C)."""
+        if recipe.effects.unit == "peak":
+            size = self.uniform("flux", low, high)
+        else:
+            size = np.exp(self.uniform("flux", math.log(low), math.log(high)))
+        return np.asarray(size * unit[self.row, self.band])
 
 
 def _strike(draws: Draws, name: str, probability: float, mean: float, width: int) -> Hits:
@@ -112,13 +122,7 @@ def _strike(draws: Draws, name: str, probability: float, mean: float, width: int
     counts = [1 + draws.poisson(f"{name}.count.{k}", max(mean - 1, 0.0), most - 1) for k in range(width)]
     count = np.stack(counts, axis=1) * (draws.uniform(name, k=width) < probability)
     row, band, number = np.nonzero(np.arange(most) < count[..., None])
-    return Hits(row, band, band * most + number, width * most)
-
-
-def _amplitude(draws: Draws, recipe: Recipe, name: str, low: float, high: float, k: int) -> Array:
-    if recipe.effects.unit == "peak":
-        return draws.uniform(f"{name}.flux", low, high, k=k)
-    return np.asarray(np.exp(draws.uniform(f"{name}.flux", math.log(low), math.log(high), k=k)))
+    return Hits(draws, name, row, band, band * most + number, width * most)
 
 
 def add_cosmic_rays(frames: Tensor, recipe: Recipe, draws: Draws, unit: Array) -> Tensor:
@@ -130,14 +134,13 @@ def add_cosmic_rays(frames: Tensor, recipe: Recipe, draws: Draws, unit: Array) -
     probability, mean, low, high = recipe.effects.cosmic_rays
     if probability <= 0:
         return frames
-    width, size, name = frames.shape[1], frames.shape[-1], "effects.cosmic_rays"
-    hits = _strike(draws, name, probability, mean, width)
-    k = hits.k
-    x, y = (hits.of(draws.uniform(f"{name}.{a}", -0.5, size - 0.5, k=k)) for a in "xy")
-    angle = hits.of(draws.uniform(f"{name}.angle", 0.0, math.pi, k=k))
-    tangent = np.sqrt(1 / np.sqrt(hits.of(draws.uniform(f"{name}.slant", k=k))) - 1)
+    width, size = frames.shape[1], frames.shape[-1]
+    hits = _strike(draws, "effects.cosmic_rays", probability, mean, width)
+    x, y = (hits.uniform(axis, -0.5, size - 0.5) for axis in "xy")
+    angle = hits.uniform("angle", 0.0, math.pi)
+    tangent = np.sqrt(1 / np.sqrt(hits.uniform("slant")) - 1)
     half = 0.5 * np.clip(THICKNESS * tangent, 1.0, 2.0 * size)
-    flux = hits.of(_amplitude(draws, recipe, name, low, high, k)) * unit[hits.row, hits.band]
+    flux = hits.flux(recipe, low, high, unit)
     target = torch.from_numpy(hits.row * width + hits.band).to(frames.device)
     table = _tensor(np.stack([x, y, np.cos(angle), np.sin(angle), half, flux], axis=1), frames)
     out = frames.clone().view(-1, size, size)
@@ -161,12 +164,11 @@ def add_hot_pixels(frames: Tensor, recipe: Recipe, draws: Draws, unit: Array) ->
     probability, mean, low, high = recipe.effects.hot_pixels
     if probability <= 0:
         return frames
-    width, size, name = frames.shape[1], frames.shape[-1], "effects.hot_pixels"
-    hits = _strike(draws, name, probability, mean, width)
-    k = hits.k
-    row, column = (hits.of(np.floor(draws.uniform(f"{name}.{a}", 0, size, k=k))) for a in "yx")
-    flux = hits.of(_amplitude(draws, recipe, name, low, high, k)) * unit[hits.row, hits.band]
-    place = ((hits.row * width + hits.band) * size + row.astype(np.int64)) * size + column.astype(np.int64)
+    width, size = frames.shape[1], frames.shape[-1]
+    hits = _strike(draws, "effects.hot_pixels", probability, mean, width)
+    row, column = (np.floor(hits.uniform(axis, 0, size)).astype(np.int64) for axis in "yx")
+    flux = hits.flux(recipe, low, high, unit)
+    place = ((hits.row * width + hits.band) * size + row) * size + column
     out = frames.clone()
     out.view(-1).index_add_(0, torch.from_numpy(place).to(frames.device), _tensor(flux, frames))
     return out

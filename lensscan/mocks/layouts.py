@@ -49,7 +49,13 @@ class Layout(ABC):
     def write(self, start: int, rows: NDArray[np.int64]) -> None:
         """Write the missing `rows` of the block that begins at `start`."""
 
-    def finish(self, n: int) -> None:  # noqa: B027 - most formats are complete with their blocks
+    @property
+    @abstractmethod
+    def spec(self) -> str:
+        """Where the stamps are, as other commands take it."""
+
+    @abstractmethod
+    def finish(self, n: int) -> None:
         """Join the blocks of a complete set of `n` rows, where the format has something to join."""
 
     def simulate(self, start: int, stop: int) -> Mocks:
@@ -59,6 +65,11 @@ class Layout(ABC):
 
 class LooseFits(Layout):
     """``stamps/NNNN/NNNNNNNN.fits``, one file per object."""
+
+    @property
+    def spec(self) -> str:
+        """The SPEC of stamps by the catalog's column ``file``."""
+        return f"stamps:{self.folder}/{{file}}"
 
     def file_of(self, row: int) -> str:
         """Return the path of a row's file."""
@@ -84,9 +95,17 @@ class LooseFits(Layout):
             with replacing(self.folder / self.file_of(int(row)), sync=False) as path:
                 path.write_bytes(data)
 
+    def finish(self, n: int) -> None:
+        """Nothing: every stamp stands for itself."""
+
 
 class Packs(Layout):
     """``packs/NNNN.fits``, one pack per block."""
+
+    @property
+    def spec(self) -> str:
+        """The SPEC of the folder of packs."""
+        return f"packs:{self.folder}/packs"
 
     def file_of(self, row: int) -> str:
         """Return the path of the pack that holds a row."""
@@ -120,9 +139,17 @@ class Packs(Layout):
         with PackWriter(path, frame, rows.dtype) as writer:
             writer.add(batch, rows, ra, dec)
 
+    def finish(self, n: int) -> None:
+        """Nothing: a folder of packs is read as one."""
+
 
 class Hdf5(Layout):
     """``blocks/NNNN.h5`` with images, masks, observing conditions and truth; ``mocks.h5`` shows them as one."""
+
+    @property
+    def spec(self) -> str:
+        """The file that shows all blocks."""
+        return f"{self.folder}/mocks.h5"
 
     def file_of(self, row: int) -> str:
         """Return the path of the block that holds a row."""

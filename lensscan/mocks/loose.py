@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lensscan.survey.zeropoint import NJY_ZERO_POINT
+
 __all__ = ["stamp_bytes"]
 
 BLOCK = 2880
-AB_NJY = 31.4
 
 
 def _card(key: str, value: Any, comment: str = "") -> str:
@@ -55,7 +56,7 @@ def stamp_bytes(
         RA and Dec of the stamp's centre, degrees; North is up, East left.
     """
     pieces = [_header([("SIMPLE", True, "mock survey stamp"), ("BITPIX", 8), ("NAXIS", 0), ("EXTEND", True)])]
-    counts = (image * np.float32(10 ** (0.4 * (zero_point - AB_NJY)))).astype(">f4")
+    counts = (image * np.float32(10 ** (0.4 * (zero_point - NJY_ZERO_POINT)))).astype(">f4")
     size, step = image.shape[-1], pixel_scale / 3600
     for k, band in enumerate(bands):
         if not present[k]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,31 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lensscan.mocks.priors import Draws, pixel_normals, row_keys
-from lensscan.mocks.psf import draw_fwhm, frequencies
+from lensscan.mocks.psf import frequencies
 from lensscan.mocks.recipes import Recipe
-
-if TYPE_CHECKING:
-    from lensscan.mocks.sky import Observation
+from lensscan.mocks.sky import Observation, conditions
 
 __all__ = ["add_noise", "conditions", "convolve", "noise_kernel", "scale_to_peak", "settle_stars"]
 
 Stars = tuple[Tensor, Tensor, Tensor]
 NARROW = 2.0  # FWHM in pixels below which the pixels' frequencies cannot hold a star
-
-
-def conditions(draws: Draws, recipe: Recipe, sky: Observation) -> Observation:
-    """Return the observing conditions with ``psf.uniform``, ``psf.share`` and ``noise.relative`` in place.
-
-    With ``noise.relative`` stamps are scaled to a known peak, so that sigma is known before they are painted; sky
-    and slope keep their ratio to it.
-    """
-    noise = recipe.noise
-    sky = dataclasses.replace(sky, fwhm=draw_fwhm(draws, recipe, sky.fwhm))
-    if noise.relative is None:
-        return sky
-    sigma = noise.peak * draws.uniform("noise.relative", *noise.relative, k=len(recipe.bands))
-    ratio = sigma / sky.sigma
-    return dataclasses.replace(sky, sigma=sigma, sky=sky.sky * ratio, slope=sky.slope * ratio[..., None])
 
 
 def scale_to_peak(images: Tensor, peak: float) -> Tensor:

@@ -82,7 +82,8 @@ def render_source(
     compiled : bool
         Trace through `torch.compile`, where there is a compiler: several times the speed after a first call of
         seconds, pixels the same within 1e-5 of the peak.  Power laws are always traced plainly: written out, their
-        series is too long for the compiler.
+        series is too long for the compiler.  `simulate` does not ask for it: its survey recipes have power laws,
+        and pixels would depend on whether a machine has a compiler.
     """
     mass, source = mass.double(), source.double()
     lens = lens_table(mass, source[:, 0], source[:, 1], _terms(mass, terms, dtype)).to(dtype)
@@ -120,7 +121,7 @@ def render_images(
     return _render_images(lens, axis_table(mass, radius, turn).to(dtype), library, number, pixels, rays, pixel_scale)
 
 
-def _render(lens: Tensor, light: Tensor, pixels: int, rays: int, pixel_scale: float, compiled: bool) -> Tensor:
+def _render(lens: Tensor, light: Tensor, pixels: int, rays: int, pixel_scale: float, compiled: bool = False) -> Tensor:
     compiled = compiled and lens.shape[1] == ISOTHERMAL
     single = compiled and len(lens) == 1
     if single:  # the compiler would make other code for it
@@ -196,10 +197,8 @@ def _series_of(recipe: Recipe) -> int:
     return series_terms((1 - q) / (1 + q), torch.float32)
 
 
-def paint_arcs(
-    canvas: Tensor, recipe: Recipe, systems: Systems, start: int, stop: int, *, compiled: bool = False
-) -> None:
-    """Add the lensed sources of the rows [start, stop) to `canvas` (n, P, P, C); `compiled` as `render_source`."""
+def paint_arcs(canvas: Tensor, recipe: Recipe, systems: Systems, start: int, stop: int) -> None:
+    """Add the lensed sources of the rows [start, stop) to `canvas` (n, P, P, C)."""
     rows = start + np.flatnonzero(systems.lensed[start:stop])
     if not len(rows):
         return
@@ -220,7 +219,7 @@ def paint_arcs(
             continue
         k = torch.from_numpy(some).to(device)
         if library is None:
-            image = _render(lens[k], light[k], pixels, rays, recipe.pixel_scale, compiled)
+            image = _render(lens[k], light[k], pixels, rays, recipe.pixel_scale)
         else:
             number = torch.from_numpy(library.pick(systems.source["image"][rows[some]])).to(device)
             image = _render_images(lens[k], light[k], library, number, pixels, rays, recipe.pixel_scale)

@@ -21,17 +21,17 @@ from lensscan.mocks.placement import caustic_positions
 from lensscan.mocks.priors import Draws
 from lensscan.mocks.recipes import Recipe
 from lensscan.mocks.tables import GalaxyPrior, SourcePrior
+from lensscan.survey.zeropoint import NJY_ZERO_POINT
 
 __all__ = ["band_magnitudes", "flux", "lens_mass", "light_of", "random_colours", "source_galaxy", "track_colours"]
 
 Array = NDArray[np.float64]
 COLOURS = ("g-r", "r-i", "i-z")
-AB_NJY = 31.4
 
 
 def flux(magnitude: Array) -> Array:
     """Return nJy of AB magnitudes."""
-    return 10.0 ** (0.4 * (AB_NJY - magnitude))
+    return 10.0 ** (0.4 * (NJY_ZERO_POINT - magnitude))
 
 
 def band_magnitudes(bands: tuple[str, ...], i: Array, colours: Array) -> Array:

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +49,7 @@ class Proposal:
     ----------
     boxes : list of Box
     n_lenses, n_rows : int
-        Simulated lenses, and rows of the catalog with all magnitudes.
+        Simulated lenses, and rows of the catalog.
     lenses, field : dict of ndarray
         Magnitudes by band: of the lenses, and of at most 20,000 catalog rows.
     """
@@ -85,7 +86,7 @@ def propose(recipe: Recipe, seed: int, n: int, catalog: Catalog, survey: Survey)
     Raises
     ------
     ConfigError
-        If recipe and survey share fewer than two bands with magnitudes, or no lens was drawn.
+        If recipe and survey share fewer than two bands with magnitudes, or no lens was drawn that is seen in all.
     CatalogError
         If the catalog has no row with these magnitudes.
     """
@@ -93,21 +94,21 @@ def propose(recipe: Recipe, seed: int, n: int, catalog: Catalog, survey: Survey)
     if len(bands) < 2:
         raise ConfigError(f"a cut needs two bands: recipe {recipe.name} and survey {survey.name} share {bands}")
     lenses = _lens_magnitudes(recipe, seed, n, bands)
-    if not len(lenses[bands[0]]):
-        raise ConfigError(f"none of {n} mocks of {recipe.name} is a lens; raise -n")
+    if not np.isfinite(list(lenses.values())).all(axis=0).any():
+        raise ConfigError(f"none of {n} mocks of {recipe.name} is a lens seen in {', '.join(bands)}; raise -n")
     cuts = _shipped_cuts(survey, bands) + [_box(level, lenses, bands, recipe.reference) for level in LEVELS]
     judges = [Selector(survey, cut) for cut in cuts]
     catalog.require(tuple(bands))
     sample: list[dict[str, Array]] = []
-    n_rows = 0
+    n_rows, n_known = 0, 0
     for chunk in catalog.chunks():
         known = np.all([np.isfinite(chunk.mags[b]) for b in bands], axis=0)
-        n_rows += int(known.sum())
+        n_rows, n_known = n_rows + chunk.n, n_known + int(known.sum())
         room = SHOWN - sum(len(part[bands[0]]) for part in sample)
         sample.append({b: chunk.mags[b][known][:room] for b in bands})
         for judge in judges:
             judge.apply(chunk)
-    if not n_rows:
+    if not n_known:
         raise CatalogError(f"no row of {catalog.paths[0]} has magnitudes in {', '.join(bands)}; check the survey")
     boxes, chunk = [], _chunk(lenses)
     for cut, judge in zip(cuts, judges, strict=True):
@@ -218,12 +219,11 @@ def draw_proposal(proposal: Proposal, path: Path) -> None:
         axes.plot(value(proposal.field, x), value(proposal.field, y), ".", c="0.75", ms=2, label="catalog")
         axes.plot(value(proposal.lenses, x), value(proposal.lenses, y), ".", c="tab:orange", ms=2, label="lenses")
         for k, box in enumerate(proposal.boxes):
-            limits = {step.value: step for step in box.cut.step}
+            limits = {s.value: (s.min, s.max) for s in box.cut.step if s.min is not None and s.max is not None}
             if x in limits and y in limits:
-                a, b = ((limits[name].min, limits[name].max) for name in (x, y))
-                if None not in (*a, *b):
-                    corner, size = (a[0], b[0]), (a[1] - a[0], b[1] - b[0])  # type: ignore[operator]
-                    axes.add_patch(Rectangle(corner, *size, fill=False, ec=f"C{k}", lw=1.5, label=box.cut.name))  # type: ignore[arg-type]
+                (left, right), (low, high) = limits[x], limits[y]
+                style: dict[str, Any] = {"fill": False, "ec": f"C{k}", "lw": 1.5, "label": box.cut.name}
+                axes.add_patch(Rectangle((left, low), right - left, high - low, **style))
         spread = [np.nanquantile(value(proposal.lenses, name), [0.002, 0.998]) for name in (x, y)]
         axes.set_xlim(spread[0][0] - 1, spread[0][1] + 1)
         axes.set_ylim(spread[1][0] - 1, spread[1][1] + 1)

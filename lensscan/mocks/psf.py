@@ -1,4 +1,4 @@
-"""The PSF in Fourier space: Moffat, Gaussian or a measured image; its width, and the offsets between bands.
+"""The PSF in Fourier space: Moffat, Gaussian or a measured image; and the offsets between bands.
 
 ``moffat`` is a mixture of Moffat profiles of beta 2.5 and 4.5 with one FWHM, whose transforms are elementary:
 ``exp(-x) (1 + x)`` and ``exp(-x) (1 + x + 2 x^2 / 5 + x^3 / 15)`` with x = 2 pi k r_d (the Matern family); the
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,25 +22,12 @@ from lensscan.errors import ConfigError
 from lensscan.mocks.priors import Draws
 from lensscan.mocks.recipes import Recipe
 
-__all__ = ["MeasuredPsf", "draw_fwhm", "draw_offsets", "frequencies", "psf_transform", "read_psf", "shift_transform"]
+__all__ = ["MeasuredPsf", "draw_offsets", "frequencies", "psf_transform", "read_psf", "shift_transform"]
 
 Array = NDArray[np.float64]
 BETAS = (2.5, 4.5)
 TAPER = 0.15  # outermost part of a measured PSF's radius that fades out
 UPSAMPLED = 8  # finer pixels per pixel when its width is measured
-
-
-def draw_fwhm(draws: Draws, recipe: Recipe, fwhm: Array) -> Array:
-    """Return the FWHM (n, C), arcsec: `fwhm` as drawn from the bands, unless ``psf.uniform`` or ``psf.share`` say else.
-
-    0 where a stamp has no PSF.
-    """
-    prior = recipe.psf
-    if prior.uniform is not None:
-        fwhm = np.broadcast_to(draws.uniform("psf.uniform", *prior.uniform)[:, None], fwhm.shape)
-    if prior.share < 1:
-        fwhm = np.where(draws.uniform("psf.share")[:, None] < prior.share, fwhm, 0.0)
-    return fwhm
 
 
 def draw_offsets(draws: Draws, recipe: Recipe) -> tuple[Array, Array] | None:
@@ -133,9 +121,8 @@ class MeasuredPsf:
         return along_y @ (image @ along_x.transpose(1, 2))
 
 
-@functools.lru_cache(maxsize=32)
 def read_psf(path: str, pixel_scale: float) -> MeasuredPsf:
-    """Read the PSF image of a FITS file: the first HDU with a two-dimensional image.
+    """Read the PSF image of a FITS file, the first HDU with a two-dimensional image; the same call costs nothing.
 
     The median of the outermost pixels is taken as background, all beyond the radius at which the mean profile
     first falls to zero is cut, and the rim of what remains fades out, so that neither noise in the wings nor a
@@ -152,13 +139,27 @@ def read_psf(path: str, pixel_scale: float) -> MeasuredPsf:
     ConfigError
         If there is no such file, no image in it, or no light in the image.
     """
+    try:
+        state = os.stat(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return _read(path, pixel_scale, (state.st_size, state.st_mtime_ns))
+
+
+def _unreadable(path: str, error: Exception) -> ConfigError:
+    return ConfigError(f"{path}: cannot be read as the PSF of a band ({error}); give a FITS image")
+
+
+@functools.lru_cache(maxsize=32)
+def _read(path: str, pixel_scale: float, state: tuple[int, int]) -> MeasuredPsf:
+    """Read a file once for each `state` (size and time) that it is seen in."""
     from astropy.io import fits
 
     try:
         with fits.open(path) as hdus:
             found = [(hdu.data, hdu.header) for hdu in hdus if hdu.header.get("NAXIS") == 2 and hdu.is_image]
     except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"{path}: cannot be read as the PSF of a band ({error}); give a FITS image") from error
+        raise _unreadable(path, error) from error
     if not found or min(found[0][0].shape) < 5:
         raise ConfigError(f"{path}: holds no PSF image of at least 5 by 5 pixels; give one in band.<name>.psf")
     data, header = found[0]

@@ -21,13 +21,14 @@ from lensscan.config import load_survey
 from lensscan.errors import ConfigError
 from lensscan.mocks.canvas import Canvas, read_canvas
 from lensscan.mocks.lookalikes import Lookalikes
-from lensscan.mocks.population import AB_NJY, COLOURS
+from lensscan.mocks.population import COLOURS
 from lensscan.mocks.priors import pixel_normals
 from lensscan.mocks.recipes import Recipe
 from lensscan.mocks.shapes import KRON_MISSES, Central, measure_central
 from lensscan.mocks.tables import CanvasPrior
 from lensscan.survey.catalog import open_catalog
 from lensscan.survey.noise import estimate_sigma
+from lensscan.survey.zeropoint import NJY_ZERO_POINT
 
 __all__ = ["N_VIEWS", "RealSky", "load_real_sky", "paint_on", "real_sky", "takes_real", "turn_spin2", "turn_vector"]
 
@@ -38,6 +39,7 @@ MEASURED = 128  # stamps at a time
 KEPT = 2  # real skies held at once: training and test
 NO_GALAXY = "no_central_galaxy"
 NO_NOISE = "noise_unknown"
+NO_SEEING = "seeing_unknown"
 _KNOWN: dict[tuple[Any, ...], RealSky] = {}
 _LOCK = threading.Lock()
 
@@ -71,7 +73,7 @@ class RealSky:
     present : ndarray of bool, shape (N, C)
     sigma, fwhm : ndarray, shape (N, C)
         Noise per pixel (nJy; from planes, else `estimate_sigma`) and seeing (arcsec; header or survey file);
-        NaN in absent bands and where unknown.
+        NaN in absent bands.
     x, y : ndarray, shape (N,)
         Measured centre of the galaxy, arcsec from the stamp's.
     mags : ndarray, shape (N, C)
@@ -228,46 +230,51 @@ def _load(recipe: Recipe) -> RealSky:
     read = read_canvas(recipe)
     read.sigma = _noise(read)
     central = _measure(read, recipe.pixel_scale)
-    silent = ~np.isfinite(read.sigma).any(axis=1)  # smaller than the frame: all of the border is padding
-    good = np.flatnonzero(central.found & ~silent)
-    lost = {NO_NOISE: int(silent.sum()), NO_GALAXY: int((~central.found & ~silent).sum())}
+    # A stamp smaller than the frame has a border of padding; arcs can neither be judged without noise nor blurred
+    # without a PSF.
+    good = np.ones(len(read.ids), np.bool_)
+    lost: dict[str, int] = {}
+    for reason, bad in (
+        (NO_NOISE, (read.present & ~np.isfinite(read.sigma)).any(axis=1)),
+        (NO_SEEING, (read.present & ~np.isfinite(read.fwhm)).any(axis=1)),
+        (NO_GALAXY, ~central.found),
+    ):
+        lost[reason] = int((good & bad).sum())
+        good &= ~bad
     left_out = dict(read.failed) | {reason: count for reason, count in lost.items() if count}
-    if not len(good):
+    if not good.any():
         reasons = ", ".join(f"{reason} {count}" for reason, count in left_out.items())
-        raise ConfigError(f"canvas.stamps: no usable stamp in {recipe.canvas.stamps} ({reasons}); check them")
-    whole = len(good) == len(read.ids)
-    images = read.images if whole else read.images[good]
-    missing = read.missing if whole or read.missing is None else read.missing[good]
+        what = "state bands.<name>.fwhm in the survey file" if lost[NO_SEEING] else "check them"
+        raise ConfigError(f"canvas.stamps: no usable stamp in {recipe.canvas.stamps} ({reasons}); {what}")
     mags, offset = _magnitudes(read, central.flux, recipe.bands)
     total = (mags - offset[:, None] - KRON_MISSES)[good]
-    mags = mags[good]
-    known = {band: values[good] for band, values in read.mags.items()} | dict(zip(recipe.bands, mags.T, strict=True))
-    nothing = np.full(len(good), np.nan)
+    mags, read, central = mags[good], read.take(good), central.take(good)
+    known = read.mags | dict(zip(recipe.bands, mags.T, strict=True))
+    nothing = np.full(len(read.ids), np.nan)
     pairs = [name.split("-") for name in COLOURS]
     colours = np.stack([known.get(a, nothing) - known.get(b, nothing) for a, b in pairs], axis=1)
-    digest = hashlib.sha256("\n".join(read.ids[good]).encode())
-    digest.update(images.data)
-    z, sigma_v = read.z[good], read.sigma_v[good]
+    digest = hashlib.sha256("\n".join(read.ids).encode())
+    digest.update(read.images.data)
     return RealSky(
-        images=images,
-        missing=missing,
-        present=read.present[good],
-        sigma=read.sigma[good],
-        fwhm=np.where(read.present, read.fwhm, np.nan)[good],
-        x=central.x[good],
-        y=central.y[good],
+        images=read.images,
+        missing=read.missing,
+        present=read.present,
+        sigma=read.sigma,
+        fwhm=np.where(read.present, read.fwhm, np.nan),
+        x=central.x,
+        y=central.y,
         mags=mags,
         mag_i=known.get("i", nothing),
         colours=colours,
-        radius=central.radius[good],
-        e1=central.e1[good],
-        e2=central.e2[good],
-        z=z,
-        sigma_v=sigma_v,
-        ids=read.ids[good],
+        radius=central.radius,
+        e1=central.e1,
+        e2=central.e2,
+        z=read.z,
+        sigma_v=read.sigma_v,
+        ids=read.ids,
         left_out=left_out,
         fingerprint=digest.hexdigest(),
-        lookalikes=Lookalikes(recipe, total, z, sigma_v),
+        lookalikes=Lookalikes(recipe, total, read.z, read.sigma_v),
     )
 
 
@@ -277,7 +284,7 @@ def _magnitudes(read: Canvas, flux: Array, bands: tuple[str, ...]) -> tuple[Arra
     They are the catalog's; where it has none those measured, brought to its apertures.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        measured = np.where(read.present & (flux > 0), AB_NJY - 2.5 * np.log10(flux), np.nan)
+        measured = np.where(read.present & (flux > 0), NJY_ZERO_POINT - 2.5 * np.log10(flux), np.nan)
     nothing = np.full(len(read.ids), np.nan)
     listed = np.stack([read.mags.get(band, nothing) for band in bands], axis=1)
     both = np.isfinite(listed) & np.isfinite(measured)
@@ -313,5 +320,4 @@ def _measure(read: Canvas, pixel_scale: float) -> Central:
                 pixel_scale,
             )
         )
-    names = ("x", "y", "radius", "e1", "e2", "flux", "found")
-    return Central(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    return Central.joined(parts)

@@ -19,6 +19,7 @@ from lensscan.lens.light import sersic_b
 from lensscan.mocks import sed
 from lensscan.mocks.earlytypes import absolute_magnitude, log_size, track
 from lensscan.mocks.recipes import Recipe
+from lensscan.survey.zeropoint import NJY_ZERO_POINT
 
 __all__ = ["Screen"]
 
@@ -27,7 +28,6 @@ MAGNIFICATION = 1.5  # by which the estimates may fall short
 SIGNAL = 1.3
 MARGIN = 2.0  # scatters of the lens galaxy's magnitude allowed beyond its limits
 CUSPS = 0.5  # beyond this fraction of theta_E quadruple images need a mass flatter than 0.53, or shear
-AB_NJY = 31.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class Screen:
     def _bright(self, pairs: dict[str, Array], radius: Array, magnification: Array, mag: Array) -> NDArray[np.bool_]:
         at = sed.table().nearest(pairs["source_type"], pairs["z_source"])
         noise, poisson = self.noise[at], self.poisson[at]
-        signal = 10.0 ** (0.4 * (AB_NJY - pairs["source_mag"])) * self.colour[at] * magnification
+        signal = 10.0 ** (0.4 * (NJY_ZERO_POINT - pairs["source_mag"])) * self.colour[at] * magnification
         area = 7.0 * radius**2 * magnification + 2.266 * self.fwhm**2
         variance = (noise**2 + 0.5 * poisson * self._glare(pairs, self.band[at], mag)) * area + poisson * signal
         return (SIGNAL * signal) ** 2 >= self.recipe.label.snr**2 * variance
@@ -118,4 +118,5 @@ class Screen:
         n = galaxy.sersic_n[0]
         b = sersic_b(n)
         peak = b ** (2 * n) / (2 * math.pi * n * math.gamma(2 * n)) / radius**2
-        return 10.0 ** (0.4 * (AB_NJY - mag - colour)) * peak * np.exp(-b * (pairs["theta_E"] / radius) ** (1 / n))
+        light = 10.0 ** (0.4 * (NJY_ZERO_POINT - mag - colour)) * peak
+        return light * np.exp(-b * (pairs["theta_E"] / radius) ** (1 / n))

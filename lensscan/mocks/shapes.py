@@ -3,13 +3,15 @@
 Neighbours are told from the galaxy by symmetry: where a pixel is clearly brighter than its counterpart across the
 galaxy's centre, the counterpart is taken instead.  Position and ellipticity are adaptive Gaussian-weighted moments
 (Bernstein & Jarvis 2002, AJ 123, 583, section 3), those of a round Moffat PSF taken off; magnitudes
-are those of a circle of 2.5 Kron radii (Kron 1980, ApJS 43, 305).
+are those of a circle of 2.5 Kron radii (Kron 1980, ApJS 43, 305).  (Lens light behind arcs is another task:
+`lensscan.lenslight.shape` bounds the weight, and hands on a first guess whatever the stamp holds.)
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +41,15 @@ class Central:
     e2: Array
     flux: Array
     found: NDArray[np.bool_]
+
+    def take(self, keep: NDArray[np.bool_]) -> Central:
+        """Return the galaxies to `keep` (n,)."""
+        return Central(*(getattr(self, item.name)[keep] for item in fields(self)))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Central]) -> Central:
+        """Return the galaxies of all `parts`, one after the other."""
+        return cls(*(np.concatenate([getattr(part, item.name) for part in parts]) for item in fields(cls)))
 
 
 def measure_central(

@@ -24,7 +24,7 @@ from lensscan.mocks.effects import add_effects, flags_pixels, hide_circles, satu
 from lensscan.mocks.negatives import compose
 from lensscan.mocks.observe import add_noise, convolve, scale_to_peak, settle_stars
 from lensscan.mocks.paint import paint_arcs
-from lensscan.mocks.population import AB_NJY, flux
+from lensscan.mocks.population import flux
 from lensscan.mocks.priors import Draws, row_keys
 from lensscan.mocks.psf import draw_offsets, psf_transform, shift_transform
 from lensscan.mocks.realsky import paint_on, real_sky, takes_real
@@ -32,6 +32,7 @@ from lensscan.mocks.recipes import CLASSES, Recipe, load_recipe
 from lensscan.mocks.scene import Frozen, paint_discs, paint_galaxies, paint_trails
 from lensscan.mocks.sky import Observation
 from lensscan.mocks.systems import Systems, draw_systems
+from lensscan.survey.zeropoint import NJY_ZERO_POINT
 
 __all__ = ["Mocks", "draw_truth", "simulate", "simulate_named"]
 
@@ -266,7 +267,7 @@ def _truth(recipe: Recipe, systems: Systems, central: np.ndarray) -> dict[str, n
     if (systems.stamp >= 0).any():
         total = total + np.where((systems.stamp >= 0)[:, None], flux(systems.light["mags"]), 0.0)
     for k, band in enumerate(recipe.bands):
-        columns[f"mag_{band}"] = AB_NJY - 2.5 * np.log10(total[:, k])
+        columns[f"mag_{band}"] = NJY_ZERO_POINT - 2.5 * np.log10(total[:, k])
     return columns | {"_present": systems.sky.present, "_fwhm": systems.sky.fwhm, "_sigma": systems.sky.sigma}
 
 

@@ -1,9 +1,9 @@
-"""Observing conditions of a set of rows: depth, seeing, PSF shape, sky, and where the target sits (numpy, float64)."""
+"""Observing conditions of a set of rows: depth, seeing, PSF shape, sky, where the target sits (numpy, float64)."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lensscan.mocks.priors import Draws
 from lensscan.mocks.recipes import Recipe
 
-__all__ = ["Observation", "observe"]
+__all__ = ["Observation", "conditions", "draw_fwhm", "observe"]
 
 Array = NDArray[np.float64]
 
@@ -69,6 +69,34 @@ def observe(draws: Draws, recipe: Recipe) -> Observation:
         y=centre[1],
         present=present,
     )
+
+
+def conditions(draws: Draws, recipe: Recipe, sky: Observation) -> Observation:
+    """Return the observing conditions with ``psf.uniform``, ``psf.share`` and ``noise.relative`` in place.
+
+    With ``noise.relative`` stamps are scaled to a known peak, so that sigma is known before they are painted; sky
+    and slope keep their ratio to it.
+    """
+    noise = recipe.noise
+    sky = replace(sky, fwhm=draw_fwhm(draws, recipe, sky.fwhm))
+    if noise.relative is None:
+        return sky
+    sigma = noise.peak * draws.uniform("noise.relative", *noise.relative, k=len(recipe.bands))
+    ratio = sigma / sky.sigma
+    return replace(sky, sigma=sigma, sky=sky.sky * ratio, slope=sky.slope * ratio[..., None])
+
+
+def draw_fwhm(draws: Draws, recipe: Recipe, fwhm: Array) -> Array:
+    """Return the FWHM (n, C), arcsec: `fwhm` as drawn from the bands, unless ``psf.uniform`` or ``psf.share`` say else.
+
+    0 where a stamp has no PSF.
+    """
+    prior = recipe.psf
+    if prior.uniform is not None:
+        fwhm = np.broadcast_to(draws.uniform("psf.uniform", *prior.uniform)[:, None], fwhm.shape)
+    if prior.share < 1:
+        fwhm = np.where(draws.uniform("psf.share")[:, None] < prior.share, fwhm, 0.0)
+    return fwhm
 
 
 def _shared(draws: Draws, name: str, common: float, width: int) -> Array:

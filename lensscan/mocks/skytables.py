@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lensscan.mocks.population import AB_NJY, flux
+from lensscan.files import ascii_text
+from lensscan.mocks.population import flux
 from lensscan.mocks.priors import Draws
 from lensscan.mocks.recipes import CLASSES, Recipe
 from lensscan.mocks.simulate import draw_truth
+from lensscan.survey.zeropoint import NJY_ZERO_POINT
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -75,7 +77,7 @@ def sky_tables(recipe: Recipe, seed: int, n: int, files: NDArray[np.str_]) -> tu
     for table in (catalog, result):
         for key in table.colnames:
             table[key].unit = unit_of(key)
-        table.meta.update({"RECIPE": recipe.name, "SEED": seed, "DIGEST": recipe.digest[:32]})
+        table.meta.update({"RECIPE": ascii_text(recipe.name), "SEED": seed, "DIGEST": recipe.digest[:32]})
     return catalog, result
 
 
@@ -99,7 +101,7 @@ def measured_magnitudes(
     seen = (measured > noise) & extra["present"][:, k]
     safe = np.where(seen, measured, 1.0)
     return (
-        np.where(seen, AB_NJY - 2.5 * np.log10(safe), 99.0),
+        np.where(seen, NJY_ZERO_POINT - 2.5 * np.log10(safe), 99.0),
         np.where(seen, 2.5 / math.log(10) * noise / safe, 99.0),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,10 +13,15 @@ from lensscan.mocks.recipes import CLASSES, Recipe
 from lensscan.mocks.simulate import draw_truth, simulate
 from lensscan.mocks.systems import prior_draws
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 __all__ = ["draw_priors", "draw_sheet"]
 
 SHEET = 32
 DRAWN = 4096
+BINS = (8, 30)
+LENSES = ("lens", "painted")
 LABELS = {
     "mass.theta_E": "theta_E [arcsec]",
     "mass.sigma_v": "sigma_v [km/s]",
@@ -62,7 +68,7 @@ def draw_priors(recipe: Recipe, seed: int, n: int, path: Path) -> None:
     rows = -(-(len(names) + len(observed)) // columns)
     figure = Figure(figsize=(3.1 * columns, 2.5 * rows), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
-    lens = klass == 0
+    lens = np.isin(klass, [CLASSES.index(name) for name in LENSES])
     for number, name in enumerate([*names, *observed]):
         axes = figure.add_subplot(rows, columns, number + 1)
         kind, _, band = name.partition(" ")
@@ -79,20 +85,22 @@ def draw_priors(recipe: Recipe, seed: int, n: int, path: Path) -> None:
     write_picture(path, lambda name: figure.savefig(name, format="png"))
 
 
-def _histogram(axes: object, parts: dict[str, NDArray[np.float64]], label: str) -> None:
+def _histogram(axes: Axes, parts: dict[str, NDArray[np.float64]], label: str) -> None:
     everything = np.concatenate([v[np.isfinite(v)] for v in parts.values()])
     low, high = np.quantile(everything, [0.002, 0.998])
     if high <= low:
         low, high = low - 0.5, high + 0.5
-    edges = np.linspace(low, high, 31)
+    bins = int(np.clip(2 * len(everything) ** (1 / 3), *BINS))  # few rows would be a comb in narrow ones
+    edges = np.linspace(low, high, bins + 1)
     for name, values in parts.items():
         values = values[np.isfinite(values)]
         if len(values):
-            style = {"histtype": "stepfilled", "color": "0.8"} if name == "prior" else {"histtype": "step", "lw": 1.4}
-            axes.hist(np.clip(values, low, high), edges, density=True, label=name, **style)  # type: ignore[attr-defined]
-    axes.set_xlabel(label, fontsize=8)  # type: ignore[attr-defined]
-    axes.tick_params(labelsize=7)  # type: ignore[attr-defined]
-    axes.set_yticks([])  # type: ignore[attr-defined]
+            filled: dict[str, Any] = {"histtype": "stepfilled", "color": "0.8"}
+            style = filled if name == "prior" else {"histtype": "step", "lw": 1.4}
+            axes.hist(np.clip(values, low, high), edges.tolist(), density=True, label=name, **style)
+    axes.set_xlabel(label, fontsize=8)
+    axes.tick_params(labelsize=7)
+    axes.set_yticks([])
 
 
 def draw_sheet(recipe: Recipe, seed: int, n: int, path: Path) -> None:

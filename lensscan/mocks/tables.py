@@ -94,7 +94,7 @@ class NoisePrior:
     gradient : float
         Standard deviation of the sky's slope, sigma per half stamp.
     missing_band : float
-        Probability that a band is absent.
+        Probability that a band is absent; where all would be, none is.
     white : float
         Share of stamps whose noise is white instead.
     relative : (float, float) or None

@@ -14,7 +14,7 @@ from synthetic_run import make_card, make_run
 
 from lensscan.candidates.file import read_candidates
 from lensscan.candidates.images import ImageRequest, predict_images
-from lensscan.candidates.imagetable import COLUMNS, FORMATS
+from lensscan.candidates.imagetable import COLUMNS, FORMATS, write_table
 from lensscan.cli.images import FORMATS as CLI_FORMATS
 from lensscan.cli.main import main
 from lensscan.config import Band, Survey
@@ -162,6 +162,15 @@ def test_formats_read_back(output, tmp_path, to):
     if to == "hdf5":
         with h5py.File(file) as h5:
             assert "images" in h5
+
+
+def test_a_fits_file_of_no_row_keeps_its_columns(output, tmp_path):
+    report = predict_images(output, ImageRequest(samples=20))
+    write_table(report.table[:0], tmp_path / "none.fits", "fits")
+    found = Table.read(tmp_path / "none.fits", character_as_bytes=False)
+    assert len(found) == 0
+    assert found.colnames == [column.name for column in COLUMNS]
+    assert {name for name in found.colnames if found[name].dtype.kind in "SU"} >= {"mode", "z_lens_from"}
 
 
 def test_same_results_whatever_is_asked_beside(output):

@@ -119,6 +119,13 @@ def test_bad_stamps_cost_one_line_each_and_the_others_are_written(
     assert "single.fits: ICA needs two bands" in lines[2]
 
 
+def test_names_need_not_be_ascii(survey: str, tmp_path: Path) -> None:
+    write_stamp(tmp_path / "gr\xfcn.fits")
+    assert run(tmp_path / "gr\xfcn.fits", "--survey", survey, "-o", tmp_path / "out") == 0
+    header = fits.getheader(tmp_path / "out" / "gr\xfcn-light.fits")
+    assert header["SOURCE"].endswith("gr\\xfcn.fits")
+
+
 def test_nothing_done_is_an_error(survey: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path / "gone.fits", "--survey", survey, "-o", tmp_path / "out") == 1
     assert "none of 1 stamps" in capsys.readouterr().err

@@ -11,7 +11,8 @@ import pytest
 import torch
 from astropy.cosmology import FlatLambdaCDM
 
-from lensscan.lens import SIE, epl
+from lensscan.lens import SIE
+from lensscan.lens.epl import EPL
 from lensscan.lens.light import clumpy_sersic, double_sersic, point_images, sersic_peak
 
 COSMOLOGY = FlatLambdaCDM(H0=70, Om0=0.3, Tcmb0=0)
@@ -126,7 +127,7 @@ def our_picture(slope):
     grid = (torch.arange(SIZE * RAYS, dtype=torch.float64) - (SIZE * RAYS - 1) / 2) * (PIXEL / RAYS)
     px, py = grid[None, :], grid[:, None]
     mass = tensors(MASS.values())
-    ax, ay = epl.deflection(px, py, *mass, *SHEAR, slope)
+    ax, ay = EPL(*mass, *SHEAR, slope).deflection(px, py)
     light = clumpy_sersic(px - ax, py - ay, *tensors(AT), *tensors(SOURCE.values()), tuple(tensors(CLUMPS)), 0.0)
     galaxy = double_sersic(px, py, *mass[3:5], *tensors(GALAXY.values()), SHARE, 0.0)
     image = (light + GALAXY_FLUX * galaxy).view(SIZE, RAYS, SIZE, RAYS).mean(dim=(1, 3)) * PIXEL**2

@@ -9,6 +9,7 @@ from astropy.cosmology import FlatLambdaCDM
 
 from lensscan.lens import SIE, solver
 from lensscan.lens.caustics import caustic, cut, image_number
+from lensscan.lens.light import point_images
 from lensscan.lens.solver import MOST_IMAGES
 
 NAMES = ("theta_E", "e1", "e2", "x", "y", "gamma1", "gamma2")
@@ -287,3 +288,12 @@ def test_same_images_as_a_triangle_search():
         want = [place for place in want if abs(float(part(lens, k).magnification(*place))) > 0.05]
         assert len(got) == len(want)
         np.testing.assert_allclose(sorted(got), sorted(want), atol=1e-8)
+
+
+def test_results_stay_on_the_device_of_the_sources():
+    """A lens made of floats lies on the CPU; `meta` stands for any other device."""
+    nowhere = torch.empty(0, device="meta")
+    images = SIE(1.0, 0.1, 0.0, 0.0, 0.0).images(nowhere, nowhere)
+    assert {value.device.type for value in (images.x, images.magnification, images.fermat, images.count)} == {"meta"}
+    x, _, flux = point_images(SIE(1.0, 0.1, 0.0, 0.0, 0.0), nowhere, nowhere)
+    assert (x.device.type, flux.device.type) == ("meta", "meta")

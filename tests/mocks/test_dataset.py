@@ -92,6 +92,54 @@ def test_a_folder_of_other_mocks_is_refused(loose, change):
     assert json.loads((loose.folder / "recipe.json").read_text())["seed"] == 1
 
 
+def blob(path, size, noise=0.0):
+    grid = np.arange(41) - 20.0
+    image = np.exp(-0.5 * (grid**2 + grid[:, None] ** 2) / size**2)
+    fits.writeto(path, image + noise * np.random.default_rng(1).normal(size=image.shape), overwrite=True)
+
+
+def measured(tmp_path):
+    """A recipe with measured PSFs and images of galaxies, in files of one name whatever they hold."""
+    blob(tmp_path / "psf.fits", 1.5)
+    (tmp_path / "galaxies").mkdir()
+    blob(tmp_path / "galaxies" / "one.fits", 5.0, 0.01)
+    psf = {name: dataclasses.replace(band, psf=str(tmp_path / "psf.fits")) for name, band in RECIPE.band.items()}
+    source = dataclasses.replace(RECIPE.source, profile="images", images=str(tmp_path / "galaxies"))
+    kind = dataclasses.replace(RECIPE.psf, kind="image")
+    return dataclasses.replace(RECIPE, size=32, classes={"lens": 1.0}, band=psf, psf=kind, source=source)
+
+
+@pytest.mark.parametrize(("name", "size", "what"), [("psf", 2.5, "psf"), ("galaxies/one", 4.0, "source")])
+def test_other_files_of_the_same_names_are_other_mocks(tmp_path, name, size, what):
+    data = Dataset(measured(tmp_path), 1, 4, tmp_path / "mocks")
+    data.write()
+    before = simulate(data.recipe, seed=1, n=4).images
+    data.write()
+    blob(tmp_path / f"{name}.fits", size, 0.01 * (what == "source"))
+    assert not torch.equal(simulate(data.recipe, seed=1, n=4).images, before)
+    with pytest.raises(OutputError, match=rf"another {what} \(.*images changed\)"):
+        data.write()
+
+
+def test_a_folder_that_does_not_say_its_files_is_still_completed(tmp_path):
+    data = Dataset(measured(tmp_path), 1, 4, tmp_path / "mocks")
+    data.write()
+    path = data.folder / "recipe.json"
+    old = {key: value for key, value in json.loads(path.read_text()).items() if key not in ("psf", "source")}
+    path.write_text(json.dumps(old))
+    assert data.write()
+    path.write_text("[1]")
+    with pytest.raises(OutputError, match="another recipe"):
+        data.write()
+
+
+def test_names_of_recipes_need_not_be_ascii(loose, tmp_path):
+    named = dataclasses.replace(loose.recipe, name="gr\xfcn")
+    data = Dataset(named, 1, 2, tmp_path / "mocks")
+    assert data.write()
+    assert fits.getheader(data.folder / "truth.fits", 1)["RECIPE"] == "gr\\xfcn"
+
+
 def test_packs_grow_and_hold_the_same_pixels(loose, tmp_path, monkeypatch):
     packfile = pytest.importorskip("lensscan.survey.packfile")
     monkeypatch.setattr(module, "BLOCK", 16)

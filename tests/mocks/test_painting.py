@@ -8,8 +8,9 @@ import torch
 
 from lensscan.config import find, read_toml
 from lensscan.errors import ConfigError
+from lensscan.mocks import summary
 from lensscan.mocks.realsky import real_sky
-from lensscan.mocks.recipes import CLASSES, make_recipe
+from lensscan.mocks.recipes import CLASSES, load_recipe, make_recipe
 from lensscan.mocks.simulate import draw_truth, simulate
 from lensscan.mocks.systems import draw_systems
 
@@ -97,6 +98,20 @@ def test_simulated_and_real_classes_stand_side_by_side(recipe):
     assert {"lens", "elliptical"} <= names
     assert set(mocks.truth["klass"][on_stamp].tolist()) <= {PAINTED, REAL, UNDETECTABLE}
     assert torch.isfinite(mocks.images).all()
+
+
+def test_painted_lenses_are_lenses_in_the_picture_of_the_priors(monkeypatch, tmp_path):
+    rng = np.random.default_rng(1)
+    n, theta_E = 40, rng.uniform(0.5, 2.0, 40)
+    klass = np.where(np.arange(n) < 15, PAINTED, np.where(np.arange(n) < 25, CLASSES.index("lens"), REAL))
+    first, sky = {"mass.theta_E": theta_E}, {name: np.ones((n, 4)) for name in ("fwhm", "sigma")}
+    monkeypatch.setattr(summary, "prior_draws", lambda *_: (first, first, klass, sky))
+    drawn = {}
+    draw = summary._histogram
+    monkeypatch.setattr(summary, "_histogram", lambda axes, *of: (drawn.update({of[1]: of[0]}), draw(axes, *of)))
+    summary.draw_priors(load_recipe("des-griz"), 1, n, tmp_path / "priors.png")
+    np.testing.assert_array_equal(drawn["theta_E [arcsec]"]["lenses"], theta_E[:25])
+    np.testing.assert_array_equal(drawn["theta_E [arcsec]"]["others"], theta_E[25:])
 
 
 def test_missing_stamps_are_one_clear_line():

@@ -9,8 +9,9 @@ import torch
 from lensscan.errors import ConfigError
 from lensscan.mocks.observe import convolve
 from lensscan.mocks.priors import Draws
-from lensscan.mocks.psf import draw_fwhm, draw_offsets, prepare, psf_transform, read_psf, shift_transform
+from lensscan.mocks.psf import draw_offsets, prepare, psf_transform, read_psf, shift_transform
 from lensscan.mocks.recipes import load_recipe
+from lensscan.mocks.sky import draw_fwhm
 from lensscan.mocks.tables import EffectsPrior
 
 RECIPE = dataclasses.replace(load_recipe("des-griz"), effects=EffectsPrior())

@@ -313,6 +313,30 @@ def test_stamps_smaller_than_the_recipe_have_no_noise_to_measure(truth: Truth) -
         load_real_sky(large.canvas, large)
 
 
+def test_stamps_without_seeing_or_noise_in_a_band_are_left_out(truth: Truth) -> None:
+    blind = recipe(truth.folder, survey=f"{truth.folder}/sky.toml")
+    with pytest.raises(ConfigError, match=r"seeing_unknown 23\); state bands.<name>.fwhm in the survey file"):
+        load_real_sky(blind.canvas, blind)
+    half = truth.folder / "half.toml"
+    lines = (truth.folder / "seeing.toml").read_text().splitlines()
+    lines.remove(f"fwhm = {FWHM}")  # of band g, the first
+    half.write_text("\n".join(lines))
+    single = recipe(truth.folder, survey=str(half))
+    assert load_real_sky(single.canvas, single).ids.tolist() == ["105"], "the stamp without band g needs its seeing not"
+    padded = truth.folder / "padded"
+    padded.mkdir()
+    for k in (10, 11):
+        with fitsio.FITS(str(truth.folder / "stamps" / f"{100 + k}.fits")) as fits:
+            images = {band: fits[band.upper()].read() for band in "gi"}
+        if k == 11:
+            images["g"][:10] = images["g"][-10:] = images["g"][:, :10] = images["g"][:, -10:] = 0.0
+        write_stamp(padded / f"{100 + k}.fits", images)
+    sky = recipe(truth.folder, stamps=f"stamps:{padded}/{{id}}.fits")
+    found = load_real_sky(sky.canvas, sky)
+    assert found.ids.tolist() == ["110"]
+    assert found.left_out["noise_unknown"] == 1
+
+
 def test_a_cut_selects(truth: Truth) -> None:
     (truth.folder / "blue.toml").write_text('name = "blue"\n[[step]]\nvalue = "g - i"\nmax = 1.0\n')
     cut = recipe(truth.folder, cut=f"{truth.folder}/blue.toml")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import cProfile
 import importlib.util
 import math
-import pstats
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -235,8 +236,8 @@ def _whole(report: Report, rounds: int) -> None:
     report.rate(f"simulate({RECIPE}), all of it, 1 thread", rates["simulate"], "stamps/s")
     profile = cProfile.Profile()
     profile.runcall(simulate, RECIPE, seed=2, n=STAMPS)
-    statistics = pstats.Stats(profile)
-    spent = {f"{file.rsplit('/', 1)[-1]}:{name}": row[3] for (file, _, name), row in statistics.stats.items()}  # type: ignore[attr-defined]
+    calls = [(entry.code, entry.totaltime) for entry in profile.getstats() if isinstance(entry.code, CodeType)]
+    spent = {f"{Path(code.co_filename).name}:{code.co_name}": seconds for code, seconds in calls}
     total = spent["simulate.py:simulate"]
     rest = 100.0
     for part, functions in PARTS.items():
