@@ -13,9 +13,9 @@ from torch import Tensor
 from lensscan.mocks.priors import Draws, pixel_normals, row_keys
 from lensscan.mocks.psf import frequencies
 from lensscan.mocks.recipes import Recipe
-from lensscan.mocks.sky import Observation, conditions
+from lensscan.mocks.sky import Observation
 
-__all__ = ["add_noise", "conditions", "convolve", "noise_kernel", "scale_to_peak", "settle_stars"]
+__all__ = ["add_noise", "convolve", "noise_kernel", "scale_to_peak", "settle_stars"]
 
 Stars = tuple[Tensor, Tensor, Tensor]
 NARROW = 2.0  # FWHM in pixels below which the pixels' frequencies cannot hold a star

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lensscan.mocks.priors import Draws
 from lensscan.mocks.recipes import Recipe
 
-__all__ = ["Observation", "conditions", "draw_fwhm", "observe"]
+__all__ = ["Observation", "draw_fwhm", "observe"]
 
 Array = NDArray[np.float64]
 
@@ -36,7 +36,10 @@ class Observation:
 
 
 def observe(draws: Draws, recipe: Recipe) -> Observation:
-    """Draw the observing conditions; depth and seeing of the bands scatter partly together."""
+    """Draw the observing conditions; depth and seeing of the bands scatter partly together.
+
+    With ``noise.relative`` stamps are scaled to a known peak, so that sigma is known before they are painted.
+    """
     bands = [recipe.band[b] for b in recipe.bands]
     width, noise = len(bands), recipe.noise
     low, mid, high = (np.log([b.sigma[k] for b in bands]) for k in range(3))
@@ -44,7 +47,7 @@ def observe(draws: Draws, recipe: Recipe) -> Observation:
     sigma = np.exp(mid + np.where(z > 0, (high - mid), (mid - low)) / 1.645 * np.clip(z, -3, 3))
     z = _shared(draws, "psf.fwhm", recipe.psf.common, width)
     fwhm = np.array([b.fwhm[0] for b in bands]) + np.array([b.fwhm[1] for b in bands]) * np.clip(z, -2.5, 3.5)
-    sky = np.array([b.sky for b in bands])
+    level = np.array([b.sky for b in bands])
     e = recipe.psf.ellipticity * np.sqrt(-2 * np.log(draws.uniform("psf.e", k=width)))
     psf1, psf2 = draws.spin2("psf.angle", np.minimum(e, 0.3))
     frame, pixel = recipe.frame, recipe.pixel_scale
@@ -57,10 +60,10 @@ def observe(draws: Draws, recipe: Recipe) -> Observation:
     ]
     present = draws.uniform("noise.present", k=width) >= noise.missing_band
     present |= ~present.any(axis=1, keepdims=True)
-    return Observation(
-        fwhm=fwhm,
+    sky = Observation(
+        fwhm=draw_fwhm(draws, recipe, fwhm),
         sigma=sigma,
-        sky=sky * sigma * draws.normal("noise.sky", k=width),
+        sky=level * sigma * draws.normal("noise.sky", k=width),
         slope=noise.gradient * sigma[..., None] * draws.normal("noise.slope", k=2 * width).reshape(-1, width, 2),
         wings=draws.uniform("psf.wings", recipe.psf.wings[0], recipe.psf.wings[1], k=width),
         psf1=psf1,
@@ -69,16 +72,6 @@ def observe(draws: Draws, recipe: Recipe) -> Observation:
         y=centre[1],
         present=present,
     )
-
-
-def conditions(draws: Draws, recipe: Recipe, sky: Observation) -> Observation:
-    """Return the observing conditions with ``psf.uniform``, ``psf.share`` and ``noise.relative`` in place.
-
-    With ``noise.relative`` stamps are scaled to a known peak, so that sigma is known before they are painted; sky
-    and slope keep their ratio to it.
-    """
-    noise = recipe.noise
-    sky = replace(sky, fwhm=draw_fwhm(draws, recipe, sky.fwhm))
     if noise.relative is None:
         return sky
     sigma = noise.peak * draws.uniform("noise.relative", *noise.relative, k=len(recipe.bands))

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from lensscan.lens.cosmology import distances, einstein_radius
 from lensscan.lens.light import sersic_b
 from lensscan.mocks.arcs import is_detectable, log_sersic_peak, measure, signal_to_noise
-from lensscan.mocks.observe import conditions
 from lensscan.mocks.population import flux, lens_mass, light_of, source_galaxy
 from lensscan.mocks.priors import Draws
 from lensscan.mocks.realsky import N_VIEWS, real_sky
@@ -88,7 +87,7 @@ def draw_systems(recipe: Recipe, seed: int, index: NDArray[np.int64]) -> Systems
     """
     draws = Draws(recipe.digest, seed, index)
     klass = draws.choice("class", np.asarray(recipe.weights))
-    sky = conditions(draws, recipe, observe(draws, recipe))
+    sky = observe(draws, recipe)
     wants = np.where((draws.uniform("twin") < TWINS) | (klass == UNBENT), LENS, -1)
     for own in SOURCED:
         wants = np.where(klass == own, own, wants)
@@ -141,7 +140,7 @@ def prior_draws(
     """
     index = np.arange(n, dtype=np.int64)
     draws = Draws(recipe.digest, seed, index)
-    sky = conditions(draws, recipe, observe(draws, recipe))
+    sky = observe(draws, recipe)
     first = _attempt(recipe, draws, sky, index, np.full(n, -1), np.zeros(n, bool), all_measured=True)
     systems = draw_systems(recipe, seed, index)
     blank = np.full(n, np.nan)
