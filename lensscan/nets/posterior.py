@@ -7,18 +7,21 @@ the same bits whatever rows stand beside it and however the caller cuts its chun
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtri
 from scipy.stats import qmc
 
+from lensscan.metrics.scalemixture import GAUSSIAN, ScaleMixture
 from lensscan.nets.latent import N_COV, N_LATENT, PARAMETERS, TRIANGLE, cholesky_packed
 
 __all__ = ["COLUMNS", "normal_points", "posterior_columns"]
 
 Array = npt.NDArray[np.float64]
+Tails = tuple[ScaleMixture, ...]
 
 BLOCK = 4096
 STRIP = 64
@@ -49,10 +52,17 @@ def normal_points() -> Array:
     return np.asarray(np.linalg.solve(scale, points.T).T)
 
 
+@cache
+def _points(tail: ScaleMixture) -> Array:
+    """Return the fixed points in the plane of a component with this tail, (POINTS, 2)."""
+    return tail.stretch(normal_points())
+
+
 def posterior_columns(
     mean: npt.NDArray[np.floating],
     cov: npt.NDArray[np.floating],
     weight: npt.NDArray[np.floating] | None = None,
+    tails: Sequence[ScaleMixture] | None = None,
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Return the catalog's posterior columns of n rows and K components.
 
@@ -65,6 +75,8 @@ def posterior_columns(
     weight : (n, K) array, optional
         Weights of the components, not negative, in any unit; without them, and in rows where all are the same,
         each component counts alike.
+    tails : sequence of K ScaleMixture, optional
+        Shape of each component, of which mean and cov are the centre and the covariance before its factors.
 
     Returns
     -------
@@ -84,6 +96,9 @@ def posterior_columns(
         raise ValueError(f"mean {mean.shape} and cov {cov.shape} are not (n, K, 7) and (n, K, 28)")
     if weight is not None and weight.shape != (n, count):
         raise ValueError(f"weight {weight.shape} is not (n, K) = ({n}, {count})")
+    shapes = tuple(tails or (GAUSSIAN,) * count)
+    if len(shapes) != count:
+        raise ValueError(f"{len(shapes)} tails for {count} components")
     result = {name: np.empty((n, N_COV) if name == "cov" else n, dtype=np.float32) for name in COLUMNS}
     for start in range(0, n, BLOCK):
         stop = min(start + BLOCK, n)
@@ -94,12 +109,12 @@ def posterior_columns(
         block_cov[:, :, : stop - start] = cov[start:stop].transpose(1, 2, 0)
         if weight is not None:
             block_weight[:, : stop - start] = weight[start:stop].T
-        for name, column in _block_columns(block_mean, block_cov, block_weight).items():
+        for name, column in _block_columns(block_mean, block_cov, block_weight, shapes).items():
             result[name][start:stop] = column[: stop - start]
     return result
 
 
-def _block_columns(mean: Array, cov: Array, weight: Array) -> dict[str, Array]:
+def _block_columns(mean: Array, cov: Array, weight: Array, tails: Tails) -> dict[str, Array]:
     """Summarise one block: mean (K, 7, BLOCK), cov (K, 28, BLOCK), weight (K, BLOCK)."""
     bad = ~(np.isfinite(mean).all(axis=(0, 1)) & np.isfinite(cov).all(axis=(0, 1)))
     bad |= ~(np.isfinite(weight).all(axis=0) & (weight >= 0).all(axis=0) & (weight.sum(axis=0) > 0))
@@ -109,9 +124,9 @@ def _block_columns(mean: Array, cov: Array, weight: Array) -> dict[str, Array]:
     alike = (weight == weight[0]).all(axis=0)
     with np.errstate(over="ignore", invalid="ignore"):
         factor = np.stack([cholesky_packed(component) for component in cov])
-        columns = _summary(mean, cov, factor, None) if alike.any() else {}
+        columns = _summary(mean, cov, factor, None, tails) if alike.any() else {}
         if not alike.all():
-            weighted = _summary(mean, cov, factor, weight / weight.sum(axis=0))
+            weighted = _summary(mean, cov, factor, weight / weight.sum(axis=0), tails)
             for name, column in weighted.items():
                 if columns:
                     column[alike] = columns[name][alike]
@@ -121,15 +136,15 @@ def _block_columns(mean: Array, cov: Array, weight: Array) -> dict[str, Array]:
     return columns
 
 
-def _summary(mean: Array, cov: Array, factor: Array, weight: Array | None) -> dict[str, Array]:
+def _summary(mean: Array, cov: Array, factor: Array, weight: Array | None, tails: Tails) -> dict[str, Array]:
     """Return all columns of one block with these weights (K, BLOCK), which sum to 1; None: all alike."""
-    columns = _marginals(mean, cov, weight)
-    columns.update(_ellipticities(mean, factor, weight))
-    columns["cov"] = _covariance(mean, factor, weight)
+    columns = _marginals(mean, cov, weight, tails)
+    columns.update(_ellipticities(mean, factor, weight, tails))
+    columns["cov"] = _covariance(mean, factor, weight, tails)
     return columns
 
 
-def _marginals(mean: Array, cov: Array, weight: Array | None) -> dict[str, Array]:
+def _marginals(mean: Array, cov: Array, weight: Array | None, tails: Tails) -> dict[str, Array]:
     """Quantiles of theta_E and of the positions: exact for one component, by bisection for several."""
     columns: dict[str, Array] = {}
     for index, name in enumerate(PARAMETERS):
@@ -138,27 +153,27 @@ def _marginals(mean: Array, cov: Array, weight: Array | None) -> dict[str, Array
         centre = np.ascontiguousarray(mean[:, index])
         spread = np.sqrt(np.maximum(cov[:, TRIANGLE.index((index, index))], 1e-12))
         warp = np.exp if name == "theta_E" else np.asarray
-        quantile = {suffix: warp(_mixture_quantile(centre, spread, weight, level)) for suffix, level in LEVELS}
+        quantile = {suffix: warp(_mixture_quantile(centre, spread, weight, tails, level)) for suffix, level in LEVELS}
         columns[name] = quantile[""]
         columns[f"{name}_err"] = 0.5 * (quantile["_q84"] - quantile["_q16"])
         if name == "theta_E":
             for suffix, level in THETA_E_LEVELS:
                 known = quantile.get(suffix)
                 if known is None:
-                    known = np.exp(_mixture_quantile(centre, spread, weight, level))
+                    known = np.exp(_mixture_quantile(centre, spread, weight, tails, level))
                 columns[f"theta_E{suffix}"] = known
     return columns
 
 
-def _mixture_quantile(centre: Array, spread: Array, weight: Array | None, level: float) -> Array:
-    """Return the quantile of weighted 1-D Gaussians (K, n); bisection to 2^-36 of the bracket."""
-    each = centre + ndtri(level) * spread
+def _mixture_quantile(centre: Array, spread: Array, weight: Array | None, tails: Tails, level: float) -> Array:
+    """Return the quantile of weighted 1-D components (K, n); bisection to 2^-36 of the bracket."""
+    each = centre + np.array([[tail.quantile(level)] for tail in tails]) * spread
     if len(centre) == 1:
         return each[0]
     low, high = each.min(axis=0), each.max(axis=0)
     for _ in range(BISECTIONS):
         middle = 0.5 * (low + high)
-        shares = (ndtr((middle - c) / s) for c, s in zip(centre, spread, strict=True))
+        shares = (tail.cdf((middle - c) / s) for c, s, tail in zip(centre, spread, tails, strict=True))
         if weight is None:
             below = sum(shares) < level * len(centre)
         else:
@@ -167,16 +182,16 @@ def _mixture_quantile(centre: Array, spread: Array, weight: Array | None, level:
     return np.asarray(0.5 * (low + high))
 
 
-def _ellipticities(mean: Array, factor: Array, weight: Array | None) -> dict[str, Array]:
+def _ellipticities(mean: Array, factor: Array, weight: Array | None, tails: Tails) -> dict[str, Array]:
     """Medians and half-widths of e1, e2 from the fixed points, pooled over the components.
 
     The points of a row lie side by side, and few rows are worked on at a time: sorting in cache takes a third
     of the time of sorting across rows.
     """
-    z1, z2 = normal_points().T
     count, _, n = mean.shape
     samples = np.empty((2, n, count * POINTS))
     for k in range(count):
+        z1, z2 = _points(tails[k]).T
         l10, l11 = factor[k, TRIANGLE.index((1, 0))], factor[k, TRIANGLE.index((1, 1))]
         l20, l21, l22 = (factor[k, TRIANGLE.index((2, j))] for j in range(3))
         s11 = np.sqrt(l10 * l10 + l11 * l11)
@@ -233,19 +248,20 @@ def _weighted_quantiles(values: Array, weight: Array) -> dict[str, Array]:
     return found
 
 
-def _covariance(mean: Array, factor: Array, weight: Array | None) -> Array:
+def _covariance(mean: Array, factor: Array, weight: Array | None, tails: Tails) -> Array:
     """Packed physical covariance (n, 28) of the mixture by spherical cubature.
 
-    The 2 x 7 points ``mean +- sqrt(7) L_i`` (Arasaratnam & Haykin 2009, eq. 32) of each component are mapped to
-    physical parameters and pooled.
+    The 2 x 7 points ``mean +- sqrt(7) L_i`` (Arasaratnam & Haykin 2009, eq. 32) of each component, L of its covariance
+    with its tail, are mapped to physical parameters and pooled.
     """
     count, _, n = mean.shape
     points = np.empty((count * 2 * N_LATENT, N_LATENT, n))
-    for k in range(count):
+    for k, tail in enumerate(tails):
+        reach = np.sqrt(N_LATENT) if tail.gaussian else np.sqrt(N_LATENT * tail.variance)
         for column in range(N_LATENT):
             step = np.zeros((N_LATENT, n))
             for i in range(column, N_LATENT):
-                step[i] = np.sqrt(N_LATENT) * factor[k, TRIANGLE.index((i, column))]
+                step[i] = reach * factor[k, TRIANGLE.index((i, column))]
             at = 2 * (k * N_LATENT + column)
             points[at], points[at + 1] = mean[k] + step, mean[k] - step
     size = np.sqrt(points[:, 1] ** 2 + points[:, 2] ** 2)

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
+from lensscan.metrics.scalemixture import GAUSSIAN, ScaleMixture
 from lensscan.nets.latent import N_COV, PARAMETERS, TRIANGLE, cholesky_packed, from_latent, unpack_triangle
 from lensscan.nets.posterior import COLUMNS, normal_points, posterior_columns
 
@@ -111,6 +112,55 @@ def test_weighted_bits_do_not_depend_on_the_rows_beside():
         part = posterior_columns(mean[rows], cov[rows], weight[rows])
         for name in COLUMNS:
             assert np.array_equal(part[name], whole[name][rows], equal_nan=True), name
+
+
+HEAVY = ScaleMixture((0.7, 0.3), (0.5, 3.0))
+
+
+def test_tails_against_samples():
+    """One component, and three of which two have tails, with weights."""
+    mean, cov = gaussians(4, 3)
+    weight = np.tile([0.5, 0.2, 0.3], (4, 1))
+    for tails in ((HEAVY,), (HEAVY, GAUSSIAN, ScaleMixture((0.5, 0.5), (0.5, 1.5)))):
+        k = len(tails)
+        columns = posterior_columns(mean[:, :k], cov[:, :k], weight[:, :k], tails)
+        rng = np.random.default_rng(3)
+        for row in range(4):
+            parts = []
+            for m, c, w, tail in zip(mean[row], cov[row], weight[row], tails, strict=False):
+                n = round(600_000 * w)
+                spread = rng.multivariate_normal(np.zeros(7), unpack_triangle(c), n)
+                parts.append(from_latent(m + spread * np.reshape(tail.radii(rng, (n,)), (-1, 1))))
+            drawn = np.concatenate(parts)
+            low, middle, high = np.quantile(drawn, [0.16, 0.5, 0.84], axis=0)
+            width = (high - low) / 2
+            for index, name in enumerate(PARAMETERS):
+                assert abs(columns[name][row] - middle[index]) < 0.04 * width[index], name
+                loose = 0.11 if name in ("e1", "e2") else 0.02  # 128 fixed points against a formula
+                assert columns[f"{name}_err"][row] == pytest.approx(width[index], rel=loose), name
+            assert columns["theta_E_q975"][row] == pytest.approx(np.quantile(drawn[:, 0], 0.975), rel=0.01)
+            expected = np.cov(drawn.T)
+            scale = np.sqrt(np.outer(expected.diagonal(), expected.diagonal()))
+            assert (np.abs(unpack_triangle(columns["cov"][row]) - expected) / scale).max() < 0.08
+
+
+def test_the_gaussian_tail_changes_no_bit():
+    mean, cov = gaussians(60, 2)
+    plain, tailed = posterior_columns(mean, cov), posterior_columns(mean, cov, None, (GAUSSIAN, GAUSSIAN))
+    for name in COLUMNS:
+        assert np.array_equal(plain[name], tailed[name]), name
+    with pytest.raises(ValueError, match="tails"):
+        posterior_columns(mean, cov, None, (GAUSSIAN,))
+
+
+def test_tails_keep_the_median_and_the_bits_of_a_row():
+    mean, cov = gaussians(60, 1)
+    plain, tailed = posterior_columns(mean, cov), posterior_columns(mean, cov, None, (HEAVY,))
+    for name in ("theta_E", "x", "sy"):
+        assert np.array_equal(plain[name], tailed[name]), name
+    part = posterior_columns(mean[7:9], cov[7:9], None, (HEAVY,))
+    for name in COLUMNS:
+        assert np.array_equal(part[name], tailed[name][7:9]), name
 
 
 def test_any_sample_is_a_legal_lens():
