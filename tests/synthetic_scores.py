@@ -8,6 +8,7 @@ from lensscan.evaluate.predict import Predictions, Scored
 from lensscan.mocks.recipes import CLASSES
 from lensscan.nets.card import Card
 from lensscan.nets.latent import N_COV, PARAMETERS, TRIANGLE, from_latent
+from lensscan.nets.mixture import Mixture
 
 PRIOR = np.array([0.3, 0.15, 0.15, 0.1, 0.1, 0.3, 0.3])
 NOISE = np.array([0.1, 0.08, 0.08, 0.05, 0.05, 0.2, 0.2])
@@ -55,8 +56,7 @@ def scored(n: int = 4000, seed: int = 1, widths: tuple[float, ...] = (1.0,), vag
             Predictions(
                 card=card(f"toy{number}"),
                 logit=2 * blur,
-                mean=mean,
-                cov=cov * width**2,
+                posterior=Mixture.single(mean, cov * width**2),
                 flags=np.zeros(n, np.uint32),
                 fwhm=np.full((n, 2), 0.9, np.float32),
                 views=1,

@@ -2,7 +2,7 @@
 
 Writes the model file, and beside it a folder with checkpoint and curves. The same command again resumes; so
 does one with another number of ranks. SIGUSR1 or --max-seconds write a checkpoint and leave with exit code
-75.
+75. --finish MODEL trains nothing: it calibrates and evaluates a model of this training anew.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default auto")
     parser.add_argument(
         "--threads", type=at_least(1), default=1, metavar="N", help="threads of the network (default 1)"
+    )
+    parser.add_argument(
+        "--finish", metavar="MODEL", help="keep the weights of this model of the same training; calibrate it anew"
     )
     parser.add_argument("--max-seconds", type=seconds, metavar="S", help="checkpoint and exit 75 after so long")
     add_assignments(parser, "override a setting, such as optimiser.lr=1e-3")
@@ -87,6 +90,8 @@ def train(args: argparse.Namespace, stop: _Stop) -> ExitCode:
     tune_allocator()
     import torch
 
+    from lensscan import mpi
+    from lensscan.nets.model import Model
     from lensscan.train.run import TrainRun
     from lensscan.train.settings import TrainSettings
 
@@ -102,7 +107,12 @@ def train(args: argparse.Namespace, stop: _Stop) -> ExitCode:
         torch.backends.cudnn.allow_tf32 = settings.precision != "fp32"
     output = Path(args.output or f"{settings.name}.safetensors")
     report = Reporter(sys.stderr.isatty())
-    return TrainRun(settings, output, device, args.backend, stop, report).run()
+    work = TrainRun(settings, output, device, args.backend, stop, report)
+    if args.finish is None:
+        return work.run()
+    if mpi.launched_size() not in (None, 1):
+        raise ConfigError("--finish is work for one process; run it without mpiexec")
+    return work.finish(Model.load(args.finish))
 
 
 class Reporter:

@@ -59,24 +59,24 @@ def gallery(
 ) -> bytes | None:
     """Draw one of `KINDS` as PNG, None if there is nothing to show.
 
-    Lenses carry true and predicted theta_E; the ring is that of the posterior's median.
+    Lenses carry true and predicted theta_E; the ring is that of the posterior's mean in latent space.
     """
     rows = choose(kind, scored, predictions, threshold, count)
     if not len(rows):
         return None
     frame = model.frame()
     batch = testset.stamps(scored.rows[rows], frame)
-    median = from_latent(predictions.mean[rows])
+    middle = from_latent(predictions.posterior[rows].centre)
     cells = []
     for number, row in enumerate(rows):
         name = CLASSES[int(scored.truth["klass"][row])] if "klass" in scored.truth else ""
         lines = [f"{predictions.logit[row]:+.1f}  {name.replace('_', ' ')}"]
         ring = None
-        if scored.truth["is_lens"][row] and np.isfinite(median[number]).all():
+        if scored.truth["is_lens"][row] and np.isfinite(middle[number]).all():
             snr = scored.truth["snr_arc"][row] if "snr_arc" in scored.truth else np.nan
             lines = [f"{predictions.logit[row]:+.1f}  S/N {snr:.0f}"]
-            lines.append(f'{scored.truth["theta_E"][row]:.2f}", we {median[number, 0]:.2f}"')
-            ring = _ring(median[number], frame.pixel_scale, batch.origin[number])
+            lines.append(f'{scored.truth["theta_E"][row]:.2f}", we {middle[number, 0]:.2f}"')
+            ring = _ring(middle[number], frame.pixel_scale, batch.origin[number])
         picture = asinh_rgb(batch.images[number], frame.bands)
         cells.append(Cell(picture, tuple(lines), ring=ring))
     stream = io.BytesIO()

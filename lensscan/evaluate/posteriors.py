@@ -1,7 +1,7 @@
 """Posteriors of the lenses of a test set, reduced to per-lens numbers: ranks, CRPS, likelihood, distances.
 
-Everything comes from samples of the latent Gaussian, the same that a user would draw, except joint regions
-(ellipsoids in latent space) and likelihoods (exact, with the Jacobian to physical units).
+Everything comes from samples of the latent posterior, the same that a user would draw, except likelihoods (exact, with
+the Jacobian to physical units) and the joint regions of a single component (ellipsoids in latent space).
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from lensscan.evaluate.testsets import Truth
 from lensscan.lens.conventions import to_axis_ratio, to_holismokes
-from lensscan.metrics.posterior import mahalanobis
+from lensscan.metrics.posterior import credibility, draw_mixture, log_density
 from lensscan.metrics.sampled import crps, rank, tarp_fraction
-from lensscan.nets.latent import N_LATENT, PARAMETERS, from_latent, unpack_triangle
+from lensscan.nets.latent import PARAMETERS, from_latent
+from lensscan.nets.mixture import Mixture
 
 __all__ = [
     "PARAMETERS",
@@ -28,7 +29,6 @@ __all__ = [
 ]
 
 Floats = NDArray[np.float64]
-SAMPLES = 400
 ROWS = 500
 JOINT = {"joint_5": 5, "joint_7": 7}
 FLOOR = 1e-9
@@ -46,8 +46,9 @@ class Posteriors:
         Randomised rank of the truth, per parameter and, as ``holismokes_theta_E`` ..., in other conventions.
     crps : (n, 7)
         Arcsec; e1, e2 dimensionless.
-    distance : dict of (n,)
-        Squared Mahalanobis distance in latent space of the first five (published) and of all seven.
+    credibility : dict of (n,)
+        Content of the smallest region in latent space that holds the truth, of the first five parameters (published)
+        and of all seven.
     tarp : dict of (n,)
         Share of samples nearer to a random reference than the truth, for five and for seven parameters.
     nll : dict of (n,)
@@ -59,7 +60,7 @@ class Posteriors:
     sigma: Floats
     ranks: dict[str, Floats]
     crps: Floats
-    distance: dict[str, Floats]
+    credibility: dict[str, Floats]
     tarp: dict[str, Floats]
     nll: dict[str, Floats]
 
@@ -90,27 +91,25 @@ def log_jacobian(physical: Floats) -> tuple[Floats, Floats]:
     return -np.log(physical[:, 0]), np.log(stretch) - np.log1p(-(size**2))
 
 
-def reduce_posteriors(mean: Floats, packed: Floats, truth: Floats, seed: int = 0) -> Posteriors:
+def reduce_posteriors(found: Mixture, truth: Floats, seed: int = 0) -> Posteriors:
     """Reduce latent posteriors of n lenses.
 
     Parameters
     ----------
-    mean : (n, 7) array
-    packed : (n, 28) array
-        Latent covariances, packed lower triangles.
+    found : Mixture
     truth : (n, 7) array
         Physical parameters.
     seed : int
         Of the samples and of TARP's reference points.
     """
     rng = np.random.default_rng(seed)
-    cov = unpack_triangle(packed)
+    mean, cov, weight = found.mean.astype(np.float64), found.matrices, found.weight
     scale = np.maximum(truth.std(axis=0), 1e-12)
     low, high = np.quantile(truth, [0.01, 0.99], axis=0)
     parts: dict[str, list[Floats]] = {}
     for start in range(0, len(truth), ROWS):
         rows = slice(start, start + ROWS)
-        samples = draw(mean[rows], cov[rows], rng)
+        samples = from_latent(draw_mixture(mean[rows], cov[rows], weight[rows], found.tail, rng))
         for key, values in _reduce(samples, truth[rows], scale, (low, high), rng).items():
             parts.setdefault(key, []).append(values)
     joined = {key: np.concatenate(values) for key, values in parts.items()}
@@ -120,17 +119,13 @@ def reduce_posteriors(mean: Floats, packed: Floats, truth: Floats, seed: int = 0
         sigma=joined["sigma"],
         ranks={key.removeprefix("rank."): value for key, value in joined.items() if key.startswith("rank.")},
         crps=joined["crps"],
-        distance={name: mahalanobis(latent[:, :k], mean[:, :k], cov[:, :k, :k]) for name, k in JOINT.items()},
+        credibility={
+            name: credibility(latent[:, :k], mean[..., :k], cov[..., :k, :k], weight, found.tail, rng)
+            for name, k in JOINT.items()
+        },
         tarp={key.removeprefix("tarp."): value for key, value in joined.items() if key.startswith("tarp.")},
-        nll=likelihoods(latent, truth, mean, cov),
+        nll=likelihoods(latent, truth, found),
     )
-
-
-def draw(mean: Floats, cov: Floats, rng: np.random.Generator, count: int = SAMPLES) -> Floats:
-    """Return physical samples (n, S, 7) of latent Gaussians (n, 7), (n, 7, 7)."""
-    factor = np.linalg.cholesky(cov + 1e-12 * np.eye(N_LATENT))
-    normal = rng.standard_normal((len(mean), count, N_LATENT))
-    return from_latent(mean[:, None] + np.einsum("nsj,nij->nsi", normal, factor))
 
 
 def _reduce(
@@ -161,24 +156,23 @@ def other_conventions(physical: Floats) -> tuple[Floats, ...]:
     return (*to_holismokes(theta_E, e1, e2), stretch * e1, stretch * e2)
 
 
-def likelihoods(latent: Floats, truth: Floats, mean: Floats, cov: Floats) -> dict[str, Floats]:
-    """Return negative log likelihoods (nats) under latent Gaussians, as densities in physical units.
+def likelihoods(latent: Floats, truth: Floats, found: Mixture) -> dict[str, Floats]:
+    """Return negative log likelihoods (nats) under latent posteriors, as densities in physical units.
 
     Parameters
     ----------
     latent, truth : (n, 7) arrays
         The truth in latent space and in physical units.
-    mean : (n, 7) array
-    cov : (n, 7, 7) array
+    found : Mixture
     """
     theta, shape = log_jacobian(truth)
     jacobian = {"theta_E": theta, "e1_e2": shape, "joint_5": theta + shape, "joint_7": theta + shape}
     chosen = {"theta_E": [0], "e1_e2": [1, 2], **{name: list(range(k)) for name, k in JOINT.items()}}
     chosen |= {name: [k] for k, name in enumerate(PARAMETERS) if k > 2}
-    found = {}
+    mean, cov = found.mean.astype(np.float64), found.matrices
+    result = {}
     for name, which in chosen.items():
-        part = cov[:, which][:, :, which]
-        square = mahalanobis(latent[:, which], mean[:, which], part)
-        log_det = np.linalg.slogdet(part)[1]
-        found[name] = 0.5 * (square + log_det + len(which) * np.log(2 * np.pi)) - jacobian.get(name, 0.0)
-    return found
+        part = cov[..., which, :][..., which]
+        density = log_density(latent[:, None, which], mean[..., which], part, found.weight, found.tail)[:, 0]
+        result[name] = -density - jacobian.get(name, 0.0)
+    return result

@@ -13,13 +13,14 @@ from lensscan.evaluate.baselines import Features
 from lensscan.evaluate.testsets import TestSet, Truth
 from lensscan.metrics.calibration import apply
 from lensscan.nets.card import Card
+from lensscan.nets.mixture import Mixture
 from lensscan.nets.model import Model
 from lensscan.nets.scorer import Scorer
 from lensscan.schema import Flag, Status
 
 __all__ = ["Predictions", "Scored", "predict"]
 
-KEPT = ("logit", "post_mean", "post_cov", "sigma", "snr", "flags", "fwhm", "status")
+KEPT = ("logit", "post_mean", "post_cov", "post_weight", "sigma", "snr", "flags", "fwhm", "status")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +32,8 @@ class Predictions:
     card : Card
     logit : (n,) float64
         Calibrated.
-    mean, cov : (n, 7) and (n, 28)
-        Latent posterior, arcsec from the centre of the supplied stamp; NaN where the model has none.
+    posterior : Mixture
+        Latent, arcsec from the centre of the supplied stamp; NaN where the model has none.
     flags : (n,) uint32
     fwhm : (n, C) arcsec
     views : int
@@ -40,8 +41,7 @@ class Predictions:
 
     card: Card
     logit: NDArray[np.float64]
-    mean: NDArray[np.float64]
-    cov: NDArray[np.float64]
+    posterior: Mixture
     flags: NDArray[np.uint32]
     fwhm: NDArray[np.float32]
     views: int
@@ -128,11 +128,11 @@ def predict(
 
 def _score(scorer: Scorer, slot: Any, n: int) -> dict[str, NDArray[Any]]:
     found = scorer.submit(slot).result()
-    mean = found["post_mean"][:, 0].astype(np.float64)
-    mean[:, 3:5] += slot.origin
-    mean[:, 5:7] += slot.origin
-    columns = found | {"post_mean": mean, "post_cov": found["post_cov"][:, 0], "logit": found["logit"][:, 0]}
-    columns |= {"fwhm": slot.fwhm, "status": slot.status}
+    mean = found["post_mean"].astype(np.float64)
+    mean[..., 3:5] += slot.origin[:, None]
+    mean[..., 5:7] += slot.origin[:, None]
+    columns = {"post_weight": np.ones(mean.shape[:2])} | found
+    columns |= {"post_mean": mean, "logit": found["logit"][:, 0], "fwhm": slot.fwhm, "status": slot.status}
     return {key: columns[key][:n].copy() for key in KEPT}
 
 
@@ -152,16 +152,16 @@ def _keep_scored(
             good &= np.isfinite(found["logit"])
     predictions = []
     for model, scorer, found in zip(models, scorers, columns, strict=True):
-        way = model.card.calibration
+        way, views = model.card.calibration, scorer.networks[0].views
+        mean, cov, weight = (found[f"post_{name}"][good].astype(np.float64) for name in ("mean", "cov", "weight"))
         predictions.append(
             Predictions(
                 card=model.card,
                 logit=apply(way.kind, way.a, way.b, found["logit"][good]),
-                mean=found["post_mean"][good],
-                cov=found["post_cov"][good].astype(np.float64),
+                posterior=Mixture(mean, cov, weight, model.card.tail_of(views)),
                 flags=found["flags"][good],
                 fwhm=found["fwhm"][good],
-                views=scorer.networks[0].views,
+                views=views,
             )
         )
     kept = {key: column[good] for key, column in truth.items()}

@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2
 
 from lensscan.evaluate.baselines import linear_values
 from lensscan.evaluate.detection import SNR_EDGES, THETA_EDGES
@@ -159,9 +158,8 @@ def _indicators(posteriors: Posteriors, truth: Floats, pixel_scale: float) -> tu
     for level in LEVELS:
         for name, ranks in posteriors.ranks.items():
             columns[f"coverage.{level:g}.{name}"] = central_coverage(ranks, level)
-        for name, square in posteriors.distance.items():
-            freedom = int(name.rpartition("_")[2])
-            columns[f"coverage.{level:g}.{name}"] = square <= chi2.ppf(level, freedom)
+        for name, content in posteriors.credibility.items():
+            columns[f"coverage.{level:g}.{name}"] = content <= level
     difference = np.abs(posteriors.median - truth)
     columns["outliers.theta_E"] = difference[:, 0] > 0.15 * truth[:, 0]
     for k, name in enumerate(PARAMETERS[1:5], start=1):

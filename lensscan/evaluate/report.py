@@ -148,11 +148,11 @@ def _regression(
     seed: int,
     cluster: NDArray[Any],
 ) -> tuple[Regression | None, Posteriors | None]:
-    rows = lens & np.isfinite(predictions.mean).all(axis=1) & np.isfinite(predictions.cov).all(axis=1)
+    rows = lens & predictions.posterior.finite
     if not rows.any() or any(name not in scored.truth for name in PARAMETERS):
         return None, None
     truth = truth_table(scored.truth, rows)
-    posteriors = reduce_posteriors(predictions.mean[rows], predictions.cov[rows], truth, seed)
+    posteriors = reduce_posteriors(predictions.posterior[rows], truth, seed)
     groups = groups_of(scored.truth, rows, selected)
     bootstrap = Bootstrap(cluster[rows], replicates, seed)
     found = regress(posteriors, truth, groups, pixel_scale, scored.features[rows], bootstrap)

@@ -1,4 +1,7 @@
-"""Metrics of posteriors: bias, widths, outliers, coverage of marginal and joint regions, PIT."""
+"""Metrics of posteriors: bias, widths, outliers, coverage of marginal and joint regions, PIT.
+
+Posteriors are Gaussians, or with a `ScaleMixture` Gaussians with a tail, or weighted mixtures of such components.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,25 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
-from scipy.stats import chi2
+from scipy.special import logsumexp
 
-__all__ = ["Residuals", "joint_coverage", "mahalanobis", "marginal_coverage", "pit", "residuals"]
+from lensscan.metrics.sampled import rank
+from lensscan.metrics.scalemixture import GAUSSIAN, ScaleMixture
+
+__all__ = [
+    "Residuals",
+    "credibility",
+    "draw_mixture",
+    "joint_coverage",
+    "log_density",
+    "mahalanobis",
+    "marginal_coverage",
+    "pit",
+    "residuals",
+]
 
 Floats = NDArray[np.floating]
+SAMPLES = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,27 +73,44 @@ def residuals(estimate: Floats, truth: Floats) -> Residuals:
     )
 
 
-def pit(truth: Floats, mean: Floats, sigma: Floats) -> NDArray[np.float64]:
-    """Return the probability integral transform of Gaussian marginals; uniform if they are calibrated."""
-    values = (np.asarray(truth, np.float64) - np.asarray(mean, np.float64)) / np.asarray(sigma, np.float64)
-    return np.asarray(ndtr(values))
-
-
-def marginal_coverage(truth: Floats, mean: Floats, sigma: Floats, level: float) -> NDArray[np.float64]:
-    """Return the fraction of truths within the central `level` interval of Gaussian marginals.
+def pit(
+    truth: Floats, mean: Floats, sigma: Floats, tail: ScaleMixture = GAUSSIAN, weight: Floats | None = None
+) -> NDArray[np.float64]:
+    """Return the probability integral transform of marginals; uniform if they are calibrated.
 
     Parameters
     ----------
-    truth, mean, sigma : (n,) or (n, p) arrays
+    truth : (n,) or (n, p) array
+    mean, sigma : arrays of truth's shape; with weights (n, K) or (n, K, p)
+    tail : ScaleMixture
+    weight : (n, K) array, optional
+        Of K components, of sum 1.
+    """
+    truth, mean, sigma = (np.asarray(values, np.float64) for values in (truth, mean, sigma))
+    if weight is None:
+        return tail.cdf((truth - mean) / sigma)
+    shares = np.asarray(weight, np.float64).reshape(*mean.shape[:2], *(1,) * (mean.ndim - 2))
+    return np.asarray((shares * tail.cdf((truth[:, None] - mean) / sigma)).sum(axis=1))
+
+
+def marginal_coverage(
+    truth: Floats,
+    mean: Floats,
+    sigma: Floats,
+    level: float,
+    tail: ScaleMixture = GAUSSIAN,
+    weight: Floats | None = None,
+) -> NDArray[np.float64]:
+    """Return the fraction of truths within the central `level` interval of marginals, 0-d or (p,).
+
+    Parameters
+    ----------
+    truth, mean, sigma, tail, weight
+        As of `pit`.
     level : float
         Such as 0.68.
-
-    Returns
-    -------
-    0-d or (p,) array
     """
-    reach = ndtri(0.5 + level / 2)
-    return np.asarray((np.abs(np.asarray(truth) - mean) <= reach * np.asarray(sigma)).mean(axis=0))
+    return np.asarray((np.abs(pit(truth, mean, sigma, tail, weight) - 0.5) <= level / 2).mean(axis=0))
 
 
 def mahalanobis(truth: Floats, mean: Floats, cov: Floats) -> NDArray[np.float64]:
@@ -87,7 +120,75 @@ def mahalanobis(truth: Floats, mean: Floats, cov: Floats) -> NDArray[np.float64]
     return np.asarray((difference * solved).sum(axis=-1))
 
 
-def joint_coverage(truth: Floats, mean: Floats, cov: Floats, level: float) -> float:
-    """Return the fraction of truths (n, p) within the `level` ellipsoid of Gaussians."""
-    limit = chi2.ppf(level, np.asarray(truth).shape[-1])
-    return float((mahalanobis(truth, mean, cov) <= limit).mean())
+def log_density(
+    points: Floats, mean: Floats, cov: Floats, weight: Floats, tail: ScaleMixture = GAUSSIAN
+) -> NDArray[np.float64]:
+    """Return log densities (n, S), nats, of points under mixtures.
+
+    Parameters
+    ----------
+    points : (n, S, p) array
+    mean, cov, weight : (n, K, p), (n, K, p, p) and (n, K) arrays
+    tail : ScaleMixture
+    """
+    inverse, log_det = np.linalg.inv(cov), np.linalg.slogdet(cov)[1]
+    parts = np.empty((*mean.shape[:2], points.shape[1]))
+    for k in range(mean.shape[1]):
+        difference = points - mean[:, k, None]
+        square = ((difference @ inverse[:, k]) * difference).sum(axis=-1)
+        parts[:, k] = tail.log_density(square, log_det[:, k, None], points.shape[-1])
+    return np.asarray(logsumexp(parts, axis=1, b=np.asarray(weight, np.float64)[..., None]))
+
+
+def draw_mixture(
+    mean: Floats, cov: Floats, weight: Floats, tail: ScaleMixture, rng: np.random.Generator, count: int = SAMPLES
+) -> NDArray[np.float64]:
+    """Return `count` draws (n, S, p) of mixtures; parameters as of `log_density`."""
+    n, n_components, p = mean.shape
+    factor = np.linalg.cholesky(cov + 1e-12 * np.eye(p))
+    normal = rng.standard_normal((n, count, p))
+    if not tail.gaussian:
+        normal *= np.asarray(tail.radii(rng, (n, count)))[..., None]
+    if n_components == 1:
+        return np.asarray(mean[:, :1] + np.einsum("nsj,nij->nsi", normal, factor[:, 0]))
+    edges = np.cumsum(weight, axis=1)[:, None, :-1]
+    which = (rng.random((n, count, 1)) * np.sum(weight, axis=1)[:, None, None] > edges).sum(axis=-1)
+    result = np.empty((n, count, p))
+    for k in range(n_components):
+        drawn = mean[:, k, None] + np.einsum("nsj,nij->nsi", normal, factor[:, k])
+        result[which == k] = drawn[which == k]
+    return result
+
+
+def credibility(
+    truth: Floats,
+    mean: Floats,
+    cov: Floats,
+    weight: Floats,
+    tail: ScaleMixture = GAUSSIAN,
+    rng: np.random.Generator | None = None,
+) -> NDArray[np.float64]:
+    """Return the content (n,) of the smallest region that holds the truth; uniform if posteriors are calibrated.
+
+    Exact for one component, whose regions are ellipsoids; the randomised rank of the density among `SAMPLES` draws
+    for several.
+
+    Parameters
+    ----------
+    truth : (n, p) array
+    mean, cov, weight, tail
+        As of `log_density`.
+    rng : Generator, optional
+        Of the draws.
+    """
+    if mean.shape[1] == 1:
+        return tail.content(mahalanobis(truth, mean[:, 0], cov[:, 0]), mean.shape[-1])
+    rng = rng or np.random.default_rng(0)
+    samples = draw_mixture(mean, cov, weight, tail, rng)
+    level = log_density(samples, mean, cov, weight, tail)
+    return 1.0 - rank(level, log_density(np.asarray(truth)[:, None], mean, cov, weight, tail)[:, 0], rng)
+
+
+def joint_coverage(truth: Floats, mean: Floats, cov: Floats, level: float, tail: ScaleMixture = GAUSSIAN) -> float:
+    """Return the fraction of truths (n, p) within the `level` ellipsoid of single components."""
+    return float((tail.content(mahalanobis(truth, mean, cov), np.asarray(truth).shape[-1]) <= level).mean())

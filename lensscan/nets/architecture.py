@@ -33,7 +33,10 @@ def network_config(table: Mapping[str, Any], where: str) -> NetworkConfig:
     arguments = dict(table)
     kind = arguments.pop("kind", "resnet")
     if kind == "resnet":
-        return build(ResNetConfig, arguments, where)
+        config = build(ResNetConfig, arguments, where)
+        if config.components < 1:
+            raise ConfigError(f"{where}: components must be at least 1, not {config.components}")
+        return config
     if kind in CLASSIFIERS:
         return build(ClassifierConfig, table, where)
     raise ConfigError(f"{where}: unknown kind {kind!r}; choose one of {', '.join(TRAINABLE)}")

@@ -8,36 +8,63 @@ neighbours, and for inference the weights are computed once and for all (`fold`)
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Downsample", "Modulation", "Network", "ResidualBlock", "StableLinear", "StandardConv2d", "fold"]
+from lensscan.nets.latent import N_LATENT
+
+__all__ = ["Downsample", "Modulation", "Network", "Outcome", "ResidualBlock", "StableLinear", "StandardConv2d", "fold"]
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 RELU_GAIN = 1.7139588594436646
 BRANCH_GAIN = 0.25
 
 
+class Outcome(NamedTuple):
+    """What a network says of n stamps: the logit, and a mixture of K Gaussians in latent space.
+
+    Attributes
+    ----------
+    logit : (n,)
+    mean : (n, K, 7)
+    factor : (n, K, 7, 7)
+        Lower Cholesky factors of the covariances.
+    log_weight : (n, K)
+        Logarithms of the weights, which sum to 1; 0 where K = 1.
+    """
+
+    logit: Tensor
+    mean: Tensor
+    factor: Tensor
+    log_weight: Tensor
+
+    @classmethod
+    def unregressed(cls, logit: Tensor) -> Outcome:
+        """Return the outcome of a network without a posterior: one component of NaN."""
+        nothing = logit.new_full((len(logit), 1, N_LATENT, N_LATENT), float("nan"))
+        return cls(logit, nothing[..., 0], nothing, logit.new_zeros(len(logit), 1))
+
+
 class Network(nn.Module, ABC):
-    """What every network is: normalised images and scalars in, logit and latent Gaussian out.
+    """What every network is: normalised images and scalars in, logit and latent posterior out.
 
     Attributes
     ----------
     normalised : bool
         Whether images are to be normalised first; else they come in nJy.
     regresses : bool
-        Whether mean and factor mean anything; else they are NaN.
+        Whether the posterior means anything; else it is one component of NaN.
     """
 
     normalised: bool = True
     regresses: bool = True
 
     @abstractmethod
-    def forward(self, images: Tensor, scalars: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Map images (n, C, S, S) and scalars (n, 4C + 1) to logit (n,), mean (n, 7), factor (n, 7, 7)."""
+    def forward(self, images: Tensor, scalars: Tensor) -> Outcome:
+        """Map images (n, C, S, S) and scalars (n, 4C + 1) to the outcome."""
 
 
 class StandardConv2d(nn.Conv2d):

@@ -9,6 +9,7 @@ from typing import Any
 
 from lensscan.config import build
 from lensscan.errors import ConfigError, ModelError
+from lensscan.metrics.scalemixture import ScaleMixture
 
 __all__ = ["FORMAT", "Calibration", "Card", "LensDensity"]
 
@@ -76,6 +77,9 @@ class Card:
         Factors on the posterior's standard deviations in latent space, from a calibration split.
     posterior_scale_views : tuple of 7 float, or empty
         The same for the mixture over the eight dihedral views, which is wider; empty: as for one.
+    posterior_tail, posterior_tail_views : ScaleMixture
+        Shape of the posterior's tails, of one view and of eight, fitted together with the scales: the covariance
+        times these factors with these weights.  The default is the plain Gaussian.
     views : int
         Dihedral views to average, 1 or 8.
     label : str
@@ -102,6 +106,8 @@ class Card:
     prior: Mapping[str, str] = field(default_factory=dict)
     posterior_scale: tuple[float, ...] = (1.0,) * 7
     posterior_scale_views: tuple[float, ...] = ()
+    posterior_tail: ScaleMixture = field(default_factory=ScaleMixture)
+    posterior_tail_views: ScaleMixture = field(default_factory=ScaleMixture)
     views: int = 1
     label: str = ""
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -118,6 +124,18 @@ class Card:
     def scale_of(self, views: int) -> tuple[float, ...]:
         """Return the factors on the posterior's standard deviations for a number of views."""
         return self.posterior_scale_views if views > 1 and self.posterior_scale_views else self.posterior_scale
+
+    def tail_of(self, views: int) -> ScaleMixture:
+        """Return the shape of the posterior's tails for a number of views."""
+        return self.posterior_tail_views if views > 1 and self.posterior_scale_views else self.posterior_tail
+
+    def components(self, views: int) -> int:
+        """Return the components of the posterior for a number of views.
+
+        The views of a single Gaussian are joined to one; those of a mixture head are all kept.
+        """
+        count = int(self.architecture.get("components", 1))
+        return count * views if count > 1 else 1
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], where: str) -> Card:
@@ -146,4 +164,6 @@ class Card:
         scales = (self.posterior_scale, self.posterior_scale_views or self.posterior_scale)
         if any(len(scale) != 7 for scale in scales) or self.views not in (1, 8):
             raise ModelError(f"{where}: needs 7 posterior scales and 1 or 8 views")
+        if not (self.posterior_tail.sound and self.posterior_tail_views.sound):
+            raise ModelError(f"{where}: weights and factors of posterior_tail must be positive, the weights of sum 1")
         return self

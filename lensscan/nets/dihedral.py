@@ -100,7 +100,7 @@ def transform_covariance(packed: Tensor, view: int, backward: bool = False) -> T
 
 
 def combine_views(means: list[Tensor], covariances: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return mean (n, 7) and packed covariance (n, 28) of an equal mixture of Gaussians in one frame."""
+    """Return mean (..., 7) and packed covariance (..., 28) of an equal mixture of Gaussians in one frame."""
     count = len(means)
     mean = sum(means[1:], means[0]) / count
     total = sum(covariances[1:], covariances[0])

@@ -1,4 +1,4 @@
-"""Heads: the logit, and the Gaussian posterior of the SIE and source position in latent space."""
+"""Heads: the logit, and the posterior of the SIE and source position in latent space, one Gaussian or several."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ __all__ = ["LogitHead", "PosteriorHead", "covariance", "pack_triangle", "to_late
 
 MAX_ELLIPTICITY = 1.0 - 1e-6
 MIN_SPREAD = 0.01
+APART, NARROW = 0.5, -1.0
+PATIENCE = 0.1
+"""Of the weights of a mixture, which learn slower than its means: else the component that is the best at first takes
+all before the others have found their place."""
 
 
 class LogitHead(nn.Module):
@@ -30,41 +34,62 @@ class LogitHead(nn.Module):
 
 
 class PosteriorHead(nn.Module):
-    """Mean and Cholesky factor of the covariance in latent space.
+    """Means, Cholesky factors of the covariances and weights of a mixture of Gaussians in latent space.
+
+    With one component a Gaussian of full covariance; with several a mixture density network (Bishop 1994).
 
     Parameters
     ----------
     n_features, hidden : int
     centre, scale : sequence of 7 floats
         Typical mean and spread of the latent parameters: the head's own units.
+    components : int
     """
 
-    def __init__(self, n_features: int, hidden: int, centre: Sequence[float], scale: Sequence[float]) -> None:
+    def __init__(
+        self, n_features: int, hidden: int, centre: Sequence[float], scale: Sequence[float], components: int = 1
+    ) -> None:
         super().__init__()
+        self.components = components
         self.hidden = nn.Linear(n_features, hidden)
-        self.output = nn.Linear(hidden, N_LATENT + N_COV)
+        self.output = nn.Linear(hidden, components * (N_LATENT + N_COV) + (components if components > 1 else 0))
         nn.init.normal_(self.output.weight, std=0.3 / hidden**0.5)
         nn.init.zeros_(self.output.bias)
+        if components > 1:
+            self._part()
         self.centre: Tensor
         self.scale: Tensor
         self.register_buffer("centre", torch.tensor(centre, dtype=torch.float32), persistent=False)
         self.register_buffer("scale", torch.tensor(scale, dtype=torch.float32), persistent=False)
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Map features (n, f) to the mean (n, 7) and the lower Cholesky factor (n, 7, 7), latent units."""
+    @torch.no_grad()
+    def _part(self) -> None:
+        """Start with components that are narrow and apart: wide ones over one another would never part."""
+        each = self.output.bias[: self.components * (N_LATENT + N_COV)].view(self.components, -1)
+        each[:, :N_LATENT].normal_(std=APART)
+        each[:, [N_LATENT + TRIANGLE.index((i, i)) for i in range(N_LATENT)]] = NARROW
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map features (n, f) to means (n, K, 7), lower Cholesky factors (n, K, 7, 7) and log weights (n, K)."""
         raw = self.output(F.relu(self.hidden(features)))
-        mean = self.centre + self.scale * raw[:, :N_LATENT]
+        n_gaussian = self.components * (N_LATENT + N_COV)
+        if self.components > 1:
+            log_weight = F.log_softmax(PATIENCE * raw[:, n_gaussian:], dim=1)
+        else:
+            log_weight = torch.zeros_like(raw[:, :1])
+        raw = raw[:, :n_gaussian].reshape(len(raw), self.components, N_LATENT + N_COV)
+        mean = self.centre + self.scale * raw[..., :N_LATENT]
         rows = []
         for i in range(N_LATENT):
             start = N_LATENT + i * (i + 1) // 2
-            diagonal = F.softplus(raw[:, start + i : start + i + 1]) + MIN_SPREAD
-            rows.append(F.pad(torch.cat([raw[:, start : start + i], diagonal], dim=1), (0, N_LATENT - 1 - i)))
-        return mean, torch.stack(rows, dim=1) * self.scale[:, None]
+            diagonal = F.softplus(raw[..., start + i : start + i + 1]) + MIN_SPREAD
+            rows.append(F.pad(torch.cat([raw[..., start : start + i], diagonal], dim=-1), (0, N_LATENT - 1 - i)))
+        return mean, torch.stack(rows, dim=-2) * self.scale[:, None], log_weight
 
 
 def covariance(factor: Tensor) -> Tensor:
-    """Return L L^T (n, 7, 7) by elementwise products, the same bits for a row in any batch."""
-    return (factor[:, :, None, :] * factor[:, None, :, :]).sum(dim=-1)
+    """Return L L^T (..., 7, 7) by elementwise products, the same bits for a row in any batch."""
+    return (factor[..., :, None, :] * factor[..., None, :, :]).sum(dim=-1)
 
 
 def pack_triangle(matrix: Tensor) -> Tensor:

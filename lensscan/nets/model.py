@@ -43,7 +43,7 @@ class Model:
     ----------
     card : Card
     module : Network
-        In evaluation mode; maps (images, scalars) to (logit, mean, factor).
+        In evaluation mode; maps (images, scalars) to an `Outcome`.
     """
 
     card: Card

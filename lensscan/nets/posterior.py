@@ -1,24 +1,27 @@
-"""Summaries of a posterior: from latent Gaussians, one per network, to the columns of the catalog.
+"""Summaries of a posterior: from a mixture of latent Gaussians to the columns of the catalog.
 
-The posterior of a row is the mixture, with equal weights, of its networks' Gaussians in latent space.
-Everything is elementwise in float64 on blocks of a constant shape, so that a row gives the same bits
-whatever rows stand beside it and however the caller cuts its chunks.
+The posterior of a row is a mixture of Gaussians in latent space: one of each network, or several with
+weights.  Everything is elementwise in float64 on blocks of a constant shape, so that a row gives
+the same bits whatever rows stand beside it and however the caller cuts its chunks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtri
 from scipy.stats import qmc
 
+from lensscan.metrics.scalemixture import GAUSSIAN, ScaleMixture
 from lensscan.nets.latent import N_COV, N_LATENT, PARAMETERS, TRIANGLE, cholesky_packed
 
 __all__ = ["COLUMNS", "normal_points", "posterior_columns"]
 
 Array = npt.NDArray[np.float64]
+Tails = tuple[ScaleMixture, ...]
 
 BLOCK = 4096
 STRIP = 64
@@ -49,57 +52,100 @@ def normal_points() -> Array:
     return np.asarray(np.linalg.solve(scale, points.T).T)
 
 
+@cache
+def _points(tail: ScaleMixture) -> Array:
+    """Return the fixed points in the plane of a component with this tail, (POINTS, 2)."""
+    return tail.stretch(normal_points())
+
+
 def posterior_columns(
-    mean: npt.NDArray[np.floating], cov: npt.NDArray[np.floating]
+    mean: npt.NDArray[np.floating],
+    cov: npt.NDArray[np.floating],
+    weight: npt.NDArray[np.floating] | None = None,
+    tails: Sequence[ScaleMixture] | None = None,
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """Return the catalog's posterior columns of n rows and M networks.
+    """Return the catalog's posterior columns of n rows and K components.
 
     Parameters
     ----------
-    mean : (n, M, 7) array
+    mean : (n, K, 7) array
         Latent means ``(log theta_E, u1, u2, x, y, sx, sy)``, arcsec.
-    cov : (n, M, 28) array
+    cov : (n, K, 28) array
         Latent covariances, packed lower triangles.
+    weight : (n, K) array, optional
+        Weights of the components, not negative, in any unit; without them, and in rows where all are the same,
+        each component counts alike.
+    tails : sequence of K ScaleMixture, optional
+        Shape of each component, of which mean and cov are the centre and the covariance before its factors.
 
     Returns
     -------
     dict of float32 arrays
         Medians ``theta_E e1 e2 x y sx sy`` (n,), ``<parameter>_err`` = (q84 - q16)/2 (n,), ``theta_E_q025``,
         ``_q16``, ``_q84``, ``_q975`` (n,), and ``cov`` (n, 28), the packed covariance of the physical
-        parameters by spherical cubature.  Rows with a NaN in any network are NaN throughout.
+        parameters by spherical cubature.  Rows with a NaN in any component, or without a positive weight, are NaN
+        throughout.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit together.
     """
-    n, n_networks = mean.shape[:2]
-    if mean.shape != (n, n_networks, N_LATENT) or cov.shape != (n, n_networks, N_COV):
-        raise ValueError(f"mean {mean.shape} and cov {cov.shape} are not (n, M, 7) and (n, M, 28)")
+    n, count = mean.shape[:2]
+    if mean.shape != (n, count, N_LATENT) or cov.shape != (n, count, N_COV):
+        raise ValueError(f"mean {mean.shape} and cov {cov.shape} are not (n, K, 7) and (n, K, 28)")
+    if weight is not None and weight.shape != (n, count):
+        raise ValueError(f"weight {weight.shape} is not (n, K) = ({n}, {count})")
+    shapes = tuple(tails or (GAUSSIAN,) * count)
+    if len(shapes) != count:
+        raise ValueError(f"{len(shapes)} tails for {count} components")
     result = {name: np.empty((n, N_COV) if name == "cov" else n, dtype=np.float32) for name in COLUMNS}
     for start in range(0, n, BLOCK):
         stop = min(start + BLOCK, n)
-        block_mean = np.zeros((n_networks, N_LATENT, BLOCK))
-        block_cov = np.ones((n_networks, N_COV, BLOCK))
+        block_mean = np.zeros((count, N_LATENT, BLOCK))
+        block_cov = np.ones((count, N_COV, BLOCK))
+        block_weight = np.ones((count, BLOCK))
         block_mean[:, :, : stop - start] = mean[start:stop].transpose(1, 2, 0)
         block_cov[:, :, : stop - start] = cov[start:stop].transpose(1, 2, 0)
-        for name, column in _block_columns(block_mean, block_cov).items():
+        if weight is not None:
+            block_weight[:, : stop - start] = weight[start:stop].T
+        for name, column in _block_columns(block_mean, block_cov, block_weight, shapes).items():
             result[name][start:stop] = column[: stop - start]
     return result
 
 
-def _block_columns(mean: Array, cov: Array) -> dict[str, Array]:
-    """Summarise one block: mean (M, 7, BLOCK), cov (M, 28, BLOCK)."""
+def _block_columns(mean: Array, cov: Array, weight: Array, tails: Tails) -> dict[str, Array]:
+    """Summarise one block: mean (K, 7, BLOCK), cov (K, 28, BLOCK), weight (K, BLOCK)."""
     bad = ~(np.isfinite(mean).all(axis=(0, 1)) & np.isfinite(cov).all(axis=(0, 1)))
+    bad |= ~(np.isfinite(weight).all(axis=0) & (weight >= 0).all(axis=0) & (weight.sum(axis=0) > 0))
     mean[:, :, bad] = 0.0
     cov[:, :, bad] = 1.0
+    weight[:, bad] = 1.0
+    alike = (weight == weight[0]).all(axis=0)
     with np.errstate(over="ignore", invalid="ignore"):
-        factor = np.stack([cholesky_packed(network) for network in cov])
-        columns = _marginals(mean, cov)
-        columns.update(_ellipticities(mean, factor))
-        columns["cov"] = _covariance(mean, factor)
+        factor = np.stack([cholesky_packed(component) for component in cov])
+        columns = _summary(mean, cov, factor, None, tails) if alike.any() else {}
+        if not alike.all():
+            weighted = _summary(mean, cov, factor, weight / weight.sum(axis=0), tails)
+            for name, column in weighted.items():
+                if columns:
+                    column[alike] = columns[name][alike]
+            columns = weighted
     for column in columns.values():
         column[bad] = np.nan
     return columns
 
 
-def _marginals(mean: Array, cov: Array) -> dict[str, Array]:
-    """Quantiles of theta_E and of the positions: exact for one network, by bisection for several."""
+def _summary(mean: Array, cov: Array, factor: Array, weight: Array | None, tails: Tails) -> dict[str, Array]:
+    """Return all columns of one block with these weights (K, BLOCK), which sum to 1; None: all alike."""
+    columns = _marginals(mean, cov, weight, tails)
+    columns.update(_ellipticities(mean, factor, weight, tails))
+    columns["cov"] = _covariance(mean, factor, weight, tails)
+    return columns
+
+
+def _marginals(mean: Array, cov: Array, weight: Array | None, tails: Tails) -> dict[str, Array]:
+    """Quantiles of theta_E and of the positions: exact for one component, by bisection for several."""
     columns: dict[str, Array] = {}
     for index, name in enumerate(PARAMETERS):
         if name in ("e1", "e2"):
@@ -107,59 +153,67 @@ def _marginals(mean: Array, cov: Array) -> dict[str, Array]:
         centre = np.ascontiguousarray(mean[:, index])
         spread = np.sqrt(np.maximum(cov[:, TRIANGLE.index((index, index))], 1e-12))
         warp = np.exp if name == "theta_E" else np.asarray
-        quantile = {suffix: warp(_mixture_quantile(centre, spread, level)) for suffix, level in LEVELS}
+        quantile = {suffix: warp(_mixture_quantile(centre, spread, weight, tails, level)) for suffix, level in LEVELS}
         columns[name] = quantile[""]
         columns[f"{name}_err"] = 0.5 * (quantile["_q84"] - quantile["_q16"])
         if name == "theta_E":
             for suffix, level in THETA_E_LEVELS:
                 known = quantile.get(suffix)
                 if known is None:
-                    known = np.exp(_mixture_quantile(centre, spread, level))
+                    known = np.exp(_mixture_quantile(centre, spread, weight, tails, level))
                 columns[f"theta_E{suffix}"] = known
     return columns
 
 
-def _mixture_quantile(centre: Array, spread: Array, level: float) -> Array:
-    """Return the quantile of equally weighted 1-D Gaussians (M, n); bisection to 2^-36 of the bracket."""
-    each = centre + ndtri(level) * spread
+def _mixture_quantile(centre: Array, spread: Array, weight: Array | None, tails: Tails, level: float) -> Array:
+    """Return the quantile of weighted 1-D components (K, n); bisection to 2^-36 of the bracket."""
+    each = centre + np.array([[tail.quantile(level)] for tail in tails]) * spread
     if len(centre) == 1:
         return each[0]
     low, high = each.min(axis=0), each.max(axis=0)
     for _ in range(BISECTIONS):
         middle = 0.5 * (low + high)
-        below = sum(ndtr((middle - c) / s) for c, s in zip(centre, spread, strict=True)) < level * len(centre)
+        shares = (tail.cdf((middle - c) / s) for c, s, tail in zip(centre, spread, tails, strict=True))
+        if weight is None:
+            below = sum(shares) < level * len(centre)
+        else:
+            below = sum(w * share for w, share in zip(weight, shares, strict=True)) < level
         low, high = np.where(below, middle, low), np.where(below, high, middle)
     return np.asarray(0.5 * (low + high))
 
 
-def _ellipticities(mean: Array, factor: Array) -> dict[str, Array]:
-    """Medians and half-widths of e1, e2 from the fixed points, pooled over the networks.
+def _ellipticities(mean: Array, factor: Array, weight: Array | None, tails: Tails) -> dict[str, Array]:
+    """Medians and half-widths of e1, e2 from the fixed points, pooled over the components.
 
     The points of a row lie side by side, and few rows are worked on at a time: sorting in cache takes a third
     of the time of sorting across rows.
     """
-    z1, z2 = normal_points().T
-    n_networks, _, n = mean.shape
-    samples = np.empty((2, n, n_networks * POINTS))
-    for network in range(n_networks):
-        l10, l11 = factor[network, TRIANGLE.index((1, 0))], factor[network, TRIANGLE.index((1, 1))]
-        l20, l21, l22 = (factor[network, TRIANGLE.index((2, j))] for j in range(3))
+    count, _, n = mean.shape
+    samples = np.empty((2, n, count * POINTS))
+    for k in range(count):
+        z1, z2 = _points(tails[k]).T
+        l10, l11 = factor[k, TRIANGLE.index((1, 0))], factor[k, TRIANGLE.index((1, 1))]
+        l20, l21, l22 = (factor[k, TRIANGLE.index((2, j))] for j in range(3))
         s11 = np.sqrt(l10 * l10 + l11 * l11)
         s21 = (l20 * l10 + l21 * l11) / s11
         s22 = np.sqrt(np.maximum(l20 * l20 + l21 * l21 + l22 * l22 - s21 * s21, 1e-12))
-        place = slice(network * POINTS, (network + 1) * POINTS)
+        place = slice(k * POINTS, (k + 1) * POINTS)
         for start in range(0, n, STRIP):
             rows = slice(start, start + STRIP)
-            u1 = mean[network, 1, rows, None] + s11[rows, None] * z1
-            u2 = mean[network, 2, rows, None] + s21[rows, None] * z1 + s22[rows, None] * z2
+            u1 = mean[k, 1, rows, None] + s11[rows, None] * z1
+            u2 = mean[k, 2, rows, None] + s21[rows, None] * z1 + s22[rows, None] * z2
             size = np.sqrt(u1 * u1 + u2 * u2)
             shrink = np.where(size > 1e-9, np.tanh(size) / np.maximum(size, 1e-9), 1.0)
             samples[0, rows, place] = u1 * shrink
             samples[1, rows, place] = u2 * shrink
-    samples.sort(axis=-1)
+    if weight is None:
+        samples.sort(axis=-1)
     columns: dict[str, Array] = {}
-    for name, ordered in zip(("e1", "e2"), samples, strict=True):
-        quantile = {suffix: _sorted_quantile(ordered.T, level) for suffix, level in LEVELS}
+    for name, values in zip(("e1", "e2"), samples, strict=True):
+        if weight is None:
+            quantile = {suffix: _sorted_quantile(values.T, level) for suffix, level in LEVELS}
+        else:
+            quantile = _weighted_quantiles(values, weight)
         columns[name] = quantile[""]
         columns[f"{name}_err"] = 0.5 * (quantile["_q84"] - quantile["_q16"])
     return columns
@@ -173,28 +227,56 @@ def _sorted_quantile(ordered: Array, level: float) -> Array:
     return np.asarray(ordered[below] * (1 - weight) + ordered[below + 1] * weight)
 
 
-def _covariance(mean: Array, factor: Array) -> Array:
+def _weighted_quantiles(values: Array, weight: Array) -> dict[str, Array]:
+    """Return the quantiles of points (n, K * POINTS), component by component, of weights (K, n) that sum to 1.
+
+    The mean of the inverse cumulative weight over a window as wide as one of the effective number of points, which is
+    `_sorted_quantile` for equal weights and for all weight on one component.
+    """
+    found = {suffix: np.empty(len(values)) for suffix, _ in LEVELS}
+    for start in range(0, len(values), STRIP):
+        strip, share = values[start : start + STRIP], weight[:, start : start + STRIP].T
+        half = (share**2).sum(axis=-1, keepdims=True) / (2 * POINTS)
+        order = np.argsort(strip, axis=-1)
+        ordered = np.take_along_axis(strip, order, axis=-1)
+        top = np.cumsum(np.take_along_axis(share, order // POINTS, axis=-1), axis=-1) / POINTS
+        bottom = np.concatenate([np.zeros_like(half), top[:, :-1]], axis=-1)
+        for suffix, level in LEVELS:
+            inside = np.minimum(top, level + half) - np.maximum(bottom, level - half)
+            inside = np.maximum(inside, 0.0)
+            found[suffix][start : start + STRIP] = (ordered * inside).sum(axis=-1) / inside.sum(axis=-1)
+    return found
+
+
+def _covariance(mean: Array, factor: Array, weight: Array | None, tails: Tails) -> Array:
     """Packed physical covariance (n, 28) of the mixture by spherical cubature.
 
-    The 2 x 7 points ``mean +- sqrt(7) L_i`` (Arasaratnam & Haykin 2009, eq. 32) of each network are mapped to
-    physical parameters and pooled.
+    The 2 x 7 points ``mean +- sqrt(7) L_i`` (Arasaratnam & Haykin 2009, eq. 32) of each component, L of its covariance
+    with its tail, are mapped to physical parameters and pooled.
     """
-    n_networks, _, n = mean.shape
-    points = np.empty((n_networks * 2 * N_LATENT, N_LATENT, n))
-    for network in range(n_networks):
+    count, _, n = mean.shape
+    points = np.empty((count * 2 * N_LATENT, N_LATENT, n))
+    for k, tail in enumerate(tails):
+        reach = np.sqrt(N_LATENT) if tail.gaussian else np.sqrt(N_LATENT * tail.variance)
         for column in range(N_LATENT):
             step = np.zeros((N_LATENT, n))
             for i in range(column, N_LATENT):
-                step[i] = np.sqrt(N_LATENT) * factor[network, TRIANGLE.index((i, column))]
-            at = 2 * (network * N_LATENT + column)
-            points[at], points[at + 1] = mean[network] + step, mean[network] - step
+                step[i] = reach * factor[k, TRIANGLE.index((i, column))]
+            at = 2 * (k * N_LATENT + column)
+            points[at], points[at + 1] = mean[k] + step, mean[k] - step
     size = np.sqrt(points[:, 1] ** 2 + points[:, 2] ** 2)
     shrink = np.where(size > 1e-9, np.tanh(size) / np.maximum(size, 1e-9), 1.0)
     points[:, 0] = np.exp(points[:, 0])
     points[:, 1] *= shrink
     points[:, 2] *= shrink
-    points -= points.mean(axis=0)
     packed = np.empty((n, N_COV))
+    if weight is None:
+        points -= points.mean(axis=0)
+        for index, (i, j) in enumerate(TRIANGLE):
+            packed[:, index] = (points[:, i] * points[:, j]).mean(axis=0)
+        return packed
+    share = np.repeat(weight / (2 * N_LATENT), 2 * N_LATENT, axis=0)
+    points -= (share[:, None] * points).sum(axis=0)
     for index, (i, j) in enumerate(TRIANGLE):
-        packed[:, index] = (points[:, i] * points[:, j]).mean(axis=0)
+        packed[:, index] = (share * points[:, i] * points[:, j]).sum(axis=0)
     return packed

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lensscan.nets.blocks import Downsample, Modulation, Network, ResidualBlock, StandardConv2d
+from lensscan.nets.blocks import Downsample, Modulation, Network, Outcome, ResidualBlock, StandardConv2d
 from lensscan.nets.heads import LogitHead, PosteriorHead
 from lensscan.nets.normalise import n_scalars
 
@@ -32,6 +32,8 @@ class ResNetConfig:
         Hidden units of each head.
     latent_centre, latent_scale : tuple of 7 float
         Units of the posterior head.
+    components : int
+        Gaussians of the posterior head.
     """
 
     widths: tuple[int, ...] = (16, 32, 64, 96)
@@ -41,10 +43,11 @@ class ResNetConfig:
     hidden: int = 128
     latent_centre: tuple[float, ...] = (0.2, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
     latent_scale: tuple[float, ...] = (0.4, 0.2, 0.2, 0.1, 0.1, 0.3, 0.3)
+    components: int = 1
 
 
 class LensResNet(Network):
-    """Residual network with a logit head and a Gaussian posterior head.
+    """Residual network with a logit head and a posterior head, one Gaussian or a mixture.
 
     Parameters
     ----------
@@ -70,19 +73,11 @@ class LensResNet(Network):
         self.squeeze = StandardConv2d(widths[-1], config.squeeze, 1)
         n_features = config.squeeze * side * side + config.condition
         self.logit = LogitHead(n_features, config.hidden)
-        self.posterior = PosteriorHead(n_features, config.hidden, config.latent_centre, config.latent_scale)
+        units = (config.latent_centre, config.latent_scale)
+        self.posterior = PosteriorHead(n_features, config.hidden, *units, config.components)
 
-    def forward(self, images: Tensor, scalars: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Map normalised images (n, C, S, S) and scalars (n, 4C + 1) to logit, mean and factor.
-
-        Returns
-        -------
-        logit : (n,)
-        mean : (n, 7)
-            Latent mean.
-        factor : (n, 7, 7)
-            Lower Cholesky factor of the latent covariance.
-        """
+    def forward(self, images: Tensor, scalars: Tensor) -> Outcome:
+        """Map normalised images (n, C, S, S) and scalars (n, 4C + 1) to the outcome."""
         condition = F.relu(self.embed(scalars))
         x = self.first(self.stem(images))
         for modulate, stage in zip(self.modulations, self.stages, strict=True):
@@ -91,8 +86,7 @@ class LensResNet(Network):
         features = torch.cat([maps.contiguous().flatten(1), condition], dim=1)
         return self.heads(features.to(scalars.dtype))
 
-    def heads(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def heads(self, features: Tensor) -> Outcome:
         """Apply both heads in full precision, whatever the trunk has."""
         with torch.autocast(features.device.type, enabled=False):
-            mean, factor = self.posterior(features)
-            return self.logit(features), mean, factor
+            return Outcome(self.logit(features), *self.posterior(features))

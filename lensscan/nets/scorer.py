@@ -129,11 +129,16 @@ class Scorer:
 
     def _width(self) -> int:
         """Return the number of float32 columns of a packed result."""
-        return len(self.networks) * (1 + N_LATENT + N_COV) + len(self.frame.bands) + 2
+        return sum(self._widths())
+
+    def _widths(self) -> list[int]:
+        """Return the numbers of float32 columns: logit, means, covariances, weights, sigma, snr, out of range."""
+        n, k = len(self.networks), sum(network.components for network in self.networks)
+        return [n, k * N_LATENT, k * N_COV, k if k > n else 0, len(self.frame.bands), 1, 1]
 
     @torch.inference_mode()
     def _compute(self, images: Tensor, mask: Tensor | None, small: Tensor) -> Tensor:
-        """Return the packed result (B, width): logits, means, covariances, sigma, snr, out of range."""
+        """Return the packed result (B, width), see `_widths`."""
         sigma, fwhm, present = small.chunk(3, dim=1)
         present = present > 0.5
         if any(network.module.normalised for network in self.networks):
@@ -144,25 +149,24 @@ class Scorer:
             snr = torch.full_like(sigma[:, 0], torch.nan)
         outcomes = [network(images, mask, sigma, fwhm, present, self.frame.pixel_scale) for network in self.networks]
         logit = torch.stack([outcome[0] for outcome in outcomes], dim=1)
-        mean = torch.stack([outcome[1] for outcome in outcomes], dim=1)
-        cov = torch.stack([outcome[2] for outcome in outcomes], dim=1)
+        mean, cov, weight = (torch.cat([outcome[k] for outcome in outcomes], dim=1) for k in (1, 2, 3))
         outside = torch.stack([network.outside(sigma, fwhm, present) for network in self.networks]).any(dim=0)
         if self.regress_above is not None:
             below = ~(logit.mean(dim=1) > self.regress_above)
             mean = mean.masked_fill(below[:, None, None], torch.nan)
             cov = cov.masked_fill(below[:, None, None], torch.nan)
-        return torch.cat([logit, mean.flatten(1), cov.flatten(1), sigma, snr[:, None], outside[:, None].float()], dim=1)
+        parts = [logit, mean.flatten(1), cov.flatten(1), weight, sigma, snr[:, None], outside[:, None].float()]
+        return torch.cat([part[:, :width] for part, width in zip(parts, self._widths(), strict=True)], dim=1)
 
     def unpack(self, packed: NDArray[np.float32], resampled: NDArray[np.bool_]) -> Columns:
         """Cut a packed result into its columns."""
         n, m = len(packed), len(self.networks)
-        widths = [m, m * N_LATENT, m * N_COV, len(self.frame.bands), 1, 1]
-        logit, mean, cov, sigma, snr, outside = np.split(packed, np.cumsum(widths)[:-1], axis=1)
+        logit, mean, cov, weight, sigma, snr, outside = np.split(packed, np.cumsum(self._widths())[:-1], axis=1)
         out_of_range = (outside[:, 0] > 0.5) | resampled
-        return {
+        return ({"post_weight": weight.copy()} if weight.shape[1] else {}) | {
             "logit": logit.copy(),
-            "post_mean": mean.reshape(n, m, N_LATENT).copy(),
-            "post_cov": cov.reshape(n, m, N_COV).copy(),
+            "post_mean": mean.reshape(n, -1, N_LATENT).copy(),
+            "post_cov": cov.reshape(n, -1, N_COV).copy(),
             "sigma": sigma.copy(),
             "snr": snr[:, 0].copy(),
             "ood": np.full((n, m), np.nan, dtype=np.float32),
@@ -193,8 +197,9 @@ class Pending:
         Returns
         -------
         dict
-            ``logit`` (B, M) raw, mean over the views; ``post_mean`` (B, M, 7) and ``post_cov`` (B, M, 28)
-            latent; ``sigma`` (B, C) nJy; ``snr`` (B,), see `lensscan.nets.normalise.aperture_snr`; ``ood``
+            ``logit`` (B, M) raw, mean over the views; ``post_mean`` (B, K, 7) and ``post_cov`` (B, K, 28)
+            latent, the K = M components of the networks; with mixture heads K > M, and ``post_weight`` (B, K) of sum
+            1 for each network; ``sigma`` (B, C) nJy; ``snr`` (B,), see `lensscan.nets.normalise.aperture_snr`; ``ood``
             (B, M), NaN; ``flags`` (B,) uint32, ``OUT_OF_RANGE`` where sigma or seeing lie outside any card's
             range or the stamp was resampled.
         """
@@ -231,6 +236,7 @@ class _Network:
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last)
         self.softening = card.softening
         self.views = views or card.views
+        self.components = card.components(self.views)
         self.half = precision == "bf16"
         scale = torch.tensor(card.scale_of(self.views), dtype=torch.float32)
         rows, columns = (list(axis) for axis in zip(*TRIANGLE, strict=True))
@@ -242,26 +248,30 @@ class _Network:
 
     def __call__(
         self, images: Tensor, mask: Tensor | None, sigma: Tensor, fwhm: Tensor, present: Tensor, scale: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logit (B,), mean (B, 7) and packed covariance (B, 28) over the views."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return logit (B,), means (B, K, 7), packed covariances (B, K, 28) and weights (B, K) over the views.
+
+        The views of a single Gaussian become one by their moments; those of a mixture are all kept.
+        """
         scalars = scalar_inputs(sigma, fwhm, present, scale)
         if self.module.normalised:
             images = normalise(images, mask, sigma, self.softening)
-        logits, means, covariances = [], [], []
+        logits, means, covariances, weights = [], [], [], []
         for view in range(self.views):
-            logit, mean, cov = self._forward(transform_images(images, view), scalars)
-            logits.append(logit)
-            means.append(undo(mean, view))
-            covariances.append(transform_covariance(cov, view, backward=True))
+            with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.half):
+                outcome = self.module(transform_images(images, view), scalars)
+            logits.append(outcome.logit)
+            means.append(undo(outcome.mean, view))
+            covariances.append(transform_covariance(pack_triangle(covariance(outcome.factor)), view, backward=True))
+            weights.append(torch.exp(outcome.log_weight) / self.views)
         if self.views == 1:
-            return logits[0], means[0], covariances[0] * self.cov_scale
-        mean, cov = combine_views(means, covariances)
-        return sum(logits[1:], logits[0]) / self.views, mean, cov * self.cov_scale
-
-    def _forward(self, images: Tensor, scalars: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.half):
-            logit, mean, factor = self.module(images, scalars)
-        return logit, mean, pack_triangle(covariance(factor))
+            return logits[0], means[0], covariances[0] * self.cov_scale, weights[0]
+        if self.components > 1:
+            mean, cov, weight = (torch.cat(parts, dim=1) for parts in (means, covariances, weights))
+        else:
+            mean, cov = combine_views(means, covariances)
+            weight = sum(weights[1:], weights[0])
+        return sum(logits[1:], logits[0]) / self.views, mean, cov * self.cov_scale, weight
 
     def outside(self, sigma: Tensor, fwhm: Tensor, present: Tensor) -> Tensor:
         """Return which rows (B,) have a band whose sigma or seeing lies outside the card's ranges."""

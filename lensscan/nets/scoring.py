@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lensscan.errors import ModelError
 from lensscan.metrics.calibration import apply, prevalence_shift
-from lensscan.nets.posterior import posterior_columns
+from lensscan.nets.mixture import Pooling
 from lensscan.nets.scorer import Scorer
 from lensscan.survey.placement import place_centred
 from lensscan.survey.stamps import Batch, allocate
@@ -63,7 +63,7 @@ def score_stamps(
         columns["origin"] = slot.origin
         parts.append({name: column[: slot.n].copy() for name, column in columns.items()})
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return _table(model, columns, prevalence)
+    return _table(model, columns, prevalence, Pooling.of([model.card], views or 0))
 
 
 def _per_band(values: Sequence[float] | Floats | None, n: int, n_bands: int) -> NDArray[np.float32]:
@@ -95,7 +95,7 @@ def _fill(
     slot.close(n)
 
 
-def _table(model: Model, columns: dict[str, NDArray[Any]], prevalence: float | None) -> QTable:
+def _table(model: Model, columns: dict[str, NDArray[Any]], prevalence: float | None, pooling: Pooling) -> QTable:
     """Turn the scorer's columns into the table of `Model.score`."""
     card = model.card
     raw = columns["logit"][:, 0]
@@ -107,7 +107,7 @@ def _table(model: Model, columns: dict[str, NDArray[Any]], prevalence: float | N
     table["p_lens"] = np.full_like(logit, np.nan)
     if prevalence is not None:
         table["p_lens"] = prevalence_shift(logit, prevalence)
-    for name, column in posterior_columns(mean, columns["post_cov"]).items():
+    for name, column in pooling.columns(mean, columns["post_cov"], columns.get("post_weight")).items():
         table[name] = column * u.arcsec if name.split("_err")[0].split("_q")[0] in ARCSEC else column
     table["snr"] = columns["snr"]
     table["flags"] = columns["flags"]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lensscan.nets.blocks import Network
-from lensscan.nets.latent import N_LATENT
+from lensscan.nets.blocks import Network, Outcome
 
 __all__ = ["Trivial"]
 
@@ -21,9 +20,7 @@ class Trivial(Network):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(1))
 
-    def forward(self, images: Tensor, scalars: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Map images (n, C, S, S) in nJy to logit (n,), and NaN for mean (n, 7) and factor (n, 7, 7)."""
-        n, _, _, size = images.shape
-        logit = images[:, 0, size // 2, size // 2] * self.weight
-        nothing = images.new_full((n, N_LATENT, N_LATENT), float("nan"))
-        return logit, nothing[:, 0], nothing
+    def forward(self, images: Tensor, scalars: Tensor) -> Outcome:
+        """Map images (n, C, S, S) in nJy to logit (n,), without a posterior."""
+        middle = images.shape[-1] // 2
+        return Outcome.unregressed(images[:, 0, middle, middle] * self.weight)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lensscan.candidates.flags import merge_flags
 from lensscan.candidates.score import Combination
 from lensscan.candidates.sky import lens_on_sky
-from lensscan.nets.posterior import posterior_columns
+from lensscan.nets.mixture import Pooling
 from lensscan.scan.plan import Plan
 from lensscan.schema import ENDPOINTS, PARAMETERS, find_column
 
@@ -50,6 +50,8 @@ class Layout:
         Columns of ``/scores`` -> dtype.
     record : numpy.dtype
         Of the candidates while they are collected: all columns but ``tile``.
+    pooling : Pooling
+        How the shards' components form one posterior.
     """
 
     id_dtype: np.dtype[Any]
@@ -58,9 +60,10 @@ class Layout:
     carried: dict[str, np.dtype[Any]]
     scores: dict[str, np.dtype[Any]]
     record: np.dtype[Any]
+    pooling: Pooling
 
     @classmethod
-    def of(cls, plan: Plan, rows: h5py.Group, networks: tuple[str, ...]) -> Layout:
+    def of(cls, plan: Plan, rows: h5py.Group, networks: tuple[str, ...], pooling: Pooling) -> Layout:
         """Return the layout for the rows of a plan."""
         kinds = {"int": "<i8", "uint": "<u8", "str": f"S{plan.id_width}"}
         id_dtype = np.dtype(kinds[plan.id_kind])
@@ -83,7 +86,7 @@ class Layout:
                 fields.append(("cov", "<f4", (N_COV,)))
         last = [(name, find_column(name).dtype) for name in ("plan_row", "group", "group_rank")]
         record = np.dtype([("rank", "<i8"), *fields, *last, *RESERVED.items(), *carried.items()])
-        return cls(id_dtype, plan.bands, networks, carried, dtypes | carried, record)
+        return cls(id_dtype, plan.bands, networks, carried, dtypes | carried, record, pooling)
 
     def plan_columns(self, rows: h5py.Group, start: int, stop: int) -> dict[str, NDArray[Any]]:
         """Read the plan's rows [start, stop), text as bytes of fixed width."""
@@ -107,7 +110,7 @@ class Layout:
         combination : Combination
         """
         scores: dict[str, NDArray[Any]] = {**rows, **combination.columns(shard["logit"])}
-        posterior, cov = _posterior(shard["post_mean"], shard["post_cov"])
+        posterior, cov = _posterior(self.pooling, shard["post_mean"], shard["post_cov"], shard.get("post_weight"))
         scores.update(posterior)
         scores.update(lens_on_sky(shard["wcs"], *(posterior[name] for name in ("x", "y", "e1", "e2"))))
         scores["snr"], scores["status"] = shard["snr"], shard["status"]
@@ -140,7 +143,7 @@ def tile_name(path: str) -> str:
 
 
 def _posterior(
-    mean: NDArray[np.float32], cov: NDArray[np.float32]
+    pooling: Pooling, mean: NDArray[np.float32], cov: NDArray[np.float32], weight: NDArray[np.float32] | None
 ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
     """Summarise the rows that were regressed; the others are NaN and cost nothing."""
     n = len(mean)
@@ -148,7 +151,7 @@ def _posterior(
     columns = {name: np.full(n, np.nan, np.float32) for name in POSTERIOR}
     packed = np.full((n, N_COV), np.nan, np.float32)
     if len(regressed):
-        values = posterior_columns(mean[regressed], cov[regressed])
+        values = pooling.columns(mean[regressed], cov[regressed], None if weight is None else weight[regressed])
         packed[regressed] = values["cov"]
         for name, column in columns.items():
             column[regressed] = values[name]

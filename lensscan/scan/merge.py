@@ -28,6 +28,7 @@ from lensscan.candidates.verify import verify_output
 from lensscan.candidates.writer import OutputWriter, failure_records, sweep_stale, temporary_name
 from lensscan.errors import OutputError, ShardInvalid, VerificationError, disk_error
 from lensscan.nets.card import Card
+from lensscan.nets.mixture import Pooling
 from lensscan.scan.columns import ChunkColumns, Layout, tile_name
 from lensscan.scan.plan import Plan
 from lensscan.scan.shards import fsync_folder, read_shard, shard_path
@@ -183,7 +184,8 @@ class _Merge:
         """Write, close and verify the temporary file."""
         combination = combine_cards(self.models, self.settings.prevalence, self.settings.ensemble)
         with h5py.File(self.plan.path, "r", locking=False) as h5:
-            layout = Layout.of(self.plan, h5["rows"], combination.names)
+            pooling = Pooling.of(self.models, int(self.plan.settings.get("views", 0)))
+            layout = Layout.of(self.plan, h5["rows"], combination.names, pooling)
             writer = self.writer = OutputWriter(self.temp, self.plan.n_rows, layout.scores, layout.id_dtype)
             best = self._stream(h5["rows"], layout, combination, writer)
             self._survey(combination, writer)
@@ -243,7 +245,7 @@ class _Merge:
 
     def _read(self, chunk: list[tuple[int, int, int]], layout: Layout) -> dict[str, NDArray[Any]]:
         """Read the shards of a run of blocks as one array per column."""
-        n_bands, n_networks = len(layout.bands), len(layout.networks)
+        n_bands, n_networks, n_components = len(layout.bands), len(layout.networks), layout.pooling.total
         parts = []
         for block, start, stop in chunk:
             path = shard_path(self.run_dir, block)
@@ -255,7 +257,10 @@ class _Merge:
                 "sigma": (n_bands,),
                 "logit": (n_networks,),
             }
-            shapes |= {"post_mean": (n_networks, 7), "post_cov": (n_networks, 28), "ood": (n_networks,), "wcs": (6,)}
+            shapes |= {"post_mean": (n_components, 7), "post_cov": (n_components, 28)}
+            shapes |= {"ood": (n_networks,), "wcs": (6,)}
+            if layout.pooling.weighted:
+                shapes["post_weight"] = (n_components,)
             for name, shape in (shapes | {"status": (), "flags": (), "snr": ()}).items():
                 if name not in part or part[name].shape[1:] != shape:
                     raise ShardInvalid(f"{path}: column {name} is missing or not of shape (n, *{shape})")

@@ -103,7 +103,7 @@ class BlockJob:
         mean[..., 3:5] += origin
         mean[..., 5:7] += origin
         failed = values["status"][:n] != Status.SCORED
-        for name in ("logit", "post_mean", "post_cov", "sigma", "snr", "ood"):
+        for name in {"logit", "post_mean", "post_cov", "post_weight", "sigma", "snr", "ood"} & set(self.columns):
             self.columns[name][at : at + n][failed] = np.nan
 
 

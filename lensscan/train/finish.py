@@ -15,18 +15,19 @@ from numpy.typing import NDArray
 
 from lensscan.metrics import calibration
 from lensscan.metrics.detection import auroc, tpr_at_fpr, wilson
-from lensscan.metrics.posterior import joint_coverage, marginal_coverage, residuals
+from lensscan.metrics.posterior import credibility, marginal_coverage, residuals
+from lensscan.metrics.scalemixture import GAUSSIAN, ScaleMixture, fit_scale_mixture
 from lensscan.mocks.recipes import CLASSES, Recipe
 from lensscan.mocks.simulate import simulate
 from lensscan.nets.card import Calibration, Card, LensDensity
-from lensscan.nets.latent import N_LATENT, PARAMETERS, TRIANGLE, unpack_triangle
+from lensscan.nets.latent import PARAMETERS
+from lensscan.nets.mixture import Mixture
 from lensscan.nets.model import Model
-from lensscan.nets.posterior import posterior_columns
 from lensscan.nets.scorer import Scorer
 from lensscan.survey.stamps import allocate
 from lensscan.train.settings import Augmentation, Finish
 
-__all__ = ["Scored", "calibrate", "evaluate", "posterior_scale", "score_mocks"]
+__all__ = ["Scored", "calibrate", "evaluate", "recalibrate", "score_mocks"]
 
 BATCH = 64
 CHUNK = 2048
@@ -43,14 +44,13 @@ class Scored:
     Attributes
     ----------
     logit : (n,) raw
-    mean, cov : (n, 7) and (n, 28) latent
+    posterior : Mixture, with the card's scale and tail
     sigma, fwhm : (n, C) nJy and arcsec
     truth : dict of (n,) arrays
     """
 
     logit: Floats
-    mean: Floats
-    cov: Floats
+    posterior: Mixture
     sigma: Floats
     fwhm: Floats
     truth: dict[str, NDArray[Any]]
@@ -63,7 +63,7 @@ class Scored:
     @property
     def regressed(self) -> bool:
         """Whether the network has a posterior head."""
-        return not np.isnan(self.mean).all()
+        return not np.isnan(self.posterior.mean).all()
 
 
 def score_mocks(
@@ -97,13 +97,15 @@ def score_mocks(
             slot.close(used)
             result = scorer.submit(slot).result()
             result["fwhm"] = slot.fwhm.copy()
-            for key in ("logit", "post_mean", "post_cov", "sigma", "fwhm"):
+            result.setdefault("post_weight", np.ones(result["post_mean"].shape[:2], np.float32))
+            for key in ("logit", "post_mean", "post_cov", "post_weight", "sigma", "fwhm"):
                 scores.setdefault(key, []).append(result[key][:used])
         report(f"seed {seed}: {start + count} of {n} mocks scored")
     columns = {key: np.concatenate(parts) for key, parts in scores.items()}
     truth = {key: np.concatenate(parts) for key, parts in truths.items()}
-    mean, cov = columns["post_mean"][:, 0], columns["post_cov"][:, 0]
-    return Scored(columns["logit"][:, 0], mean, cov, columns["sigma"], columns["fwhm"], truth)
+    tail = model.card.tail_of(views or model.card.views)
+    posterior = Mixture(columns["post_mean"], columns["post_cov"], columns["post_weight"], tail)
+    return Scored(columns["logit"][:, 0], posterior, columns["sigma"], columns["fwhm"], truth)
 
 
 def latent_truth(scored: Scored) -> NDArray[np.float64]:
@@ -115,30 +117,29 @@ def latent_truth(scored: Scored) -> NDArray[np.float64]:
     return np.stack([np.log(columns[0]), columns[1] * stretch, columns[2] * stretch, *columns[3:]], axis=1)
 
 
-def _sigmas(scored: Scored) -> NDArray[np.float64]:
-    diagonal = [TRIANGLE.index((i, i)) for i in range(N_LATENT)]
-    return np.sqrt(scored.cov[scored.is_lens][:, diagonal].astype(np.float64))
+def recalibrate(scored: Scored) -> tuple[tuple[float, ...], ScaleMixture]:
+    """Return the factors on the posterior's standard deviations, and the tail, that make it cover as it should.
 
+    One factor for theta_E, one for the ellipticity, one for the position and one for the source position: the same
+    for both components, so that the dihedral rules hold.  See `lensscan.metrics.scalemixture.fit_scale_mixture`.
 
-def posterior_scale(scored: Scored) -> tuple[float, ...]:
-    """Return the factors on the posterior's standard deviations that put 68.27 % of the truths within one.
-
-    One for theta_E, one for the ellipticity, one for the position and one for the source position: the same
-    for both components, so that the dihedral rules hold.
+    Parameters
+    ----------
+    scored : Scored
+        Without scale and tail.
     """
-    pull = np.abs(latent_truth(scored) - scored.mean[scored.is_lens]) / _sigmas(scored)
-    scale = np.ones(N_LATENT)
-    for group in GROUPS:
-        scale[list(group)] = np.quantile(pull[:, list(group)], 0.6827)
-    return tuple(float(s) for s in np.round(scale, 4))
+    found = scored.posterior[scored.is_lens]
+    residual = latent_truth(scored)[:, None] - found.mean
+    scale, tail = fit_scale_mixture(residual, found.matrices, found.weight, GROUPS)
+    return tuple(float(s) for s in np.round(scale, 4)), tail
 
 
 def calibrate(
     model: Model, scored: Scored, finish: Finish, augmentation: Augmentation, views: Scored | None = None
 ) -> Model:
-    """Return the model with calibration, f_lens and ranges in its card; if it regresses, posterior scales and prior.
+    """Return the model with calibration, f_lens and ranges in its card; if it regresses, also scale, tail and prior.
 
-    `scored` are mocks scored with one view and without posterior scale, `views` the same with eight views.
+    `scored` are mocks scored with one view, without posterior scale and tail, `views` the same with eight views.
     """
     a, b = calibration.fit(finish.kind, scored.logit, scored.is_lens)
     logit = calibration.apply(finish.kind, a, b, scored.logit.astype(np.float64))[scored.is_lens]
@@ -147,8 +148,10 @@ def calibrate(
     bands = model.card.bands
     posterior: dict[str, Any] = {}
     if scored.regressed:
-        posterior = {"posterior_scale": posterior_scale(scored), "prior": _prior(scored)}
-        posterior["posterior_scale_views"] = () if views is None else posterior_scale(views)
+        scale, tail = recalibrate(scored)
+        posterior = {"posterior_scale": scale, "posterior_tail": tail, "prior": _prior(scored)}
+        scale, tail = ((), GAUSSIAN) if views is None else recalibrate(views)
+        posterior |= {"posterior_scale_views": scale, "posterior_tail_views": tail}
     card = dataclasses.replace(
         model.card,
         calibration=Calibration(finish.kind, round(a, 6), round(b, 6)),
@@ -188,7 +191,7 @@ def evaluate(card: Card, scored: Scored) -> dict[str, Any]:
     Parameters
     ----------
     card : Card
-        Calibrated; its posterior scale must already be in `scored` (scores of a model with this card).
+        Calibrated; its posterior scale and tail must already be in `scored` (scores of a model with this card).
     scored : Scored
 
     Returns
@@ -234,23 +237,25 @@ def _by_class(scored: Scored, logit: Floats, threshold: float) -> dict[str, Any]
 
 def _regression(scored: Scored) -> dict[str, Any]:
     """Bias and widths in physical units, and coverage in latent space, of the lenses."""
-    lens, truth, sigma = scored.is_lens, latent_truth(scored), _sigmas(scored)
-    columns = posterior_columns(scored.mean[lens][:, None], scored.cov[lens][:, None])
+    lens, truth, found = scored.is_lens, latent_truth(scored), scored.posterior[scored.is_lens]
+    columns = found.columns()
     parameters = {}
     for name in PARAMETERS:
-        found = residuals(columns[name], np.asarray(scored.truth[name])[lens])
-        parameters[name] = dataclasses.asdict(found)
+        error = residuals(columns[name], np.asarray(scored.truth[name])[lens])
+        parameters[name] = dataclasses.asdict(error)
     theta_E = np.asarray(scored.truth["theta_E"])[lens]
     outlier = np.abs(columns["theta_E"] - theta_E) > 0.15 * theta_E
     parameters["theta_E"]["outliers_15_percent"] = float(outlier.mean())
-    mean, cov = scored.mean[lens], unpack_triangle(scored.cov[lens])
-    coverage = {
-        str(level): {
-            "marginal": dict(zip(PARAMETERS, marginal_coverage(truth, mean, sigma, level).tolist(), strict=True)),
-            "joint": joint_coverage(truth, mean, cov, level),
+    mean, cov, weight, tail = found.mean.astype(np.float64), found.matrices, found.weight, found.tail
+    sigma = np.sqrt(np.diagonal(cov, axis1=2, axis2=3))
+    content = credibility(truth, mean, cov, weight, tail)
+    coverage = {}
+    for level in (0.68, 0.95):
+        marginal = marginal_coverage(truth, mean, sigma, level, tail, weight)
+        coverage[str(level)] = {
+            "marginal": dict(zip(PARAMETERS, marginal.tolist(), strict=True)),
+            "joint": float((content <= level).mean()),
         }
-        for level in (0.68, 0.95)
-    }
     return {"parameters": parameters, "coverage": coverage}
 
 

@@ -172,11 +172,11 @@ class Trainer:
         torch.manual_seed(step_seed(settings.seed, self.step, 3) + self.engine.rank)
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-            logit, mean, factor = self.network(images, scalars)
-        bce = classification_loss(logit, sample.is_lens)
+            outcome = self.network(images, scalars)
+        bce = classification_loss(outcome.logit, sample.is_lens)
         nll = torch.zeros_like(bce)
         if self.network.regresses:
-            nll = regression_loss(sample.latent, mean, factor, sample.is_lens)
+            nll = regression_loss(sample.latent, outcome.mean, outcome.factor, outcome.log_weight, sample.is_lens)
         loss = bce + settings.optimiser.regression * nll
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -263,7 +263,7 @@ def evaluate(network: Network, sample: Sample, settings: TrainSettings, pixel_sc
             None if sample.mask is None else sample.mask[rows],
         )
         outcomes.append(network(*network_inputs(part, settings.softening, pixel_scale, network.normalised)))
-    logit, mean, factor = (torch.cat(parts) for parts in zip(*outcomes, strict=True))
+    logit, mean, factor, log_weight = (torch.cat(parts) for parts in zip(*outcomes, strict=True))
     lens = sample.is_lens
     score, label = logit.cpu().numpy(), lens.cpu().numpy()
     values = {
@@ -273,8 +273,9 @@ def evaluate(network: Network, sample: Sample, settings: TrainSettings, pixel_sc
         "tpr_3": tpr_at_fpr(score, label, 1e-3)[0],
     }
     if network.regresses:
-        error = torch.exp(mean[lens, 0]) - torch.exp(sample.latent[lens, 0])
+        centre = (torch.exp(log_weight) * mean[..., 0]).sum(dim=1)
+        error = torch.exp(centre[lens]) - torch.exp(sample.latent[lens, 0])
         quantile = torch.quantile(error, torch.tensor([0.16, 0.84], device=error.device))
-        values["nll"] = float(regression_loss(sample.latent, mean, factor, lens))
+        values["nll"] = float(regression_loss(sample.latent, mean, factor, log_weight, lens))
         values["theta_E_68"] = float(quantile[1] - quantile[0]) / 2
     return values

@@ -1,4 +1,4 @@
-"""Losses: cross entropy of the logit, and the negative log likelihood of the latent Gaussian on lenses."""
+"""Losses: cross entropy of the logit, and the negative log likelihood of the latent posterior on lenses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from lensscan.nets.latent import N_LATENT
 
-__all__ = ["classification_loss", "gaussian_nll", "regression_loss"]
+__all__ = ["classification_loss", "gaussian_nll", "mixture_nll", "regression_loss"]
 
 
 def classification_loss(logit: Tensor, is_lens: Tensor) -> Tensor:
@@ -19,12 +19,12 @@ def classification_loss(logit: Tensor, is_lens: Tensor) -> Tensor:
 
 
 def gaussian_nll(target: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
-    """Return the negative log likelihood (n,) of points under Gaussians given by their Cholesky factors.
+    """Return the negative log likelihood (...) of points under Gaussians given by their Cholesky factors.
 
     Parameters
     ----------
-    target, mean : Tensor, (n, 7)
-    factor : Tensor, (n, 7, 7)
+    target, mean : Tensor, (..., 7)
+    factor : Tensor, (..., 7, 7)
         Lower triangular, positive diagonal.
     """
     white = torch.linalg.solve_triangular(factor, (target - mean)[..., None], upper=False)[..., 0]
@@ -32,11 +32,23 @@ def gaussian_nll(target: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
     return 0.5 * white.square().sum(dim=-1) + log_det + 0.5 * N_LATENT * math.log(2 * math.pi)
 
 
-def regression_loss(target: Tensor, mean: Tensor, factor: Tensor, is_lens: Tensor) -> Tensor:
-    """Return the posterior's loss: `gaussian_nll` summed over the lenses, divided by all rows.
+def mixture_nll(target: Tensor, mean: Tensor, factor: Tensor, log_weight: Tensor) -> Tensor:
+    """Return the negative log likelihood (n,) of points (n, 7) under mixtures of Gaussians.
+
+    Parameters
+    ----------
+    target : Tensor, (n, 7)
+    mean, factor, log_weight : Tensor, (n, K, 7), (n, K, 7, 7), (n, K)
+        See `lensscan.nets.blocks.Outcome`.
+    """
+    return -torch.logsumexp(log_weight - gaussian_nll(target[:, None], mean, factor), dim=1)
+
+
+def regression_loss(target: Tensor, mean: Tensor, factor: Tensor, log_weight: Tensor, is_lens: Tensor) -> Tensor:
+    """Return the posterior's loss: `mixture_nll` summed over the lenses, divided by all rows.
 
     Dividing by all rows, not by the lenses, makes the gradient of a global batch the mean over its ranks.
     Rows that are no lenses may hold NaN in `target`.
     """
-    safe = torch.where(is_lens[:, None], target, mean.detach())
-    return torch.where(is_lens, gaussian_nll(safe, mean, factor), torch.zeros_like(mean[:, 0])).mean()
+    safe = torch.where(is_lens[:, None], target, mean[:, 0].detach())
+    return torch.where(is_lens, mixture_nll(safe, mean, factor, log_weight), torch.zeros_like(mean[:, 0, 0])).mean()

@@ -1,4 +1,4 @@
-"""One training from settings to model file: resume, train, finish, save."""
+"""One training from settings to model file: resume, train, finish, save; or finish a trained model anew."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ import logging
 import platform
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from lensscan import __version__
-from lensscan.errors import ExitCode, OutputError
+from lensscan.errors import ExitCode, ModelError, OutputError
+from lensscan.metrics.scalemixture import GAUSSIAN
 from lensscan.mocks.recipes import Recipe, load_recipe
 from lensscan.nets.architecture import architecture
 from lensscan.nets.classic.classifier import ClassifierConfig, scaled
 from lensscan.nets.dihedral import N_VIEWS
 from lensscan.nets.heads import to_latent
+from lensscan.nets.latent import N_LATENT
 from lensscan.nets.model import Card, Model
 from lensscan.train.distributed import Engine, start_engine
 from lensscan.train.finish import calibrate, evaluate, score_mocks
@@ -32,6 +35,13 @@ log = logging.getLogger(__name__)
 SEEDS = {"training": 0, "validation": 1, "calibration": 2, "evaluation": 3}
 """Offsets of the seeds: purpose p of a training with seed s uses mocks of seed ``10 s + SEEDS[p]``."""
 UNITS_SAMPLE = 2048
+PLAIN: dict[str, Any] = {
+    "posterior_scale": (1.0,) * N_LATENT,
+    "posterior_scale_views": (),
+    "posterior_tail": GAUSSIAN,
+    "posterior_tail_views": GAUSSIAN,
+}
+"""The posterior of a card before its recalibration."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -74,6 +84,7 @@ class TrainRun:
         """
         recipe = load_recipe(self.settings.recipe)
         if self._finished(recipe):
+            self.report(f"{self.output} is complete, nothing to do")
             return ExitCode.OK
         self.folder.mkdir(parents=True, exist_ok=True)
         engine = start_engine(self.backend, self.device)
@@ -101,6 +112,35 @@ class TrainRun:
         engine.close()
         return code
 
+    def finish(self, trained: Model) -> ExitCode:
+        """Calibrate and evaluate a trained model anew and write it; its weights stay as they are.
+
+        Parameters
+        ----------
+        trained : Model
+            Made with these settings; what only the card holds (version, notes, views) and the sizes under
+            ``[finish]`` may differ.
+
+        Raises
+        ------
+        ModelError
+            If it is the model of other settings.
+        OutputError
+            If the output is the model of other settings.
+        """
+        recipe = load_recipe(self.settings.recipe)
+        wrong = self._foreign(trained.card, recipe)
+        if wrong:
+            what = f"model {trained.card.name} is not of training {self.settings.name}"
+            raise ModelError(f"{what}: its {wrong} differs; give the training file it was made with")
+        self._finished(recipe)
+        settings = self.settings
+        card = dataclasses.replace(
+            trained.card, version=settings.version, notes=settings.notes, views=settings.views, hash=""
+        )
+        self._write(Model(card, trained.module), recipe)
+        return ExitCode.OK
+
     def _seed(self, purpose: str) -> int:
         return 10 * self.settings.seed + SEEDS[purpose]
 
@@ -111,15 +151,20 @@ class TrainRun:
         """Return True if the output is already this training's model."""
         if not self.output.exists():
             return False
-        training = Model.load(str(self.output)).card.training
-        if any(training.get(key) != value for key, value in self._identity(recipe).items()):
+        if self._foreign(Model.load(str(self.output)).card, recipe):
             raise OutputError(f"{self.output} is the model of other settings; remove it or give another -o")
-        self.report(f"{self.output} is complete, nothing to do")
         return True
 
+    def _foreign(self, card: Card, recipe: Recipe) -> str:
+        """Return the name of what shows that a card is not of this training; empty if it is."""
+        for key, value in self._identity(recipe).items():
+            if card.training.get(key) != value:
+                return key
+        return ""
+
     def _finish(self, trainer: Trainer, recipe: Recipe, engine: Engine) -> None:
-        """Calibrate, evaluate and save the averaged network."""
-        settings, finish = trainer.settings, self.settings.finish
+        """Make the card of the averaged network, and write the model."""
+        settings = trainer.settings
         card = Card(
             name=settings.name,
             version=settings.version,
@@ -151,7 +196,12 @@ class TrainRun:
                 },
             },
         )
-        model = Model(card, trainer.average.cpu().eval())
+        self._write(Model(card, trainer.average.cpu().eval()), recipe)
+
+    def _write(self, model: Model, recipe: Recipe) -> None:
+        """Calibrate, evaluate and save a model."""
+        settings, finish = self.settings, self.settings.finish
+        model = Model(dataclasses.replace(model.card, **PLAIN), model.module)
         seed = self._seed("calibration")
         scored = score_mocks(model, recipe, seed, finish.calibration, self.report, views=1)
         turned = None

@@ -16,8 +16,9 @@ from lensscan.nets.resnet import ResNetConfig
 
 __all__ = ["Augmentation", "Finish", "Optimiser", "Stream", "TrainSettings"]
 
-LATER_KEYS = (("stream", "epochs"), ("optimiser", "decay"))
-"""Keys that came later: unset, they stay out of the digest, so that it names the same training as before."""
+LATER_KEYS = (("stream", "epochs", False), ("optimiser", "decay", 0.0), ("network", "components", 1))
+"""Keys that came later, and what they are where unset: they then stay out of the digest, so that it names the same
+training as before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +226,7 @@ class TrainSettings:
         content = dataclasses.asdict(self)
         for key in ("name", "version", "notes", "checkpoint_seconds", "views", "finish"):
             del content[key]
-        for table, key in LATER_KEYS:
-            if not content[table][key]:
+        for table, key, unset in LATER_KEYS:
+            if content[table].get(key) == unset:
                 del content[table][key]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -18,14 +18,15 @@ from lensscan.evaluate.posteriors import (
 from lensscan.evaluate.regression import convert, groups_of, regress
 from lensscan.lens.conventions import from_axis_ratio
 from lensscan.metrics.bootstrap import Bootstrap
-from lensscan.nets.latent import from_latent, unpack_triangle
+from lensscan.nets.latent import from_latent
+from lensscan.nets.mixture import Mixture
 
 
 def measured(width=1.0, n=2500, replicates=6):
     sample = scored(2 * n, widths=(width,))
     lens = sample.truth["is_lens"]
     truth = truth_table(sample.truth, lens)
-    reduced = reduce_posteriors(sample.models[0].mean[lens], sample.models[0].cov[lens], truth)
+    reduced = reduce_posteriors(sample.models[0].posterior[lens], truth)
     groups = groups_of(sample.truth, lens, sample.models[0].logit > 1)
     bootstrap = Bootstrap(np.arange(len(truth)), replicates)
     return regress(reduced, truth, groups, 0.263, sample.features[lens], bootstrap), truth, reduced
@@ -86,21 +87,24 @@ def test_groups(exact):
     assert exact[0].figures["group.theta_E > 0.8.errors.x.half_width_68"].low > 0
 
 
+def repeated(mean, packed, n):
+    return Mixture.single(np.repeat(mean, n, axis=0), np.repeat(packed, n, axis=0))
+
+
 def test_likelihood_in_physical_units_by_numbers():
     """The density of theta_E, and of (e1, e2), integrates to one over physical values."""
     _, mean, packed = posteriors(1, np.random.default_rng(2))
-    cov = unpack_triangle(packed)
     grid = np.linspace(0.2, 4, 1001)
     truth = np.tile(from_latent(mean), (len(grid), 1))
     truth[:, 0] = grid
-    nll = likelihoods(to_latent(truth), truth, mean, np.repeat(cov, len(truth), axis=0))["theta_E"]
+    nll = likelihoods(to_latent(truth), truth, repeated(mean, packed, len(truth)))["theta_E"]
     assert np.trapezoid(np.exp(-nll), grid) == pytest.approx(1.0, abs=1e-3)
     axis = np.linspace(-0.99, 0.99, 160)
     e1, e2 = (part.ravel() for part in np.meshgrid(axis, axis))
     inside = np.hypot(e1, e2) < 0.995
     truth = np.tile(from_latent(mean), (inside.sum(), 1))
     truth[:, 1], truth[:, 2] = e1[inside], e2[inside]
-    nll = likelihoods(to_latent(truth), truth, mean, np.repeat(cov, len(truth), axis=0))["e1_e2"]
+    nll = likelihoods(to_latent(truth), truth, repeated(mean, packed, len(truth)))["e1_e2"]
     assert np.exp(-nll).sum() * (axis[1] - axis[0]) ** 2 == pytest.approx(1.0, abs=0.01)
 
 

@@ -5,7 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lensscan.metrics.posterior import joint_coverage, mahalanobis, marginal_coverage, pit, residuals
+from lensscan.metrics.posterior import (
+    credibility,
+    draw_mixture,
+    joint_coverage,
+    log_density,
+    mahalanobis,
+    marginal_coverage,
+    pit,
+    residuals,
+)
+from lensscan.metrics.scalemixture import GAUSSIAN, ScaleMixture
+
+HEAVY = ScaleMixture((0.7, 0.3), (0.5, 3.0))
 
 
 def right_gaussians(n=20_000, p=4, seed=1):
@@ -36,6 +48,47 @@ def test_coverage_of_right_posteriors():
         assert joint_coverage(truth, mean, cov, level) == pytest.approx(level, abs=0.015)
     values = pit(truth, mean, sigma)
     np.testing.assert_allclose(np.quantile(values, [0.1, 0.5, 0.9]), [0.1, 0.5, 0.9], atol=0.01)
+
+
+def mixtures(n, tail, seed=2):
+    """Return truths drawn from mixtures of two far components each, and the mixtures."""
+    rng = np.random.default_rng(seed)
+    mean = rng.normal(0, 2, (n, 2, 3))
+    root = rng.normal(size=(n, 2, 3, 3))
+    cov = root @ root.swapaxes(-1, -2) + 0.2 * np.eye(3)
+    share = rng.uniform(0.1, 0.9, n)
+    weight = np.stack([share, 1 - share], axis=1)
+    return draw_mixture(mean, cov, weight, tail, rng, count=1)[:, 0], mean, cov, weight
+
+
+@pytest.mark.parametrize("tail", [GAUSSIAN, HEAVY])
+def test_regions_and_ranks_of_right_mixtures(tail):
+    truth, mean, cov, weight = mixtures(4000, tail)
+    sigma = np.sqrt(np.diagonal(cov, axis1=2, axis2=3))
+    content = credibility(truth, mean, cov, weight, tail)
+    one = credibility(truth, mean[:, :1], cov[:, :1], weight[:, :1], tail)
+    for level in (0.5, 0.68, 0.95):
+        assert (content <= level).mean() == pytest.approx(level, abs=0.025)
+        np.testing.assert_allclose(marginal_coverage(truth, mean, sigma, level, tail, weight), level, atol=0.025)
+    assert (one <= 0.68).mean() < 0.5, "one component alone is not the posterior"
+
+
+def test_one_component_by_draws_and_exactly():
+    truth, mean, cov = right_gaussians(3000)
+    exact = credibility(truth, mean[:, None], cov[:, None], np.ones((3000, 1)), HEAVY)
+    twice, half = np.stack([mean, mean], 1), np.full((3000, 2), 0.5)
+    drawn = credibility(truth, twice, np.stack([cov, cov], 1), half, HEAVY)
+    np.testing.assert_allclose(drawn, exact, atol=0.12)
+    assert abs((drawn - exact).mean()) < 0.003
+    assert joint_coverage(truth, mean, cov, 0.5, HEAVY) == pytest.approx((exact <= 0.5).mean())
+
+
+def test_density_of_a_mixture_integrates_to_one():
+    grid = np.linspace(-15, 15, 3001)[None, :, None]
+    mean, cov = np.array([[[-1.0], [2.0]]]), np.array([[[[0.5]], [[2.0]]]])
+    density = np.exp(log_density(grid, mean, cov, np.array([[0.3, 0.7]]), HEAVY))[0]
+    assert np.trapezoid(density, grid[0, :, 0]) == pytest.approx(1.0, abs=1e-6)
+    assert np.trapezoid(density * grid[0, :, 0], grid[0, :, 0]) == pytest.approx(1.1, abs=1e-5)
 
 
 def test_overconfidence_shows():

@@ -23,6 +23,7 @@ NETWORKS = {
         1,
         33,
     ),
+    "resnet-mixture": ({"kind": "resnet", "widths": [8, 12], "depths": [0, 1], "hidden": 16, "components": 3}, 2, 32),
     "argonne": ({"kind": "argonne"}, 1, 45),
     "argonne-linear": ({"kind": "argonne", "scaling": "linear", "mean": [3.0, 4.0], "std": [9.0, 7.0]}, 2, 45),
     "argonne-picture": ({"kind": "argonne", "scaling": "picture", "mean": [0.2], "std": [0.1]}, 1, 32),
@@ -47,24 +48,27 @@ def outputs(network, images, scalars):
 
 
 def test_shapes(built):
-    _, network, images, scalars = built
-    logit, mean, factor = outputs(network, images, scalars)
+    architecture, network, images, scalars = built
+    logit, mean, factor, log_weight = outputs(network, images, scalars)
+    components = architecture.get("components", 1)
     assert logit.shape == (6,)
-    assert mean.shape == (6, N_LATENT)
-    assert factor.shape == (6, N_LATENT, N_LATENT)
+    assert mean.shape == (6, components, N_LATENT)
+    assert factor.shape == (6, components, N_LATENT, N_LATENT)
+    assert log_weight.shape == (6, components)
+    torch.testing.assert_close(torch.exp(log_weight).sum(dim=1), torch.ones(6))
     assert torch.isfinite(logit).all()
     assert torch.isfinite(mean).all() == network.regresses
     if network.regresses:
-        assert (torch.diagonal(factor, dim1=1, dim2=2) > 0).all(), "a Cholesky factor needs a positive diagonal"
+        assert (torch.diagonal(factor, dim1=-2, dim2=-1) > 0).all(), "a Cholesky factor needs a positive diagonal"
         assert (torch.triu(factor, 1) == 0).all()
 
 
 def test_every_parameter_gets_a_gradient(built):
     _, network, images, scalars = built
-    logit, mean, factor = network(images, scalars)
+    logit, mean, factor, log_weight = network(images, scalars)
     loss = logit.square().sum()
     if network.regresses:
-        loss = loss + mean.square().sum() + factor.square().sum()
+        loss = loss + mean.square().sum() + factor.square().sum() + log_weight.square().sum()
     loss.backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name

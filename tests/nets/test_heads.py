@@ -45,7 +45,9 @@ def test_latent_keeps_nan():
 def test_factor_is_the_covariance():
     torch.manual_seed(1)
     head = PosteriorHead(8, 16, [0.0] * 7, [0.5, 0.2, 0.2, 0.1, 0.1, 0.3, 0.3])
-    _, factor = head(torch.randn(5, 8))
+    _, factor, log_weight = head(torch.randn(5, 8))
+    assert factor.shape == (5, 1, 7, 7)
+    assert (log_weight == 0).all()
     full = covariance(factor)
-    torch.testing.assert_close(full, factor @ factor.transpose(1, 2), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(full, factor @ factor.transpose(-1, -2), rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(unpack_triangle(pack_triangle(full).detach().numpy()), full.detach().numpy())

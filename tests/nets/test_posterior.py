@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
+from lensscan.metrics.scalemixture import GAUSSIAN, ScaleMixture
 from lensscan.nets.latent import N_COV, PARAMETERS, TRIANGLE, cholesky_packed, from_latent, unpack_triangle
 from lensscan.nets.posterior import COLUMNS, normal_points, posterior_columns
 
@@ -58,6 +59,110 @@ def test_against_samples(members):
         assert error.max() < 0.06
 
 
+@pytest.mark.parametrize("members", [1, 3])
+def test_equal_weights_change_no_bit(members):
+    mean, cov = gaussians(300, members)
+    plain = posterior_columns(mean, cov)
+    for value in (1.0, 1 / 3, 7.0):
+        weighted = posterior_columns(mean, cov, np.full((300, members), value))
+        for name in COLUMNS:
+            assert np.array_equal(weighted[name], plain[name]), name
+
+
+def test_weights_against_samples():
+    mean, cov = gaussians(4, 3)
+    weight = np.array([[0.6, 0.3, 0.1], [0.05, 0.05, 0.9], [0.5, 0.5, 0.0], [2.0, 1.0, 1.0]])
+    columns = posterior_columns(mean, cov, weight)
+    rng = np.random.default_rng(3)
+    for row in range(4):
+        share = weight[row] / weight[row].sum()
+        parts = [
+            from_latent(rng.multivariate_normal(m, unpack_triangle(c), round(400_000 * w)))
+            for m, c, w in zip(mean[row], cov[row], share, strict=True)
+        ]
+        drawn = np.concatenate(parts)
+        low, middle, high = np.quantile(drawn, [0.16, 0.5, 0.84], axis=0)
+        width = (high - low) / 2
+        for index, name in enumerate(PARAMETERS):
+            assert abs(columns[name][row] - middle[index]) < 0.04 * width[index], name
+            assert columns[f"{name}_err"][row] == pytest.approx(width[index], rel=0.04), name
+        expected = np.cov(drawn.T)
+        scale = np.sqrt(np.outer(expected.diagonal(), expected.diagonal()))
+        assert (np.abs(unpack_triangle(columns["cov"][row]) - expected) / scale).max() < 0.06
+
+
+def test_all_weight_on_one_component_is_that_component():
+    mean, cov = gaussians(50, 3)
+    weight = np.tile([0.0, 1.0, 0.0], (50, 1))
+    one, all_three = posterior_columns(mean[:, 1:2], cov[:, 1:2]), posterior_columns(mean, cov, weight)
+    for name in COLUMNS:
+        np.testing.assert_allclose(all_three[name], one[name], rtol=2e-3, atol=2e-5, err_msg=name)
+
+
+def test_weighted_bits_do_not_depend_on_the_rows_beside():
+    mean, cov = gaussians(300, 2)
+    weight = np.random.default_rng(5).uniform(0.1, 1.0, (300, 2))
+    weight[::3] = 0.5  # rows of equal weights among others
+    weight[7, 1] = np.nan
+    weight[8] = 0.0
+    whole = posterior_columns(mean, cov, weight)
+    assert np.isnan(whole["e1"][[7, 8]]).all()
+    order = np.random.default_rng(6).permutation(300)
+    for rows in (order, slice(3, 4), slice(0, 300, 3)):
+        part = posterior_columns(mean[rows], cov[rows], weight[rows])
+        for name in COLUMNS:
+            assert np.array_equal(part[name], whole[name][rows], equal_nan=True), name
+
+
+HEAVY = ScaleMixture((0.7, 0.3), (0.5, 3.0))
+
+
+def test_tails_against_samples():
+    """One component, and three of which two have tails, with weights."""
+    mean, cov = gaussians(4, 3)
+    weight = np.tile([0.5, 0.2, 0.3], (4, 1))
+    for tails in ((HEAVY,), (HEAVY, GAUSSIAN, ScaleMixture((0.5, 0.5), (0.5, 1.5)))):
+        k = len(tails)
+        columns = posterior_columns(mean[:, :k], cov[:, :k], weight[:, :k], tails)
+        rng = np.random.default_rng(3)
+        for row in range(4):
+            parts = []
+            for m, c, w, tail in zip(mean[row], cov[row], weight[row], tails, strict=False):
+                n = round(600_000 * w)
+                spread = rng.multivariate_normal(np.zeros(7), unpack_triangle(c), n)
+                parts.append(from_latent(m + spread * np.reshape(tail.radii(rng, (n,)), (-1, 1))))
+            drawn = np.concatenate(parts)
+            low, middle, high = np.quantile(drawn, [0.16, 0.5, 0.84], axis=0)
+            width = (high - low) / 2
+            for index, name in enumerate(PARAMETERS):
+                assert abs(columns[name][row] - middle[index]) < 0.04 * width[index], name
+                loose = 0.11 if name in ("e1", "e2") else 0.02  # 128 fixed points against a formula
+                assert columns[f"{name}_err"][row] == pytest.approx(width[index], rel=loose), name
+            assert columns["theta_E_q975"][row] == pytest.approx(np.quantile(drawn[:, 0], 0.975), rel=0.01)
+            expected = np.cov(drawn.T)
+            scale = np.sqrt(np.outer(expected.diagonal(), expected.diagonal()))
+            assert (np.abs(unpack_triangle(columns["cov"][row]) - expected) / scale).max() < 0.08
+
+
+def test_the_gaussian_tail_changes_no_bit():
+    mean, cov = gaussians(60, 2)
+    plain, tailed = posterior_columns(mean, cov), posterior_columns(mean, cov, None, (GAUSSIAN, GAUSSIAN))
+    for name in COLUMNS:
+        assert np.array_equal(plain[name], tailed[name]), name
+    with pytest.raises(ValueError, match="tails"):
+        posterior_columns(mean, cov, None, (GAUSSIAN,))
+
+
+def test_tails_keep_the_median_and_the_bits_of_a_row():
+    mean, cov = gaussians(60, 1)
+    plain, tailed = posterior_columns(mean, cov), posterior_columns(mean, cov, None, (HEAVY,))
+    for name in ("theta_E", "x", "sy"):
+        assert np.array_equal(plain[name], tailed[name]), name
+    part = posterior_columns(mean[7:9], cov[7:9], None, (HEAVY,))
+    for name in COLUMNS:
+        assert np.array_equal(part[name], tailed[name][7:9]), name
+
+
 def test_any_sample_is_a_legal_lens():
     mean, cov = gaussians(200, 2, spread=2.0)
     columns = posterior_columns(mean, cov)
@@ -104,6 +209,8 @@ def test_no_rows():
 def test_wrong_shape():
     with pytest.raises(ValueError, match="not"):
         posterior_columns(np.zeros((2, 1, 7)), np.zeros((2, 1, 7, 7)))
+    with pytest.raises(ValueError, match="weight"):
+        posterior_columns(np.zeros((2, 1, 7)), np.ones((2, 1, N_COV)), np.ones(2))
 
 
 def test_cholesky_of_packed_triangles():

@@ -10,6 +10,7 @@ import torch
 
 from lensscan.errors import ConfigError, ModelError
 from lensscan.nets.dihedral import N_VIEWS, transform_covariance, transform_images, transform_latent
+from lensscan.nets.mixture import Pooling
 from lensscan.nets.model import Card, Model, build_network, make_trivial
 from lensscan.nets.scorer import Scorer
 from lensscan.schema import Flag
@@ -20,8 +21,8 @@ BANDS = ("g", "r", "i", "z")
 COLUMNS = ("logit", "post_mean", "post_cov", "sigma", "snr", "flags")
 
 
-def make_model(seed: int = 1, **changes) -> Model:
-    architecture = {"kind": "resnet"}
+def make_model(seed: int = 1, components: int = 1, **changes) -> Model:
+    architecture = {"kind": "resnet", "components": components}
     torch.manual_seed(seed)
     network = build_network(architecture, len(BANDS), 64)
     with torch.no_grad():
@@ -200,6 +201,49 @@ def test_posterior_scale_of_eight_views(stamps):
     own = make_model(posterior_scale=(2.0,) * 7, posterior_scale_views=(0.5,) * 7)
     np.testing.assert_allclose(score(own, fill(stamps), views=8)["post_cov"], plain["post_cov"] / 16, rtol=1e-5)
     assert_same(score(own, fill(stamps)), score(make_model(posterior_scale=(2.0,) * 7), fill(stamps)))
+
+
+@pytest.fixture(scope="module")
+def mixture():
+    return make_model(3, components=3)
+
+
+def columns_of(model, result, views=1):
+    pooling = Pooling.of([model.card], views)
+    return pooling.columns(result["post_mean"], result["post_cov"], result["post_weight"])
+
+
+def test_mixture_head_in_a_scan(model, mixture, stamps, reference):
+    result = score(mixture, fill(stamps))
+    assert result["post_mean"].shape == (BATCH, 3, 7)
+    assert result["post_cov"].shape == (BATCH, 3, 28)
+    np.testing.assert_allclose(result["post_weight"].sum(axis=1), 1.0, rtol=1e-6)
+    assert np.ptp(result["post_weight"]) > 0.05, "weights that never differ test nothing"
+    assert "post_weight" not in reference
+    both = Scorer([model, mixture], "cpu", BATCH).submit(fill(stamps)).result()
+    np.testing.assert_array_equal(both["post_mean"][:, :1], reference["post_mean"])
+    np.testing.assert_array_equal(both["post_mean"][:, 1:], result["post_mean"])
+    np.testing.assert_array_equal(both["post_weight"][:, 0], 1.0)
+    pooling = Pooling.of([model.card, mixture.card])
+    assert pooling.counts == (1, 3)
+    assert pooling.weighted
+    below = score(mixture, fill(stamps), regress_above=float(np.median(result["logit"])))
+    assert np.isnan(columns_of(mixture, below)["theta_E"]).sum() == BATCH // 2
+
+
+@pytest.mark.parametrize("view", [1, 6])
+def test_eight_views_of_a_mixture_are_equivariant(mixture, stamps, view):
+    """All components of all views are kept; turned stamps give the same ones, turned, in another order."""
+    upright = score(mixture, fill(stamps), views=N_VIEWS)
+    turned = score(mixture, fill(transform_images(torch.from_numpy(stamps), view).contiguous().numpy()), views=N_VIEWS)
+    assert upright["post_mean"].shape == (BATCH, 24, 7)
+    np.testing.assert_allclose(upright["post_weight"].sum(axis=1), 1.0, rtol=1e-5)
+    expected = dict(upright)
+    expected["post_mean"] = transform_latent(torch.from_numpy(upright["post_mean"]), view).numpy()
+    expected["post_cov"] = transform_covariance(torch.from_numpy(upright["post_cov"]), view).numpy()
+    one, two = (columns_of(mixture, each, N_VIEWS) for each in (turned, expected))
+    for name in ("theta_E", "x", "sy", "theta_E_q975", "x_err", "cov"):
+        np.testing.assert_allclose(one[name], two[name], rtol=2e-3, atol=2e-3, err_msg=name)
 
 
 def test_members_are_those_of_single_scans(model, stamps, reference):

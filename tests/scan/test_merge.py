@@ -5,6 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -18,6 +19,7 @@ from lensscan import faults
 from lensscan.candidates.file import read_candidates, read_header
 from lensscan.candidates.verify import verify_output
 from lensscan.errors import DiskError, ShardInvalid, VerificationError
+from lensscan.metrics.scalemixture import GAUSSIAN, ScaleMixture
 from lensscan.nets.posterior import posterior_columns
 from lensscan.scan import merge as merge_module
 from lensscan.scan.columns import tile_name
@@ -62,6 +64,21 @@ def test_counts_and_columns_agree_with_the_shards(run):
     assert np.isnan(found["p_lens"][failed]).all()
     assert np.isfinite(found["p_lens"][~failed]).all()
     assert (found["flags"] & Flag.MEMBERS_DISAGREE).any()
+
+
+def test_tails_of_the_cards_reach_the_columns(run, tmp_path):
+    """The shards hold Gaussians: a card with a tail changes the columns of the same shards."""
+    heavy = ScaleMixture((0.7, 0.3), (0.5, 2.1667))
+    cards = [replace(run.cards[0], posterior_tail=heavy), run.cards[1]]
+    tailed = make_run(tmp_path, 500, networks=2, cards=cards)
+    do_merge(tailed)
+    shard = {name: np.concatenate([s[name] for s in tailed.shards]) for name in tailed.shards[0]}
+    np.testing.assert_array_equal(shard["post_mean"], np.concatenate([s["post_mean"] for s in run.shards]))
+    expected = posterior_columns(shard["post_mean"], shard["post_cov"], None, (heavy, GAUSSIAN))
+    found = scores(tailed)
+    for name in ("theta_E", "e2", "sy_err", "theta_E_q975"):
+        np.testing.assert_array_equal(found[name], expected[name])
+    assert (found["theta_E_q975"] != scores(run)["theta_E_q975"]).any()
 
 
 def test_candidates_are_the_best_rows(run):

@@ -7,23 +7,26 @@ import json
 import numpy as np
 import pytest
 
-from lensscan.metrics.posterior import marginal_coverage
+from lensscan.metrics.posterior import credibility, marginal_coverage
+from lensscan.metrics.scalemixture import GAUSSIAN, ScaleMixture
 from lensscan.mocks.recipes import CLASSES
 from lensscan.nets.latent import N_LATENT, PARAMETERS, TRIANGLE, from_latent
+from lensscan.nets.mixture import Mixture
 from lensscan.nets.model import make_trivial
-from lensscan.train.finish import Scored, _sigmas, calibrate, evaluate, latent_truth
+from lensscan.train.finish import Scored, calibrate, evaluate, latent_truth
 from lensscan.train.settings import Augmentation, Finish
 
 WIDTH = np.array([0.1, 0.05, 0.05, 0.04, 0.04, 0.2, 0.2])
 STATED = np.array([0.5, 2.0, 2.0, 1.0, 1.0, 1.25, 1.25])
+HEAVY = ScaleMixture((0.8, 0.2), (0.5, 3.0))
 
 
-def scores(n=20_000, seed=1, scale=(1.0,) * 7) -> Scored:
-    """Two-Gaussian logits, a fifth too large; posteriors whose stated width is off by `STATED`."""
+def scores(n=20_000, seed=1, scale=(1.0,) * 7, shape=GAUSSIAN, tail=GAUSSIAN) -> Scored:
+    """Two-Gaussian logits, a fifth too large; posteriors whose stated width is off by `STATED`, of a true shape."""
     rng = np.random.default_rng(seed)
     lens = rng.random(n) < 0.4
     latent = rng.normal(0, [0.3, 0.1, 0.1, 0.1, 0.1, 0.3, 0.3], (n, N_LATENT))
-    mean = latent + WIDTH * rng.normal(size=latent.shape)
+    mean = latent + WIDTH * rng.normal(size=latent.shape) * np.reshape(shape.radii(rng, (n,)), (-1, 1))
     sigma = WIDTH * STATED * np.asarray(scale)
     cov = np.zeros((n, len(TRIANGLE)))
     for i in range(N_LATENT):
@@ -34,7 +37,17 @@ def scores(n=20_000, seed=1, scale=(1.0,) * 7) -> Scored:
     truth |= {"is_lens": lens, "klass": np.where(lens, 0, rng.integers(2, len(CLASSES), n))}
     logit = 1.25 * 2 * rng.normal(np.where(lens, 1.0, -1.0))
     bands = rng.uniform(5, 20, (n, 2))
-    return Scored(logit.astype(np.float32), mean.astype(np.float32), cov.astype(np.float32), bands, bands / 10, truth)
+    posterior = Mixture.single(mean.astype(np.float32), cov.astype(np.float32), tail)
+    return Scored(logit.astype(np.float32), posterior, bands, bands / 10, truth)
+
+
+def covered(found: Scored, level: float):
+    """Return marginal (7,) and joint coverage."""
+    posterior, truth = found.posterior[found.is_lens], latent_truth(found)
+    sigma = np.sqrt(np.diagonal(posterior.matrices, axis1=2, axis2=3))
+    content = credibility(truth, posterior.mean, posterior.matrices, posterior.weight, posterior.tail)
+    marginal = marginal_coverage(truth, posterior.mean, sigma, level, posterior.tail, posterior.weight)
+    return marginal, (content <= level).mean()
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +65,28 @@ def test_logit_is_calibrated(model):
 def test_posterior_scale_undoes_the_wrong_width(model):
     np.testing.assert_allclose(model.card.posterior_scale, 1 / STATED, rtol=0.03)
     fresh = scores(seed=2, scale=model.card.posterior_scale)
-    lens = fresh.is_lens
-    covered = marginal_coverage(latent_truth(fresh), fresh.mean[lens], _sigmas(fresh), 0.68)
-    np.testing.assert_allclose(covered, 0.68, atol=0.02)
+    np.testing.assert_allclose(covered(fresh, 0.68)[0], 0.68, atol=0.02)
+
+
+def test_tails_are_found_and_undone():
+    """Marginal and joint regions of mocks that the fit did not see; without the tail they are off by far."""
+    heavy = scores(shape=HEAVY, seed=11)
+    card = calibrate(make_trivial("gr", 32, 0.2), heavy, Finish(), Augmentation()).card
+    np.testing.assert_allclose(card.posterior_scale, 1 / STATED, rtol=0.04)
+    np.testing.assert_allclose(card.posterior_tail.factors, HEAVY.factors, rtol=0.15)
+    np.testing.assert_allclose(card.posterior_tail.weights, HEAVY.weights, atol=0.04)
+    assert card.posterior_tail_views == GAUSSIAN
+    fresh = {
+        tail: scores(seed=12, scale=card.posterior_scale, shape=HEAVY, tail=tail)
+        for tail in (card.posterior_tail, GAUSSIAN)
+    }
+    for level in (0.5, 0.68, 0.95):
+        marginal, joint = covered(fresh[card.posterior_tail], level)
+        np.testing.assert_allclose(marginal, level, atol=0.015)
+        assert joint == pytest.approx(level, abs=0.015)
+    assert covered(fresh[GAUSSIAN], 0.68)[1] > 0.72
+    found = evaluate(card, fresh[card.posterior_tail])["coverage"]["0.95"]
+    assert found["joint"] == pytest.approx(0.95, abs=0.015)
 
 
 def test_eight_views_have_a_scale_of_their_own(model):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.distributions import MultivariateNormal
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from lensscan.train.losses import classification_loss, gaussian_nll, regression_loss
+from lensscan.train.losses import classification_loss, gaussian_nll, mixture_nll, regression_loss
 
 
 @pytest.fixture
@@ -17,6 +17,35 @@ def gaussians():
     diagonal.copy_(diagonal.abs() + 0.1)
     mean, target = torch.randn(2, 50, 7, generator=generator, dtype=torch.float64)
     return target, mean, factor
+
+
+def one(mean, factor):
+    """Return the posterior of one component."""
+    return mean[:, None], factor[:, None], torch.zeros(len(mean), 1, dtype=mean.dtype)
+
+
+def test_mixture_is_that_of_torch(gaussians):
+    target, mean, factor = gaussians
+    means, factors = torch.stack([mean, mean + 1], 1), torch.stack([factor, 2 * factor], 1)
+    log_weight = torch.log_softmax(torch.linspace(-1, 1, 100, dtype=torch.float64).reshape(50, 2), dim=1)
+    expected = MixtureSameFamily(Categorical(logits=log_weight), MultivariateNormal(means, scale_tril=factors))
+    torch.testing.assert_close(mixture_nll(target, means, factors, log_weight), -expected.log_prob(target))
+
+
+def test_a_mixture_of_one_is_the_gaussian_to_the_bit(gaussians):
+    target, mean, factor = (value.float() for value in gaussians)
+    assert torch.equal(mixture_nll(target, *one(mean, factor)), gaussian_nll(target, mean, factor))
+
+
+def test_mixture_far_from_the_truth_is_finite(gaussians):
+    target, mean, factor = (value.float() for value in gaussians)
+    means = torch.stack([mean, mean], 1).requires_grad_()
+    log_weight = torch.tensor([[0.0, -200.0]]).repeat(50, 1).requires_grad_()
+    loss = mixture_nll(target + 1e4, means, torch.stack([factor, factor], 1), log_weight).mean()
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(means.grad).all()
+    assert torch.isfinite(log_weight.grad).all()
 
 
 def test_nll_is_that_of_the_multivariate_normal(gaussians):
@@ -33,7 +62,7 @@ def test_only_lenses_count(gaussians):
     target = torch.where(lens[:, None], target, torch.nan)
     mean.requires_grad_()
     factor.requires_grad_()
-    loss = regression_loss(target, mean, factor, lens)
+    loss = regression_loss(target, *one(mean, factor), lens)
     expected = gaussian_nll(target[lens], mean[lens], factor[lens]).sum() / 50
     torch.testing.assert_close(loss, expected)
     loss.backward()
@@ -45,14 +74,14 @@ def test_only_lenses_count(gaussians):
 def test_parts_of_a_batch_average_to_the_whole(gaussians):
     target, mean, factor = gaussians
     lens = torch.arange(50) % 3 == 0
-    whole = regression_loss(target, mean, factor, lens)
-    parts = [regression_loss(target[s], mean[s], factor[s], lens[s]) for s in (slice(0, 25), slice(25, 50))]
+    whole = regression_loss(target, *one(mean, factor), lens)
+    parts = [regression_loss(target[s], *one(mean[s], factor[s]), lens[s]) for s in (slice(0, 25), slice(25, 50))]
     torch.testing.assert_close(sum(parts) / 2, whole)
 
 
 def test_no_lens_in_the_batch(gaussians):
     target, mean, factor = gaussians
-    assert regression_loss(target * torch.nan, mean, factor, torch.zeros(50, dtype=torch.bool)) == 0
+    assert regression_loss(target * torch.nan, *one(mean, factor), torch.zeros(50, dtype=torch.bool)) == 0
 
 
 def test_cross_entropy_by_hand():

@@ -93,6 +93,36 @@ def test_whole_run_gives_the_same_bytes(trained):
 
 
 @pytest.mark.slow
+def test_finish_anew_keeps_the_weights(trained):
+    """With the same mocks as the training's own finish the card is the same too; other mocks change it."""
+    folder = trained[0]
+    model = str(folder / "small.safetensors")
+    first = Model.load(model)
+    again = train(folder, "--finish", model, "-o", str(folder / "again.safetensors"))
+    assert again.code == 0, again
+    second = Model.load(str(folder / "again.safetensors"))
+    assert second.card.hash == first.card.hash
+    more = ["--set", "finish.calibration=256", "--set", "version=9", "-o", str(folder / "more.safetensors")]
+    assert train(folder, "--finish", model, *more).code == 0
+    third = Model.load(str(folder / "more.safetensors"))
+    for key, value in first.module.state_dict().items():
+        assert (third.module.state_dict()[key] == value).all(), key
+    assert third.card.version == "9"
+    assert third.card.training == first.card.training
+    assert third.card.posterior_scale != first.card.posterior_scale
+
+
+@pytest.mark.slow
+def test_finish_refuses_the_model_of_another_training(trained):
+    folder = trained[0]
+    other = train(folder, "--finish", str(folder / "small.safetensors"), "--set", "seed=5", "-o", str(folder / "no"))
+    assert other.code == ExitCode.ERROR
+    assert "settings_digest differs" in other.err
+    assert other.err.strip().count("\n") == 0
+    assert not (folder / "no").exists()
+
+
+@pytest.mark.slow
 def test_finished_is_nothing_to_do_and_other_settings_are_refused(trained):
     folder = trained[0]
     again = train(folder)

@@ -37,6 +37,7 @@ BAD = {
     "precision": ({"precision": "fp8"}, "must be one of fp32, tf32, bf16"),
     "kind": ({"network": {"kind": "resnext"}}, "unknown kind 'resnext'; choose one of resnet, "),
     "key of another kind": ({"network": {"kind": "argonne", "widths": [8]}}, "unknown key 'widths'"),
+    "no component": ({"network": {"components": 0}}, "components must be at least 1"),
     "no table": ({"network": "argonne"}, "network must be a table"),
     "decay": ({"optimiser": {"decay": -0.1}}, "optimiser.decay must not be negative"),
     "type": ({"batch": "many"}, "batch must be int"),
@@ -56,7 +57,12 @@ def test_bad_settings_are_one_line(name):
 @pytest.mark.parametrize(
     "changes",
     [{"seed": 2}, {"steps": 11}, {"softening": 3.0}, {"optimiser": {"lr": 1e-3}}, {"stream": {"window": 3}}]
-    + [{"stream": {"epochs": True}}, {"optimiser": {"decay": 0.1}}, {"network": {"kind": "argonne"}}],
+    + [
+        {"stream": {"epochs": True}},
+        {"optimiser": {"decay": 0.1}},
+        {"network": {"kind": "argonne"}},
+        {"network": {"components": 2}},
+    ],
 )
 def test_digest_sees_what_changes_a_weight(changes):
     assert settings(**changes).digest != settings().digest

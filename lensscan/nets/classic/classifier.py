@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from lensscan.errors import ModelError
-from lensscan.nets.blocks import Network
+from lensscan.nets.blocks import Network, Outcome
 from lensscan.nets.classic.registry import CLASSIFIERS
-from lensscan.nets.latent import N_LATENT
 
 __all__ = ["Classifier", "ClassifierConfig", "scaled"]
 
@@ -82,11 +81,10 @@ class Classifier(Network):
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
 
-    def forward(self, images: Tensor, scalars: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Map images (n, C, S, S) to logit (n,), and NaN for mean (n, 7) and factor (n, 7, 7)."""
+    def forward(self, images: Tensor, scalars: Tensor) -> Outcome:
+        """Map images (n, C, S, S) to logit (n,), without a posterior."""
         if not self.normalised:
             images = (scaled(images, self.scaling) - self.mean) / self.std
         scores = self.body(images).float()
         logit = scores[:, 1] - scores[:, 0] if self.body.n_outputs == 2 else scores[:, 0]
-        nothing = scores.new_full((len(scores), N_LATENT, N_LATENT), float("nan"))
-        return logit, nothing[:, 0], nothing
+        return Outcome.unregressed(logit)
