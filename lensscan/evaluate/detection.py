@@ -209,7 +209,7 @@ def detect(logit: NDArray[np.float64], is_lens: NDArray[np.bool_], bootstrap: Bo
     statistic = _Statistic(logit, is_lens, wanted)
     figures = resample(statistic, bootstrap)
     diagrams = {pi: _diagram(logit, is_lens, pi) for pi in PREVALENCES}
-    thresholds = {fpr: statistic.ranking.threshold_at(fpr) for fpr in wanted.fprs}
+    thresholds = {fpr: statistic.ranking.select().threshold_at(fpr) for fpr in wanted.fprs}
     noise = _ece_noise(logit, is_lens, bootstrap.seed)
     return Detection(figures, wanted.omitted, thresholds, statistic.ranking, diagrams, noise)
 

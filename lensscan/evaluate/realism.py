@@ -283,9 +283,7 @@ def _check_model(
     ranking = Ranking(logits[0], is_lens)
 
     def statistic(counts: Counts | None) -> dict[str, float]:
-        selection = ranking.select(counts)
-        last = int(np.searchsorted(selection.fpr, FPR, side="right")) - 1
-        return {"threshold": float(ranking.threshold[last]) if last >= 0 else float("nan")}
+        return {"threshold": ranking.select(counts).threshold_at(FPR)}
 
     threshold = resample(statistic, Bootstrap(mocks.galaxy, settings.replicates))["threshold"]
     above = int((logits[1] >= threshold.value).sum())
