@@ -89,9 +89,10 @@ class _Statistic:
         self._loss = np.logaddexp(0.0, sign * logit[self._order])
 
     def __call__(self, counts: Counts | None) -> dict[str, float]:
-        found = self.ranking.figures(counts, self._wanted.fprs, self._wanted.before)
         selection = self.ranking.select(counts)
-        found |= self._called(counts)
+        if not selection.n_lens or not selection.n_other:
+            return {}
+        found = selection.figures(self._wanted.fprs, self._wanted.before) | self._called(counts)
         for fpr in self._wanted.fprs:
             tpr = found[f"tpr_at_fpr_{fpr:g}"]
             for pi in PREVALENCES[1:]:
@@ -150,7 +151,7 @@ class _Wanted:
     omitted: dict[str, str]
 
     @classmethod
-    def of(cls, logit: NDArray[np.float64], is_lens: NDArray[np.bool_]) -> _Wanted:
+    def of(cls, logit: NDArray[np.float64], is_lens: NDArray[np.bool_], objects: int) -> _Wanted:
         """Decide by the number of negatives: ten false positives must be expected behind a figure."""
         n_other = int((~is_lens).sum())
         omitted = {
@@ -158,9 +159,9 @@ class _Wanted:
             for fpr in FPRS
             if not supported(fpr, n_other)
         }
-        before = {"tpr0": 0, "tpr10": 9} if len(is_lens) >= LARGE else {}
+        before = {"tpr0": 0, "tpr10": 9} if objects >= LARGE else {}
         if not before:
-            omitted["tpr0"] = omitted["tpr10"] = f"defined for sets of {LARGE} objects, this one has {len(is_lens)}"
+            omitted["tpr0"] = omitted["tpr10"] = f"defined for sets of {LARGE} objects, this one has {objects}"
         selection = Ranking(logit, is_lens).select()
         tops = []
         for pi in PREVALENCES[1:]:
@@ -186,7 +187,9 @@ class _Wanted:
         return cls(fprs, before, tuple(tops), tuple(sure), omitted)
 
 
-def detect(logit: NDArray[np.float64], is_lens: NDArray[np.bool_], bootstrap: Bootstrap) -> Detection:
+def detect(
+    logit: NDArray[np.float64], is_lens: NDArray[np.bool_], bootstrap: Bootstrap, objects: int | None = None
+) -> Detection:
     """Return the figures of detection.
 
     Parameters
@@ -196,6 +199,9 @@ def detect(logit: NDArray[np.float64], is_lens: NDArray[np.bool_], bootstrap: Bo
     is_lens : (n,) bool array
     bootstrap : Bootstrap
         Over the same rows.
+    objects : int, optional
+        Of the whole set, systems below the label rule included: TPR0 and TPR10 are defined for 100,000, as the
+        lens-finding challenge counted its own.  Default: the rows given.
 
     Returns
     -------
@@ -205,7 +211,7 @@ def detect(logit: NDArray[np.float64], is_lens: NDArray[np.bool_], bootstrap: Bo
         prevalence); ``purity_at_fpr_* inspected_per_lens_at_fpr_*``; and for the best-ranked 100, 1,000 and 10,000
         of a survey of 1,000,000 ``purity_top_* completeness_top_* inspected_per_lens_top_*``.
     """
-    wanted = _Wanted.of(logit, is_lens)
+    wanted = _Wanted.of(logit, is_lens, len(is_lens) if objects is None else objects)
     statistic = _Statistic(logit, is_lens, wanted)
     figures = resample(statistic, bootstrap)
     diagrams = {pi: _diagram(logit, is_lens, pi) for pi in PREVALENCES}

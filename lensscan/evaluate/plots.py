@@ -64,8 +64,7 @@ def _regression(assessment: Assessment, outcome: Outcome) -> dict[str, bytes]:
     posteriors, regression = outcome.posteriors, outcome.regression
     assert posteriors is not None
     assert regression is not None
-    rows = assessment.lens & outcome.predictions.posterior.finite
-    truth = truth_table(assessment.scored.truth, rows)
+    truth = truth_table(assessment.scored.truth, outcome.regressed)
     panels = [
         Scatter(name + UNITS.get(name, ""), truth[:, k], posteriors.median[:, k]) for k, name in enumerate(PARAMETERS)
     ]

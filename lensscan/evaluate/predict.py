@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lensscan.evaluate.baselines import Features
+from lensscan.evaluate.lightonly import Features
 from lensscan.evaluate.testsets import TestSet, Truth
 from lensscan.metrics.calibration import apply
 from lensscan.nets.card import Card
@@ -64,7 +64,7 @@ class Scored:
         Rows that at least one model could not score; left out for all.
     truth : dict of (n,) arrays
     features : (n, k) array
-        Simple measurements of the stamps, see `lensscan.evaluate.baselines`.
+        Simple measurements of the stamps, see `lensscan.evaluate.lightonly`.
     models : list of Predictions
     """
 

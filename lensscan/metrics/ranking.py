@@ -81,6 +81,11 @@ class Selection:
         """The rate where nothing may be selected: 0, NaN if there are no rates at all."""
         return 0.0 if self.n_lens and self.n_other else float("nan")
 
+    def figures(self, fprs: Sequence[float], before: Mapping[str, int]) -> dict[str, float]:
+        """Return ``auroc``, ``tpr_at_fpr_<fpr>`` and the rates ``before`` n + 1 false positives, by name."""
+        found = {"auroc": self.auroc()} | {f"tpr_at_fpr_{fpr:g}": self.tpr_at(fpr) for fpr in fprs}
+        return found | {name: self.tpr_before(n) for name, n in before.items()}
+
     def inspected(self, population: Population, n: int) -> tuple[float, float, float]:
         """Return what the best-ranked `n` objects of a population hold, on average.
 
@@ -138,13 +143,6 @@ class Ranking:
             none = np.full(len(true), np.nan)
             return Selection(self._threshold, none, none, n_lens, n_other)
         return Selection(self._threshold, true / n_lens, false / n_other, n_lens, n_other)
-
-    def figures(self, counts: Counts | None, fprs: Sequence[float], before: Mapping[str, int]) -> dict[str, float]:
-        """Return ``auroc``, ``tpr_at_fpr_<fpr>`` and the rates ``before`` n + 1 false positives, by name."""
-        selection = self.select(counts)
-        found = {"auroc": selection.auroc()}
-        found |= {f"tpr_at_fpr_{fpr:g}": selection.tpr_at(fpr) for fpr in fprs}
-        return found | {name: selection.tpr_before(n) for name, n in before.items()}
 
 
 def supported(fpr: float, n_other: float) -> bool:

@@ -56,7 +56,7 @@ def test_before_false_positives_by_hand():
 def test_a_resample_of_one_class_has_no_figures(drawn):
     """Few lenses, few galaxies: some resamples draw no lens.  They tell nothing, and must not pass for zeros."""
     ranking = Ranking(np.array([4.0, 2.0, 3.0, 1.0]), np.array([True, True, False, False]))
-    found = ranking.figures(np.array(drawn), (0.5,), {"tpr0": 0})
+    found = ranking.select(np.array(drawn)).figures((0.5,), {"tpr0": 0})
     assert list(found) == ["auroc", "tpr_at_fpr_0.5", "tpr0"]
     assert np.isnan(list(found.values())).all()
     selection = ranking.select(np.array(drawn))
@@ -67,9 +67,9 @@ def test_a_resample_of_one_class_has_no_figures(drawn):
 def test_a_resample_is_the_set_it_stands_for():
     score, lens = scores(300)
     counts = np.random.default_rng(4).integers(0, 3, 300)
-    left = Ranking(score, lens).figures(counts, (1e-2, 0.1), {"tpr0": 0, "tpr10": 9})
+    left = Ranking(score, lens).select(counts).figures((1e-2, 0.1), {"tpr0": 0, "tpr10": 9})
     drawn = np.repeat(np.arange(300), counts)
-    right = Ranking(score[drawn], lens[drawn]).figures(None, (1e-2, 0.1), {"tpr0": 0, "tpr10": 9})
+    right = Ranking(score[drawn], lens[drawn]).select().figures((1e-2, 0.1), {"tpr0": 0, "tpr10": 9})
     assert left == pytest.approx(right)
 
 
