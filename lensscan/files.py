@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,10 +25,12 @@ def make_folder(path: str | Path) -> None:
     Raises
     ------
     DiskError, OutputError
-        If it cannot be made.
+        If it cannot be made, or nothing can be written there.
     """
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise _problem(error, Path(path)) from None
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lensscan.errors import ConfigError
 from lensscan.evaluate.lightonly import Features
 from lensscan.evaluate.testsets import TestSet, Truth
 from lensscan.metrics.calibration import apply
@@ -101,10 +102,12 @@ def predict(
     Raises
     ------
     ConfigError
-        If the set lacks a band of a model or has other pixels.
+        If the set is empty, lacks a band of a model or has other pixels.
     VerificationError
         If the set is not the sealed one.
     """
+    if not testset.n:
+        raise ConfigError(f"test set {testset.name} holds no stamps; take another set")
     frames = tuple(model.frame() for model in models)
     for frame in frames:
         testset.check(frame)

@@ -214,7 +214,7 @@ def _check(settings: RealismSettings) -> None:
     recipe, model = settings.recipe, settings.model
     if not _has_canvas(recipe) and (recipe.canvas.catalog or recipe.canvas.stamps or recipe.canvas.survey):
         raise ConfigError("real stamps need all of --catalog, --survey and --stamps, as for lensscan scan")
-    if settings.n < 2 * FEWEST_FALSE / FPR and model is not None:
+    if settings.n < 2 * FEWEST_FALSE / FPR and model is not None and _has_canvas(recipe):
         raise ConfigError(f"{settings.n} mocks do not show a false positive rate of {FPR:g}; give -n 2000 or more")
     if model is None:
         return

@@ -15,10 +15,13 @@ from lensscan.evaluate.plots import draw_plots, require_matplotlib
 from lensscan.evaluate.predict import predict
 from lensscan.evaluate.report import assess, file_stem, make_report, read_report, write_json
 from lensscan.evaluate.testsets import TestSet, open_testset
-from lensscan.files import replacing
+from lensscan.files import make_folder, replacing
 from lensscan.nets.model import Model
 
 __all__ = ["Evaluation", "evaluate"]
+
+SAME = ("recipe_digest", "seed", "n", "sha256")
+"""What two reports of one test set have in common; sets that are not sealed may have no hash of their truth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,7 @@ def evaluate(
     if not settings.overwrite and testset.sealed and all(stands for _, stands in histories):
         say("these reports stand for these very weights; --overwrite makes them anew")
         return pages
+    make_folder(settings.folder)
     scored = predict(
         models, testset, device=settings.device, batch=settings.batch, views=settings.views, progress=progress
     )
@@ -140,7 +144,7 @@ def _baseline(path: str | None, testset: TestSet) -> dict[str, Any] | None:
         return None
     report = read_report(path)
     ours, theirs = testset.describe(), report["testset"]
-    if (theirs.get("sha256"), theirs.get("n"), theirs.get("seed")) != (ours["sha256"], ours["n"], ours["seed"]):
+    if any(ours[key] != theirs.get(key) for key in SAME):
         raise ConfigError(
             f"{path}: the baseline was measured on {theirs['name']}, not on {testset.name}; run it on this set"
         )

@@ -266,7 +266,10 @@ def open_testset(text: str, device: str = "cpu") -> TestSet:
     name, colon, kind = text.partition(":")
     kind, _, number = kind.partition(":")
     seals = read_seals()
-    if not colon or kind not in SEEDS or (number and not (kind == "tune" and number.isdigit() and int(number))):
+    counted = kind == "tune" and number.isascii() and number.isdigit() and int(number) > 0
+    if not colon and "/" in text:
+        raise ConfigError(f"test set {text!r}: no such folder; give one made by lensscan simulate, or RECIPE:smoke")
+    if not colon or kind not in SEEDS or (number and not counted):
         sealed = ", ".join(f"{recipe}:{each}" for recipe, sets in seals.items() for each in sets) or "none"
         raise ConfigError(
             f"test set {text!r}: write RECIPE:smoke, RECIPE:full, RECIPE:tune, or a folder made by lensscan simulate; "

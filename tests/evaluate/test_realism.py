@@ -237,12 +237,17 @@ def test_features_are_those_before_the_logit():
     assert embed(trivial, images) is None
 
 
+REAL = ["--catalog", "x.fits", "--survey", "des", "--stamps", "stamps:x"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--realism", "des-griz", "--catalog", "x.fits"], "all of --catalog, --survey and --stamps"),
         (["a", "b", "--realism", "des-griz"], "one MODEL at most"),
-        (["des-griz", "--realism", "des-griz", "-n", "500"], "-n 2000 or more"),
+        (["des-griz", "--realism", "des-griz", "-n", "500", *REAL], "-n 2000 or more"),
+        (["--realism", "des-griz", "--testset", "des-griz:smoke"], "--realism does not look at --testset"),
+        (["--realism", "des-griz", "--difficulty", "des-griz"], "--realism does not look at --difficulty"),
         (["des-griz", "--realism", "argonne2017"], "wants 64 of griz"),
         (["--realism", "no-such-recipe"], "no-such-recipe"),
     ],

@@ -9,8 +9,10 @@ import pytest
 from synthetic_scores import scored
 
 from lensscan.errors import ConfigError
+from lensscan.evaluate.galleries import class_name
 from lensscan.evaluate.report import assess, compare
 from lensscan.metrics.detection import auroc
+from lensscan.mocks.recipes import CLASSES
 
 
 def of_lenses(sample):
@@ -86,3 +88,9 @@ def test_figures_are_those_of_the_plain_functions():
     sample = scored(500)
     (outcome,) = assess(sample, 0.26, 3).outcomes
     assert outcome.detection.figures["auroc"].value == auroc(sample.models[0].logit, sample.truth["is_lens"])
+
+
+def test_a_class_that_is_not_known_has_no_name():
+    assert class_name({"klass": np.array([3, -1])}, 0) == CLASSES[3].replace("_", " ")
+    assert class_name({"klass": np.array([3, -1])}, 1) == ""
+    assert class_name({}, 0) == ""
