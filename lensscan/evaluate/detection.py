@@ -26,6 +26,7 @@ __all__ = [
     "Detection",
     "ambiguous",
     "completeness_table",
+    "cut_words",
     "detect",
     "false_positives",
 ]
@@ -40,6 +41,7 @@ THETA_EDGES = (0.5, 0.8, 1.0, 1.2, 1.5, 2.0, 3.0)
 SNR_EDGES = (0.0, 10.0, 20.0, 40.0, np.inf)
 SEEING_EDGES = (0.0, 0.75, 1.0, 1.25, 1.5, 2.0, np.inf)
 UNDETECTABLE = CLASSES.index("undetectable")
+EVEN_ODDS = "even odds"
 
 
 def ambiguous(truth: Truth) -> NDArray[np.bool_]:
@@ -74,6 +76,13 @@ class Detection:
     ranking: Ranking
     diagrams: dict[float, Reliability]
     ece_noise: float
+
+    def cuts(self) -> dict[str, float]:
+        """Return calibrated logits by name: at each supported false positive rate, and last at even odds.
+
+        The first is the one that pictures, galleries and the group "selected" are made at.
+        """
+        return {f"{fpr:g}": value for fpr, value in self.thresholds.items()} | {EVEN_ODDS: 0.0}
 
 
 class _Statistic:
@@ -239,6 +248,11 @@ def _ece_noise(logit: NDArray[np.float64], is_lens: NDArray[np.bool_], seed: int
         label = rng.random(len(p)) < inside
         errors.append(binned(p, label.astype(np.float64), class_weights(label, 0.5), BINS).error())
     return float(np.quantile(errors, 0.95))
+
+
+def cut_words(name: str) -> str:
+    """Return one of `Detection.cuts` in words."""
+    return name if name == EVEN_ODDS else f"a false positive rate of {name}"
 
 
 def rate(hits: NDArray[np.bool_]) -> dict[str, Any]:

@@ -36,7 +36,6 @@ __all__ = [
     "clusters",
     "compare",
     "file_stem",
-    "gallery_threshold",
     "make_report",
     "read_report",
     "write_json",
@@ -130,7 +129,7 @@ def assess(scored: Scored, pixel_scale: float, replicates: int, seed: int = 0) -
         if scores and not lens[clear].all():
             objects = len(lens) + scored.failed
             detection = detect(predictions.logit[clear], lens[clear], found, objects)
-            selected = predictions.logit >= gallery_threshold(detection)
+            selected = predictions.logit >= next(iter(detection.cuts().values()))
         rows = regressed & predictions.posterior.finite
         regression, posteriors = _regression(scored, predictions, rows, selected, pixel_scale, replicates, seed)
         if detection is None and regression is None:
@@ -159,11 +158,6 @@ def clusters(scored: Scored) -> NDArray[np.int64]:
         return scored.rows
     stamp = np.asarray(scored.truth[STAMP]).astype(np.int64)
     return np.where(stamp >= 0, -1 - stamp, scored.rows)
-
-
-def gallery_threshold(detection: Detection) -> float:
-    """Return the logit at the lowest supported false positive rate of 1e-2 and above, else 0 (even odds)."""
-    return detection.thresholds.get(1e-2, 0.0)
 
 
 def _regression(
@@ -243,15 +237,14 @@ def make_report(
 
 
 def _detection_parts(scored: Scored, predictions: Predictions, detection: Detection) -> dict[str, Any]:
-    thresholds = detection.thresholds or {}
-    even = predictions.logit >= 0
-    masks = {f"{fpr:g}": predictions.logit >= value for fpr, value in thresholds.items()} | {"even odds": even}
+    cuts = detection.cuts()
+    masks = {name: predictions.logit >= value for name, value in cuts.items()}
     has_arcs = "snr_arc" in scored.truth
     return {
         "detection": {name: plain(value) for name, value in detection.figures.items()},
         "omitted": detection.omitted,
         "ece_noise_95": detection.ece_noise,
-        "thresholds": {f"{fpr:g}": value for fpr, value in thresholds.items()} | {"even odds": 0.0},
+        "thresholds": cuts,
         "reliability": {
             f"{pi:g}": {"predicted": d.predicted.tolist(), "observed": d.observed.tolist(), "mass": d.count.tolist()}
             for pi, d in detection.diagrams.items()

@@ -103,6 +103,8 @@ def test_pages_stand_alone(reports, pictured):
     for words in ("Detection", "In a survey", "Calibration of the posterior", "Galleries"):
         assert f"<h2>{words}</h2>" in pictured
     assert "nan" not in re.sub(r'base64,[^"]*', "", pictured).lower().replace("provenance", "")
+    assert "Threshold: even odds." in pictured
+    assert "Selected: what the score puts above even odds." in pictured
     assert "<h2>Compared with other models</h2>" in page(reports, "one")
     assert "data:image" not in page(reports, "one")
 

@@ -9,6 +9,7 @@ import pytest
 from synthetic_scores import scored
 
 from lensscan.errors import ConfigError
+from lensscan.evaluate.detection import cut_words
 from lensscan.evaluate.galleries import class_name
 from lensscan.evaluate.report import assess, compare
 from lensscan.metrics.detection import auroc
@@ -94,3 +95,16 @@ def test_a_class_that_is_not_known_has_no_name():
     assert class_name({"klass": np.array([3, -1])}, 0) == CLASSES[3].replace("_", " ")
     assert class_name({"klass": np.array([3, -1])}, 1) == ""
     assert class_name({}, 0) == ""
+
+
+def test_pictures_galleries_and_selected_lenses_share_one_threshold():
+    sample = scored(6000)
+    (outcome,) = assess(sample, 0.26, 2).outcomes
+    cuts = outcome.detection.cuts()
+    assert list(cuts) == ["0.01", "even odds"]
+    assert cuts["0.01"] == outcome.detection.thresholds[1e-2]
+    lens = sample.truth["is_lens"]
+    assert outcome.regression.counts["selected"] == (sample.models[0].logit[lens] >= cuts["0.01"]).sum()
+    few = assess(scored(300), 0.26, 2).outcomes[0].detection
+    assert few.cuts() == {"even odds": 0.0}
+    assert [cut_words(name) for name in cuts] == ["a false positive rate of 0.01", "even odds"]
