@@ -131,10 +131,10 @@ def _detection(report: Report, pictures: Mapping[str, bytes]) -> str:
         else ""
     )
     noise = note(
-        "Intervals: 95 %, bootstrap by galaxy; thresholds are found anew in every resample. A perfectly calibrated model "
-        f"shows an expected calibration error of up to {number(report['ece_noise_95'])} here (95 %). At even odds: "
-        "p_lens of at least one half where lenses and others are equally many, which is also what accuracy, precision, "
-        "F1, kappa, Brier score and log loss are weighted to."
+        "Intervals: 95 %, bootstrap by galaxy; thresholds are found anew in every resample. A perfectly calibrated "
+        f"model shows an expected calibration error of up to {number(report['ece_noise_95'])} here (95 %). "
+        "At even odds: p_lens of at least one half where lenses and others are equally many, which is also what "
+        "accuracy, precision, F1, kappa, Brier score and log loss are weighted to."
     )
     return (
         noise + table(("figure", "value"), rows) + picture(pictures, "roc", "ROC curves")
