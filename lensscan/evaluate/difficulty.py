@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from lensscan.errors import ConfigError
 from lensscan.evaluate.anchors import load_anchors
 from lensscan.evaluate.detection import UNDETECTABLE
+from lensscan.evaluate.samples import draw_sample
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
 from lensscan.metrics.detection import wilson
 from lensscan.metrics.ranking import Ranking
 from lensscan.mocks.recipes import Recipe
-from lensscan.mocks.simulate import simulate
 from lensscan.nets.baseline import BASELINES, fill_missing
 
 __all__ = [
@@ -223,16 +223,12 @@ def draw_labelled(
     while done < n:
         if start >= 4 * n + CHUNK:
             raise ConfigError(f"recipe {settings.recipe.name}: most of its mocks lie below its label rule; change it")
-        mocks = simulate(settings.recipe, seed=seed, start=start, n=CHUNK, device=settings.device)
+        drawn = draw_sample(settings.recipe, CHUNK, seed, settings.device, start=start)
         start += CHUNK
-        good = (mocks.truth["klass"] != UNDETECTABLE).numpy()
-        part = mocks.images.cpu().numpy()[good]
-        if mocks.missing is not None:
-            part = np.where(mocks.missing.cpu().numpy()[good], np.nan, part)
-            part = fill_missing(part).astype(np.float32)
-        images.append(part)
-        labels.append(mocks.truth["is_lens"].numpy()[good])
-        done += len(part)
+        sample = drawn.rows(drawn.truth["klass"] != UNDETECTABLE)
+        images.append(sample.images if sample.missing is None else fill_missing(sample.holed()).astype(np.float32))
+        labels.append(sample.truth["is_lens"])
+        done += len(sample)
         progress(what, min(done, n), n)
     joined, is_lens = np.concatenate(images)[:n], np.concatenate(labels)[:n]
     if is_lens.all() or not is_lens.any():

@@ -7,6 +7,7 @@ Does the model treat real stamps, with and without painted arcs, as it treats mo
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -156,7 +157,7 @@ def measure_realism(settings: RealismSettings, progress: Progress = lambda what,
     def draw(what: str, number: int, n: int, **classes: float) -> Sample:
         chosen = dataclasses.replace(recipe, classes=classes) if classes else recipe
         return draw_sample(
-            chosen, n, settings.seed + number, settings.device, lambda done, all_: progress(what, done, all_), n_stamps
+            chosen, n, settings.seed + number, settings.device, functools.partial(progress, what), first=n_stamps
         )
 
     mocks = draw("mocks", 0, settings.n)
