@@ -170,6 +170,17 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_work(folder, tmp_pa
     assert "scored" not in said
 
 
+def test_a_report_of_another_format_in_the_way_is_not_lost_unasked(folder, tmp_path, capsys):
+    path = tmp_path / "one--des-griz-tune-60.json"
+    path.write_text('{"format": 0, "model": {"name": "one"}, "testset": {"name": "des-griz:tune:60"}}')
+    command = (folder / "one.safetensors", "--testset", "des-griz:tune:60", "-o", tmp_path)
+    assert evaluate(*command) == 2
+    assert "move it away, or give --overwrite" in capsys.readouterr().err
+    assert '"format": 0' in path.read_text()
+    assert evaluate(*command, "--overwrite") == 0
+    assert json.loads(path.read_text())["format"] == 1
+
+
 def test_a_baseline_of_another_recipe_is_refused(folder, reports, tmp_path, capsys):
     """Sets for tuning have one seed for all recipes and no hash: number and seed alone do not make them the same."""
     report = load(reports, "two")
