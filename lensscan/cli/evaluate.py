@@ -144,10 +144,10 @@ def start_torch(args: argparse.Namespace) -> None:
 
 
 def prepare(args: argparse.Namespace, name: str, canvas: tuple[str, ...] = ()) -> Recipe:
-    """Return a recipe with the command line's changes, and prepare torch, the pictures and the output's folder."""
+    """Return a recipe with the command line's changes, and prepare torch, pictures and output."""
     from lensscan.config import find, override, read_toml
     from lensscan.evaluate.plots import require_matplotlib
-    from lensscan.files import make_folder
+    from lensscan.files import check_folder
 
     start_torch(args)
     from lensscan.mocks.recipes import make_recipe
@@ -159,9 +159,8 @@ def prepare(args: argparse.Namespace, name: str, canvas: tuple[str, ...] = ()) -
     given = {key: getattr(args, key) for key in canvas if getattr(args, key)}
     if given:
         mapping["canvas"] = {**mapping.get("canvas", {}), **given}
-    recipe = make_recipe(mapping, str(path))
-    make_folder(args.output)
-    return recipe
+    check_folder(args.output)
+    return make_recipe(mapping, str(path))
 
 
 def run_realism(args: argparse.Namespace) -> int:

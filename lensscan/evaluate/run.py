@@ -15,7 +15,7 @@ from lensscan.evaluate.plots import draw_plots, require_matplotlib
 from lensscan.evaluate.predict import predict
 from lensscan.evaluate.report import assess, file_stem, make_report, read_report, write_json
 from lensscan.evaluate.testsets import TestSet, open_testset
-from lensscan.files import make_folder, replacing
+from lensscan.files import check_folder, replacing
 from lensscan.nets.model import Model
 
 __all__ = ["Evaluation", "evaluate"]
@@ -100,7 +100,7 @@ def evaluate(
     if not settings.overwrite and testset.sealed and all(stands for _, stands in histories):
         say("these reports stand for these very weights; --overwrite makes them anew")
         return pages
-    make_folder(settings.folder)
+    check_folder(settings.folder)
     scored = predict(
         models, testset, device=settings.device, batch=settings.batch, views=settings.views, progress=progress
     )
