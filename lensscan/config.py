@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
 import importlib.resources
+import json
 import math
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +23,7 @@ from typing import Any, TypeVar
 from lensscan.errors import ConfigError
 
 __all__ = [
+    "LATE",
     "Band",
     "CatalogColumns",
     "Cut",
@@ -28,7 +31,9 @@ __all__ = [
     "Survey",
     "build",
     "check_keys",
+    "digest",
     "find",
+    "late",
     "load_cut",
     "load_survey",
     "override",
@@ -38,6 +43,8 @@ __all__ = [
 
 T = TypeVar("T")
 SUFFIX = {"models": ".safetensors"}
+LATE: Mapping[str, bool] = {"late": True}
+"""Metadata of a `late` field that needs a default factory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,3 +311,41 @@ def load_cut(name: str | Path) -> Cut:
     if cut.prevalence is not None and not 0 < cut.prevalence < 1:
         raise ConfigError(f"{path}: prevalence must lie between 0 and 1")
     return cut
+
+
+def late(default: Any) -> Any:
+    """Return a dataclass field that came later: it enters a `digest` only where it differs from its default."""
+    return field(default=default, metadata=LATE)
+
+
+def digest(table: Any, without: Collection[str] = (), **more: Any) -> str:
+    """Return the SHA-256 of a configuration's numbers and names, those of its parts included.
+
+    Fields that came after the first release are marked `late` and left out while they keep their default, so that a
+    new feature leaves the digests of older files as they were.
+
+    Parameters
+    ----------
+    table : dataclass
+    without : collection of str
+        Its fields that do not count.
+    **more
+        Counts besides, by name.
+    """
+    content = {key: value for key, value in _content(table).items() if key not in without} | more
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _content(table: Any) -> dict[str, Any]:
+    """Return a dataclass as nested dictionaries, without late fields that have their default."""
+    content = {}
+    for item in dataclasses.fields(table):
+        value = getattr(table, item.name)
+        if item.metadata.get("late"):
+            default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+            if value == default:
+                continue
+        if isinstance(value, Mapping):
+            value = {key: _content(v) if dataclasses.is_dataclass(v) else v for key, v in value.items()}
+        content[item.name] = _content(value) if dataclasses.is_dataclass(value) else value
+    return content

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from lensscan.errors import LensscanError, OutputError, disk_error
 
-__all__ = ["ascii_text", "make_folder", "replacing"]
+__all__ = ["ascii_text", "check_folder", "make_folder", "replacing"]
 
 
 def ascii_text(text: object) -> str:
@@ -30,6 +31,21 @@ def make_folder(path: str | Path) -> None:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _problem(error, Path(path)) from None
+
+
+def check_folder(path: str | Path) -> None:
+    """Raise what `make_folder` would, as far as can be told without making anything: for a look before long work.
+
+    Raises
+    ------
+    DiskError, OutputError
+        If the path, or the nearest folder above it that exists, is no folder or cannot be written to.
+    """
+    whole = Path(path).absolute()
+    nearest = next(each for each in (whole, *whole.parents) if each.exists())
+    number = errno.ENOTDIR if not nearest.is_dir() else 0 if os.access(nearest, os.W_OK | os.X_OK) else errno.EACCES
+    if number:
+        raise _problem(OSError(number, os.strerror(number)), Path(path))
 
 
 @contextmanager

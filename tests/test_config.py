@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
-from lensscan.config import build, find, load_cut, load_survey, override, read_toml, shipped
+from lensscan.config import LATE, build, digest, find, late, load_cut, load_survey, override, read_toml, shipped
 from lensscan.errors import ConfigError
 
 
@@ -135,3 +137,30 @@ def test_impossible_cuts_are_refused(tmp_path: Path, text: str, word: str) -> No
 def test_everything_that_is_shipped_loads() -> None:
     assert {load_survey(name).name for name in shipped("surveys")} == set(shipped("surveys"))
     assert {load_cut(name).name for name in shipped("cuts")} == set(shipped("cuts"))
+
+
+@dataclass(frozen=True)
+class Part:
+    old: float = 1.0
+    new: float = late(2.0)
+
+
+@dataclass(frozen=True)
+class Whole:
+    name: str
+    part: Part = field(default_factory=Part)
+    parts: dict = field(default_factory=dict)
+    newer: Part = field(default_factory=Part, metadata=LATE)
+
+
+def test_fields_that_came_later_count_only_where_they_are_used():
+    """The digest of an old file must be what it was before the new field existed."""
+    before = hashlib.sha256(b'{"name": "a", "part": {"old": 1.0}, "parts": {"g": {"old": 3.0}}}').hexdigest()
+    old = Whole("a", parts={"g": Part(3.0)})
+    assert digest(old) == before
+    assert digest(dataclasses.replace(old, part=Part(new=2.0), newer=Part())) == before
+    changed = [dataclasses.replace(old, part=Part(new=2.5)), dataclasses.replace(old, newer=Part(new=2.5))]
+    changed += [dataclasses.replace(old, parts={"g": Part(3.0, 0.0)}), dataclasses.replace(old, name="b")]
+    assert len({before, *(digest(each) for each in changed)}) == 5
+    assert digest(old, without=("name",)) == digest(dataclasses.replace(old, name="b"), without=("name",)) != before
+    assert digest(old, more=1) != before

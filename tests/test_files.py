@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lensscan.errors import DiskError, OutputError
-from lensscan.files import replacing
+from lensscan.files import check_folder, replacing
 
 
 def test_the_file_appears_in_one_step_and_its_folder_is_made(tmp_path: Path) -> None:
@@ -53,3 +53,12 @@ def test_what_cannot_be_replaced_is_told(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot write"), replacing(tmp_path) as temporary:
         temporary.write_text("x")
     assert [item.name for item in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_is_looked_at_without_being_made(tmp_path):
+    check_folder(tmp_path / "a" / "b")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("in the way")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(OutputError, match="Not a directory; check the folder"):
+            check_folder(place)

@@ -14,9 +14,9 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from lensscan.nets.latent import N_LATENT, from_latent, unpack_triangle
+from lensscan.nets.latent import N_LATENT, from_latent, to_latent, unpack_triangle
 
-__all__ = ["covariance_by_cubature", "draw", "latent_gaussian", "to_latent"]
+__all__ = ["covariance_by_cubature", "draw", "latent_gaussian"]
 
 ROUNDS = 60
 ENOUGH = 1e-6
@@ -25,17 +25,6 @@ SMALLEST = 1e-12
 WIDEST = (4.0, 3.0, 3.0)
 """Bounds of the latent standard deviations of log theta_E, u1 and u2; beyond, nothing is known anyway."""
 Array = NDArray[np.float64]
-
-
-def to_latent(physical: Array) -> Array:
-    """Return latent vectors (..., 7) of physical parameters (..., 7); |e| is kept below 1."""
-    latent = np.array(physical, dtype=np.float64)
-    e = np.minimum(np.hypot(latent[..., 1], latent[..., 2]), LARGEST_E)
-    stretch = np.where(e > 1e-9, np.arctanh(e) / np.maximum(e, 1e-9), 1.0)
-    latent[..., 0] = np.log(latent[..., 0])
-    latent[..., 1] *= stretch
-    latent[..., 2] *= stretch
-    return latent
 
 
 def covariance_by_cubature(mean: Array, cov: Array) -> Array:
@@ -79,7 +68,7 @@ def latent_gaussian(median: NDArray[np.floating], packed: NDArray[np.floating]) 
     mean, cov = np.full(median.shape, np.nan), np.full(target.shape, np.nan)
     if not fine.any():
         return mean, cov
-    centre, target = to_latent(median[fine]), target[fine]
+    centre, target = to_latent(median[fine], LARGEST_E), target[fine]
     back = np.linalg.inv(_jacobian(centre))
     turn = np.swapaxes(back, -1, -2)
     now = _positive(back @ target @ turn)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-__all__ = ["add_assignments", "at_least", "seconds"]
+from lensscan.errors import ConfigError
+
+__all__ = ["add_assignments", "at_least", "need_gpu", "seconds"]
 
 
 def add_assignments(parser: argparse._ActionsContainer, text: str) -> None:
@@ -37,3 +39,11 @@ def seconds(text: str) -> float:
     if not value >= 0:
         raise argparse.ArgumentTypeError(f"{text!r} must be a number of seconds, not negative")
     return value
+
+
+def need_gpu(device: str) -> None:
+    """Raise a one-line `ConfigError` if `device` is ``cuda`` and there is none."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: no GPU that torch can use; leave the option out")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from lensscan.cli.arguments import add_assignments, at_least
+from lensscan.cli.arguments import add_assignments, at_least, need_gpu
 from lensscan.cli.progress import ProgressLine
 
 if TYPE_CHECKING:
@@ -63,15 +63,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     hard.add_argument("--new", type=at_least(50), default=4000, metavar="N", help="new images (default 4000)")
 
 
+COMMON = {"output", "bootstrap", "device", "threads", "no_plots"}
+TASKS = {
+    "seal": {"seal"},
+    "realism": COMMON | {"realism", "models", "number", "assignments", "catalog", "survey", "stamps", "batch"},
+    "difficulty": COMMON | {"difficulty", "number", "assignments", "epochs", "seeds", "patience", "hog", "new"},
+    "testset": COMMON | {"testset", "models", "baseline", "views", "batch", "overwrite"},
+}
+"""What the command can be asked for, the last if nothing else is, and the arguments that mean something then."""
+
+
 def run(args: argparse.Namespace) -> int:
     """Run what was asked for: seal, gate, calibrate, or evaluate."""
-    if args.seal:
-        return run_seal(args)
-    if args.realism:
-        return run_realism(args)
-    if args.difficulty:
-        return run_difficulty(args)
-    return run_evaluation(args)
+    task = next((name for name in TASKS if getattr(args, name)), "testset")
+    refuse_others(args, task)
+    runs = {"seal": run_seal, "realism": run_realism, "difficulty": run_difficulty, "testset": run_evaluation}
+    return runs[task](args)
+
+
+def refuse_others(args: argparse.Namespace, task: str) -> None:
+    """Raise a `ConfigError` if an argument was given that this task does not look at."""
+    from lensscan.errors import ConfigError
+
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    for name, default in vars(parser.parse_args([])).items():
+        value = getattr(args, name)
+        if name not in TASKS[task] and value != default:
+            given = {"models": value, "assignments": ["--set"]}.get(name, [f"--{name.replace('_', '-')}"])
+            raise ConfigError(f"--{task} does not look at {given[0]}; leave it out")
 
 
 def run_seal(args: argparse.Namespace) -> int:
@@ -88,18 +108,12 @@ def run_evaluation(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from lensscan.errors import ConfigError
-    from lensscan.process import tune_allocator
 
     if not args.models or not args.testset:
         raise ConfigError("give at least one MODEL and --testset T, such as --testset des-griz:smoke")
-    tune_allocator()
-    import torch
-
+    start_torch(args)
     from lensscan.evaluate.run import Evaluation, evaluate
 
-    torch.set_num_threads(args.threads)
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: no GPU that torch can use; leave the option out")
     settings = Evaluation(
         models=args.models,
         testset=args.testset,
@@ -118,21 +132,26 @@ def run_evaluation(args: argparse.Namespace) -> int:
     return 0
 
 
-def prepare(args: argparse.Namespace, name: str, canvas: tuple[str, ...] = ()) -> Recipe:
-    """Return a recipe with the command line's changes, and prepare torch and the pictures."""
-    from lensscan.config import find, override, read_toml
-    from lensscan.errors import ConfigError
-    from lensscan.evaluate.plots import require_matplotlib
+def start_torch(args: argparse.Namespace) -> None:
+    """Tune the allocator, which must precede torch, and set its threads; without the GPU asked for, refuse."""
     from lensscan.process import tune_allocator
 
     tune_allocator()
     import torch
 
+    torch.set_num_threads(args.threads)
+    need_gpu(args.device)
+
+
+def prepare(args: argparse.Namespace, name: str, canvas: tuple[str, ...] = ()) -> Recipe:
+    """Return a recipe with the command line's changes, and prepare torch, pictures and output."""
+    from lensscan.config import find, override, read_toml
+    from lensscan.evaluate.plots import require_matplotlib
+    from lensscan.files import check_folder
+
+    start_torch(args)
     from lensscan.mocks.recipes import make_recipe
 
-    torch.set_num_threads(args.threads)
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: no GPU that torch can use; leave the option out")
     if not args.no_plots:
         require_matplotlib()
     path = find("recipes", name)
@@ -140,6 +159,7 @@ def prepare(args: argparse.Namespace, name: str, canvas: tuple[str, ...] = ()) -
     given = {key: getattr(args, key) for key in canvas if getattr(args, key)}
     if given:
         mapping["canvas"] = {**mapping.get("canvas", {}), **given}
+    check_folder(args.output)
     return make_recipe(mapping, str(path))
 
 
@@ -175,10 +195,6 @@ def run_difficulty(args: argparse.Namespace) -> int:
     """Train the published baselines on a recipe's mocks."""
     from pathlib import Path
 
-    from lensscan.errors import ConfigError
-
-    if args.models:
-        raise ConfigError(f"--difficulty trains its own networks; leave {args.models[0]} out")
     recipe = prepare(args, args.difficulty)
     from lensscan.evaluate.difficulty import DifficultySettings, measure_difficulty
     from lensscan.evaluate.difficultyreport import lines, write_difficulty

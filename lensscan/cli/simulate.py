@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lensscan.cli.arguments import add_assignments, at_least
+from lensscan.cli.arguments import add_assignments, at_least, need_gpu
 from lensscan.cli.progress import ProgressLine
 from lensscan.errors import ConfigError, ExitCode, LensscanError
 
@@ -79,8 +79,7 @@ def read_recipe(args: argparse.Namespace) -> Recipe:
     from lensscan.mocks.recipes import make_recipe
 
     torch.set_num_threads(args.threads)
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: no GPU that torch can use; leave the option out")
+    need_gpu(args.device)
     path = find("recipes", args.recipe)
     return make_recipe(override(read_toml(path), args.assignments), str(path))
 

@@ -15,8 +15,8 @@ import traceback
 from pathlib import Path
 from types import FrameType
 
-from lensscan.cli.arguments import add_assignments, at_least, seconds
-from lensscan.errors import ConfigError, ExitCode, LensscanError
+from lensscan.cli.arguments import add_assignments, at_least, need_gpu, seconds
+from lensscan.errors import ExitCode, LensscanError
 
 EXAMPLE = "mpiexec -n 4 lensscan train des-griz -o my-des-griz.safetensors      (or without mpiexec)"
 BACKENDS = ("auto", "none", "torch", "horovod")
@@ -99,8 +99,7 @@ def train(args: argparse.Namespace, stop: _Stop) -> ExitCode:
     settings = TrainSettings.from_mapping(override(read_toml(path), args.assignments), str(path))
     torch.set_num_threads(args.threads)
     name = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: no GPU that torch can use; leave the option out")
+    need_gpu(name)
     device = torch.device(name)
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = settings.precision != "fp32"

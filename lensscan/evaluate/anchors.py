@@ -7,6 +7,7 @@ again on our set, reaches what it reached there, does "better" or "worse" mean a
 from __future__ import annotations
 
 import importlib.resources
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,7 +85,11 @@ def figure_at(report: Report, name: str) -> Mapping[str, float] | None:
         found = table.get(threshold, {}).get(cell)
     else:
         found = table.get(key)
-    return found if found is not None and found.get("value") is not None else None
+    return found if found is not None and _known(found.get("value")) else None
+
+
+def _known(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def anchor_rows(report: Report, baseline: Report | None, anchors: tuple[Anchor, ...]) -> list[dict[str, Any]]:
@@ -153,7 +158,9 @@ def verdict(
             f"{calibrator.values[figure]:.3g} in the paper"
         )
     published = anchor.values[figure]
-    low, high = ours.get("low", ours["value"]), ours.get("high", ours["value"])
+    low, high = ours.get("low"), ours.get("high")
+    if low is None or high is None:
+        return "no verdict: ours has no interval here"
     if low <= published <= high:
         return "equal within the interval"
     better = high < published if anchor.better == "lower" else low > published

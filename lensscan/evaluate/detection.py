@@ -26,6 +26,7 @@ __all__ = [
     "Detection",
     "ambiguous",
     "completeness_table",
+    "cut_words",
     "detect",
     "false_positives",
 ]
@@ -40,6 +41,7 @@ THETA_EDGES = (0.5, 0.8, 1.0, 1.2, 1.5, 2.0, 3.0)
 SNR_EDGES = (0.0, 10.0, 20.0, 40.0, np.inf)
 SEEING_EDGES = (0.0, 0.75, 1.0, 1.25, 1.5, 2.0, np.inf)
 UNDETECTABLE = CLASSES.index("undetectable")
+EVEN_ODDS = "even odds"
 
 
 def ambiguous(truth: Truth) -> NDArray[np.bool_]:
@@ -75,6 +77,13 @@ class Detection:
     diagrams: dict[float, Reliability]
     ece_noise: float
 
+    def cuts(self) -> dict[str, float]:
+        """Return calibrated logits by name: at each supported false positive rate, and last at even odds.
+
+        The first is the one that pictures, galleries and the group "selected" are made at.
+        """
+        return {f"{fpr:g}": value for fpr, value in self.thresholds.items()} | {EVEN_ODDS: 0.0}
+
 
 class _Statistic:
     """Every resampled figure of detection, with all sorting done once."""
@@ -89,9 +98,10 @@ class _Statistic:
         self._loss = np.logaddexp(0.0, sign * logit[self._order])
 
     def __call__(self, counts: Counts | None) -> dict[str, float]:
-        found = self.ranking.figures(counts, self._wanted.fprs, self._wanted.before)
         selection = self.ranking.select(counts)
-        found |= self._called(counts)
+        if not selection.n_lens or not selection.n_other:
+            return {}
+        found = selection.figures(self._wanted.fprs, self._wanted.before) | self._called(counts)
         for fpr in self._wanted.fprs:
             tpr = found[f"tpr_at_fpr_{fpr:g}"]
             for pi in PREVALENCES[1:]:
@@ -150,7 +160,7 @@ class _Wanted:
     omitted: dict[str, str]
 
     @classmethod
-    def of(cls, logit: NDArray[np.float64], is_lens: NDArray[np.bool_]) -> _Wanted:
+    def of(cls, logit: NDArray[np.float64], is_lens: NDArray[np.bool_], objects: int) -> _Wanted:
         """Decide by the number of negatives: ten false positives must be expected behind a figure."""
         n_other = int((~is_lens).sum())
         omitted = {
@@ -158,9 +168,9 @@ class _Wanted:
             for fpr in FPRS
             if not supported(fpr, n_other)
         }
-        before = {"tpr0": 0, "tpr10": 9} if len(is_lens) >= LARGE else {}
+        before = {"tpr0": 0, "tpr10": 9} if objects >= LARGE else {}
         if not before:
-            omitted["tpr0"] = omitted["tpr10"] = f"defined for sets of {LARGE} objects, this one has {len(is_lens)}"
+            omitted["tpr0"] = omitted["tpr10"] = f"defined for sets of {LARGE} objects, this one has {objects}"
         selection = Ranking(logit, is_lens).select()
         tops = []
         for pi in PREVALENCES[1:]:
@@ -186,7 +196,9 @@ class _Wanted:
         return cls(fprs, before, tuple(tops), tuple(sure), omitted)
 
 
-def detect(logit: NDArray[np.float64], is_lens: NDArray[np.bool_], bootstrap: Bootstrap) -> Detection:
+def detect(
+    logit: NDArray[np.float64], is_lens: NDArray[np.bool_], bootstrap: Bootstrap, objects: int | None = None
+) -> Detection:
     """Return the figures of detection.
 
     Parameters
@@ -196,6 +208,9 @@ def detect(logit: NDArray[np.float64], is_lens: NDArray[np.bool_], bootstrap: Bo
     is_lens : (n,) bool array
     bootstrap : Bootstrap
         Over the same rows.
+    objects : int, optional
+        Of the whole set, systems below the label rule included: TPR0 and TPR10 are defined for 100,000, as the
+        lens-finding challenge counted its own.  Default: the rows given.
 
     Returns
     -------
@@ -205,11 +220,11 @@ def detect(logit: NDArray[np.float64], is_lens: NDArray[np.bool_], bootstrap: Bo
         prevalence); ``purity_at_fpr_* inspected_per_lens_at_fpr_*``; and for the best-ranked 100, 1,000 and 10,000
         of a survey of 1,000,000 ``purity_top_* completeness_top_* inspected_per_lens_top_*``.
     """
-    wanted = _Wanted.of(logit, is_lens)
+    wanted = _Wanted.of(logit, is_lens, len(is_lens) if objects is None else objects)
     statistic = _Statistic(logit, is_lens, wanted)
     figures = resample(statistic, bootstrap)
     diagrams = {pi: _diagram(logit, is_lens, pi) for pi in PREVALENCES}
-    thresholds = {fpr: statistic.ranking.threshold_at(fpr) for fpr in wanted.fprs}
+    thresholds = {fpr: statistic.ranking.select().threshold_at(fpr) for fpr in wanted.fprs}
     noise = _ece_noise(logit, is_lens, bootstrap.seed)
     return Detection(figures, wanted.omitted, thresholds, statistic.ranking, diagrams, noise)
 
@@ -233,6 +248,11 @@ def _ece_noise(logit: NDArray[np.float64], is_lens: NDArray[np.bool_], seed: int
         label = rng.random(len(p)) < inside
         errors.append(binned(p, label.astype(np.float64), class_weights(label, 0.5), BINS).error())
     return float(np.quantile(errors, 0.95))
+
+
+def cut_words(name: str) -> str:
+    """Return one of `Detection.cuts` in words."""
+    return name if name == EVEN_ODDS else f"a false positive rate of {name}"
 
 
 def rate(hits: NDArray[np.bool_]) -> dict[str, Any]:

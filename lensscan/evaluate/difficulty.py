@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from lensscan.errors import ConfigError
 from lensscan.evaluate.anchors import load_anchors
 from lensscan.evaluate.detection import UNDETECTABLE
+from lensscan.evaluate.samples import draw_sample
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
 from lensscan.metrics.detection import wilson
 from lensscan.metrics.ranking import Ranking
 from lensscan.mocks.recipes import Recipe
-from lensscan.mocks.simulate import simulate
 from lensscan.nets.baseline import BASELINES, fill_missing
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "draw_labelled",
     "measure_difficulty",
     "parting",
+    "published",
 ]
 
 SEED = 173_205_081
@@ -190,13 +191,13 @@ def measure_difficulty(
     new, truth = draw_labelled(settings, settings.new, NEW_SEED, "new stamps", progress)
     begun = time.monotonic()
     baseline = BASELINES["hog"].fit(stamps[: settings.hog], labels[: settings.hog])
+    hog_seconds = time.monotonic() - begun
     ranking = Ranking(baseline.score(new), truth)
 
     def statistic(counts: Counts | None) -> dict[str, float]:
         return {"auroc": ranking.select(counts).auroc()}
 
     hog = resample(statistic, Bootstrap(np.arange(len(new)), settings.replicates))["auroc"]
-    hog_seconds = time.monotonic() - begun
     runs, trained = [], None
     for number in range(settings.seeds):
         trained, run = _train(
@@ -204,10 +205,10 @@ def measure_difficulty(
         )
         runs.append(run)
     single, batch = _milliseconds(trained, new) if trained is not None else (float("nan"), float("nan"))
-    band, published, names = _published(settings.recipe.name)
+    band, area, names = published(settings.recipe.name)
     return Difficulty(
         settings, runs, single, batch, hog, baseline.estimator.cross_validated, baseline.estimator.penalty,
-        hog_seconds, band, published, names,
+        hog_seconds, band, area, names,
     )  # fmt: skip
 
 
@@ -222,16 +223,12 @@ def draw_labelled(
     while done < n:
         if start >= 4 * n + CHUNK:
             raise ConfigError(f"recipe {settings.recipe.name}: most of its mocks lie below its label rule; change it")
-        mocks = simulate(settings.recipe, seed=seed, start=start, n=CHUNK, device=settings.device)
+        drawn = draw_sample(settings.recipe, CHUNK, seed, settings.device, start=start)
         start += CHUNK
-        good = (mocks.truth["klass"] != UNDETECTABLE).numpy()
-        part = mocks.images.cpu().numpy()[good]
-        if mocks.missing is not None:
-            part = np.where(mocks.missing.cpu().numpy()[good], np.nan, part)
-            part = fill_missing(part).astype(np.float32)
-        images.append(part)
-        labels.append(mocks.truth["is_lens"].numpy()[good])
-        done += len(part)
+        sample = drawn.rows(drawn.truth["klass"] != UNDETECTABLE)
+        images.append(sample.images if sample.missing is None else fill_missing(sample.holed()).astype(np.float32))
+        labels.append(sample.truth["is_lens"])
+        done += len(sample)
         progress(what, min(done, n), n)
     joined, is_lens = np.concatenate(images)[:n], np.concatenate(labels)[:n]
     if is_lens.all() or not is_lens.any():
@@ -313,7 +310,7 @@ def _milliseconds(trained: Trained, images: Stamps) -> tuple[float, float]:
     return found[0], found[1]
 
 
-def _published(recipe: str) -> tuple[tuple[float, float] | None, float | None, dict[str, str]]:
+def published(recipe: str) -> tuple[tuple[float, float] | None, float | None, dict[str, str]]:
     """Return the published band of accuracies, the published area, and their papers; None where there are none."""
     band, area, names = None, None, {}
     for anchor in load_anchors():
@@ -323,6 +320,8 @@ def _published(recipe: str) -> tuple[tuple[float, float] | None, float | None, d
         if baseline is not None and baseline.model == "argonne":
             middle = baseline.values["detection:accuracy"]
             band, names["accuracy"] = (middle - baseline.absolute, middle + baseline.absolute), anchor.source
-        elif "detection:auroc" in anchor.values and baseline is None:
+        elif baseline is not None and baseline.model == "hog":
+            area, names["hog"] = baseline.values["detection:auroc"], anchor.source
+        elif baseline is None and "detection:auroc" in anchor.values:  # of the histograms themselves
             area, names["hog"] = anchor.values["detection:auroc"], anchor.source
     return band, area, names

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FolderSet"]
 
-NEEDED = ("id", "is_lens")
+NEEDED = {"truth.fits": ("id", "is_lens"), "catalog.fits": ("id", "ra", "dec", "file")}
 
 
 class FolderSet(TestSet):
@@ -47,10 +47,19 @@ class FolderSet(TestSet):
             raise ConfigError(
                 f"test set {folder}: no complete folder of mocks ({error}); run lensscan simulate to its end"
             ) from None
-        absent = [name for name in NEEDED if name not in self._truth.colnames]
-        if absent or len(self._truth) != len(self._catalog):
-            what = f"truth.fits lacks {absent[0]}" if absent else "truth.fits and catalog.fits differ in length"
-            raise ConfigError(f"test set {folder}: {what}; run lensscan simulate again")
+        for file, table in (("truth.fits", self._truth), ("catalog.fits", self._catalog)):
+            absent = [name for name in NEEDED[file] if name not in table.colnames]
+            if absent:
+                raise ConfigError(f"test set {folder}: {file} lacks {absent[0]}; run lensscan simulate again")
+        if not isinstance(self._record, dict):
+            raise ConfigError(
+                f"test set {folder}: recipe.json is no record of a simulation; run lensscan simulate again"
+            )
+        if not np.array_equal(self._truth["id"], self._catalog["id"]):
+            raise ConfigError(
+                f"test set {folder}: truth.fits and catalog.fits do not list the same ids in the same order; "
+                "run lensscan simulate again"
+            )
         self.n = len(self._truth)
         layout = self._record.get("format")
         if layout not in ("fits", "packs"):

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from lensscan.evaluate.detection import ambiguous
 from lensscan.evaluate.predict import Predictions, Scored
-from lensscan.evaluate.testsets import TestSet
+from lensscan.evaluate.testsets import TestSet, Truth
 from lensscan.lens.conventions import to_axis_ratio
 from lensscan.mocks.recipes import CLASSES
 from lensscan.nets.latent import from_latent
@@ -17,7 +17,7 @@ from lensscan.nets.model import Model
 from lensscan.render.rgb import asinh_rgb
 from lensscan.render.sheet import Cell, Ring, contact_sheet
 
-__all__ = ["KINDS", "choose", "gallery"]
+__all__ = ["KINDS", "choose", "class_name", "gallery"]
 
 KINDS = {
     "true_positives": "Lenses above the threshold, best first",
@@ -48,6 +48,12 @@ def choose(kind: str, scored: Scored, predictions: Predictions, threshold: float
     return ranked[:count]
 
 
+def class_name(truth: Truth, row: int) -> str:
+    """Return the class of a row in words; nothing where the set states none, or one that is not among `CLASSES`."""
+    number = int(truth["klass"][row]) if "klass" in truth else -1
+    return CLASSES[number].replace("_", " ") if 0 <= number < len(CLASSES) else ""
+
+
 def gallery(
     kind: str,
     scored: Scored,
@@ -69,8 +75,7 @@ def gallery(
     middle = from_latent(predictions.posterior[rows].centre)
     cells = []
     for number, row in enumerate(rows):
-        name = CLASSES[int(scored.truth["klass"][row])] if "klass" in scored.truth else ""
-        lines = [f"{predictions.logit[row]:+.1f}  {name.replace('_', ' ')}"]
+        lines = [f"{predictions.logit[row]:+.1f}  {class_name(scored.truth, row)}"]
         ring = None
         if scored.truth["is_lens"][row] and np.isfinite(middle[number]).all():
             snr = scored.truth["snr_arc"][row] if "snr_arc" in scored.truth else np.nan

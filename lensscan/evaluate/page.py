@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from lensscan.evaluate.detection import EVEN_ODDS, cut_words
 from lensscan.evaluate.galleries import KINDS
 from lensscan.evaluate.markup import STYLE, figure, note, number, picture, table
 from lensscan.evaluate.posteriors import PARAMETERS
@@ -18,7 +19,6 @@ Report = Mapping[str, Any]
 
 def make_page(report: Report, pictures: Mapping[str, bytes]) -> str:
     """Return the page of a report; `pictures` as of `lensscan.evaluate.plots.draw_plots`."""
-    parts = [_head(report), "<main>", _cards(report)]
     sections = {
         "published": ("Beside published figures", _anchors(report)),
         "detection": ("Detection", _detection(report, pictures)),
@@ -31,16 +31,12 @@ def make_page(report: Report, pictures: Mapping[str, bytes]) -> str:
         "set": ("Test set and provenance", _provenance(report)),
     }
     shown = {key: value for key, value in sections.items() if value[1]}
-    parts.insert(1, "")
-    for key, (title, body) in shown.items():
-        parts.append(f'<section id="{key}"><h2>{title}</h2>{body}</section>')
     links = "".join(f'<a href="#{key}">{title}</a>' for key, (title, _) in shown.items())
-    parts[0] = parts[0].replace("<nav></nav>", f"<nav>{links}</nav>")
-    parts.append("</main></body></html>\n")
-    return "\n".join(parts)
+    bodies = [f'<section id="{key}"><h2>{title}</h2>{body}</section>' for key, (title, body) in shown.items()]
+    return "\n".join([_head(report, links), "<main>", _cards(report), *bodies, "</main></body></html>\n"])
 
 
-def _head(report: Report) -> str:
+def _head(report: Report, links: str) -> str:
     model, found = report["model"], report["testset"]
     title = f"{escape(model['name'])} on {escape(found['name'])}"
     kind = "sealed test set" if found["sealed"] else "not a sealed set: no result, for tuning and looking only"
@@ -49,7 +45,7 @@ def _head(report: Report) -> str:
         f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>'
         f"<header><div><h1>{title}</h1><p>{prior}; {kind}; simulated, so nothing here is survey performance</p>"
-        "<nav></nav></div></header>"
+        f"<nav>{links}</nav></div></header>"
     )
 
 
@@ -136,7 +132,9 @@ def _detection(report: Report, pictures: Mapping[str, bytes]) -> str:
     )
     noise = note(
         "Intervals: 95 %, bootstrap by galaxy; thresholds are found anew in every resample. A perfectly calibrated "
-        f"model shows an expected calibration error of up to {number(report['ece_noise_95'])} here (95 %)."
+        f"model shows an expected calibration error of up to {number(report['ece_noise_95'])} here (95 %). "
+        "At even odds: p_lens of at least one half where lenses and others are equally many, which is also what "
+        "accuracy, precision, F1, kappa, Brier score and log loss are weighted to."
     )
     return (
         noise + table(("figure", "value"), rows) + picture(pictures, "roc", "ROC curves")
@@ -188,7 +186,7 @@ def _completeness(report: Report, pictures: Mapping[str, bytes]) -> str:
     if not report.get("false_positives"):
         return ""
     name = next(iter(report["false_positives"]))
-    head = "even odds" if name == "even odds" else f"a false positive rate of {name}"
+    head = cut_words(name)
     names = list(report["false_positives"])
     classes = list(report["false_positives"][name])
     rows = [
@@ -200,7 +198,7 @@ def _completeness(report: Report, pictures: Mapping[str, bytes]) -> str:
         )
         for key in classes
     ]
-    tops = [f"above: {'FPR ' + each if each != 'even odds' else each}" for each in names]
+    tops = [f"above: {'FPR ' + each if each != EVEN_ODDS else each}" for each in names]
     text = (
         f"Pictures at {head}; cells with fewer than ten systems stay empty. Systems below the label rule count "
         "neither as lenses nor as false positives."
@@ -209,7 +207,7 @@ def _completeness(report: Report, pictures: Mapping[str, bytes]) -> str:
         note(text)
         + picture(pictures, "completeness", "completeness over theta_E and S/N")
         + picture(pictures, "confusion", "confusion matrix")
-        + table(("class", "objects", *tops, f"share of false positives ({head})"), rows)
+        + (table(("class", "objects", *tops, f"share of false positives ({head})"), rows) if rows else "")
     )
 
 
@@ -310,7 +308,10 @@ def _posterior(report: Report, pictures: Mapping[str, bytes]) -> str:
     for group, count in report["groups"].items():
         lead = "" if group == "all" else f"group.{group}."
         rows.append([escape(group), f"{count:,}", *(figure(found[lead + key]) for key in keys)])
-    return body + "<h3>By kind of lens</h3>" + table(head, rows)
+    text = "Double: fewer than four images. Outliers: theta_E by 15 %."
+    if "selected" in report["groups"]:
+        text += f" Selected: what the score puts above {cut_words(next(iter(report['thresholds'])))}."
+    return body + "<h3>By kind of lens</h3>" + note(text) + table(head, rows)
 
 
 def _comparisons(report: Report) -> str:
@@ -332,11 +333,9 @@ def _galleries(report: Report, pictures: Mapping[str, bytes]) -> str:
             body += f"<h3>{words}</h3>" + picture(pictures, kind, words)
     if not body:
         return ""
-    limit = "a false positive rate of 0.01" if "0.01" in report["thresholds"] else "even odds"
-    return (
-        note(f"Threshold: {limit}. Captions: calibrated logit, class; true and predicted theta_E, S/N of the arcs.")
-        + body
-    )
+    cut = cut_words(next(iter(report["thresholds"])))
+    captions = "Captions: calibrated logit, class; true and predicted theta_E, S/N of the arcs."
+    return note(f"Threshold: {cut}. {captions}") + body
 
 
 def _provenance(report: Report) -> str:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from lensscan.errors import ConfigError
-from lensscan.evaluate.detection import PREVALENCES, ambiguous
+from lensscan.evaluate.detection import EVEN_ODDS, PREVALENCES, ambiguous, cut_words
 from lensscan.evaluate.galleries import KINDS, gallery
 from lensscan.evaluate.posteriors import PARAMETERS, truth_table
 from lensscan.evaluate.regression import convert
-from lensscan.evaluate.report import Assessment, Outcome, gallery_threshold
+from lensscan.evaluate.report import Assessment, Outcome
 from lensscan.evaluate.testsets import TestSet
 from lensscan.metrics.detection import wilson
 from lensscan.metrics.ranking import FEWEST_FALSE
@@ -52,7 +52,7 @@ def draw_plots(
         pictures |= _regression(assessment, outcome)
     if outcome.detection is not None:
         pictures |= _detection(assessment, number, report)
-        threshold = gallery_threshold(outcome.detection)
+        threshold = next(iter(outcome.detection.cuts().values()))
         for kind in KINDS:
             page = gallery(kind, assessment.scored, outcome.predictions, model, testset, threshold)
             if page is not None:
@@ -64,8 +64,7 @@ def _regression(assessment: Assessment, outcome: Outcome) -> dict[str, bytes]:
     posteriors, regression = outcome.posteriors, outcome.regression
     assert posteriors is not None
     assert regression is not None
-    rows = assessment.lens & outcome.predictions.posterior.finite
-    truth = truth_table(assessment.scored.truth, rows)
+    truth = truth_table(assessment.scored.truth, outcome.regressed)
     panels = [
         Scatter(name + UNITS.get(name, ""), truth[:, k], posteriors.median[:, k]) for k, name in enumerate(PARAMETERS)
     ]
@@ -106,7 +105,7 @@ def _detection(assessment: Assessment, number: int, report: dict[str, Any]) -> d
     panels = [
         (f"prevalence {pi:g}", detection.diagrams[pi].predicted, detection.diagrams[pi].observed) for pi in PREVALENCES
     ]
-    threshold, name = gallery_threshold(detection), "0.01" if 1e-2 in detection.thresholds else "even odds"
+    name, threshold = next(iter(detection.cuts().items()))
     above = logit >= threshold
     matrix = np.array([[(rows & above).sum(), (rows & ~above).sum()] for rows in (lens, ~lens & plain)])
     rates = {"lens": _bar(above[lens])}
@@ -114,12 +113,11 @@ def _detection(assessment: Assessment, number: int, report: dict[str, Any]) -> d
         key: (float(value["value"]), float(value["low"]), float(value["high"]))
         for key, value in report["false_positives"][name].items()
     }
-    title = "false positive rate 0.01" if name == "0.01" else "even odds"
     pictures = {
         "roc": roc_diagram(curves, FEWEST_FALSE / max(int((~lens & plain).sum()), 1)),
         "reliability": reliability_diagram(panels),
         "logits": range_diagram(groups, {f"FPR {fpr:g}": value for fpr, value in detection.thresholds.items()}),
-        "confusion": confusion_diagram(matrix, title, rates),
+        "confusion": confusion_diagram(matrix, cut_words(name), rates),
     }
     if report["completeness"]:
         pictures["completeness"] = _completeness(report["completeness"], name)
@@ -142,5 +140,5 @@ def _completeness(tables: dict[str, Any], name: str) -> bytes:
     seeing = []
     for key, each in tables.items():
         values = np.array([cell["value"] if cell["n"] >= 10 else np.nan for cell in each["by_seeing"]], float)
-        seeing.append((f"FPR {key}" if key != "even odds" else key, centres, values))
+        seeing.append((f"FPR {key}" if key != EVEN_ODDS else key, centres, values))
     return completeness_diagram(cells, rows, columns, seeing)

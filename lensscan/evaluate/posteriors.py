@@ -15,7 +15,7 @@ from lensscan.evaluate.testsets import Truth
 from lensscan.lens.conventions import to_axis_ratio, to_holismokes
 from lensscan.metrics.posterior import credibility, draw_mixture, log_density
 from lensscan.metrics.sampled import crps, rank, tarp_fraction
-from lensscan.nets.latent import PARAMETERS, from_latent
+from lensscan.nets.latent import FLOOR, PARAMETERS, ellipticity_stretch, from_latent, to_latent
 from lensscan.nets.mixture import Mixture
 
 __all__ = [
@@ -24,14 +24,12 @@ __all__ = [
     "likelihoods",
     "log_jacobian",
     "reduce_posteriors",
-    "to_latent",
     "truth_table",
 ]
 
 Floats = NDArray[np.float64]
 ROWS = 500
 JOINT = {"joint_5": 5, "joint_7": 7}
-FLOOR = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,25 +68,13 @@ def truth_table(truth: Truth, rows: NDArray[np.bool_]) -> Floats:
     return np.stack([np.asarray(truth[name], np.float64)[rows] for name in PARAMETERS], axis=1)
 
 
-def to_latent(physical: Floats) -> Floats:
-    """Return latent vectors (..., 7) of physical parameters; the inverse of `lensscan.nets.latent.from_latent`."""
-    latent = np.array(physical, dtype=np.float64)
-    size = np.minimum(np.hypot(latent[..., 1], latent[..., 2]), 1 - FLOOR)
-    stretch = np.where(size > FLOOR, np.arctanh(size) / np.maximum(size, FLOOR), 1.0)
-    latent[..., 0] = np.log(latent[..., 0])
-    latent[..., 1] *= stretch
-    latent[..., 2] *= stretch
-    return latent
-
-
 def log_jacobian(physical: Floats) -> tuple[Floats, Floats]:
     """Return log |d log theta_E / d theta_E| and log |d(u1, u2) / d(e1, e2)| at physical parameters (n, 7).
 
     With e = |(e1, e2)| and u = atanh e: the radial factor is 1 / (1 - e^2), the tangential one u / e.
     """
     size = np.minimum(np.hypot(physical[:, 1], physical[:, 2]), 1 - FLOOR)
-    stretch = np.where(size > FLOOR, np.arctanh(size) / np.maximum(size, FLOOR), 1.0)
-    return -np.log(physical[:, 0]), np.log(stretch) - np.log1p(-(size**2))
+    return -np.log(physical[:, 0]), np.log(ellipticity_stretch(size)) - np.log1p(-(size**2))
 
 
 def reduce_posteriors(found: Mixture, truth: Floats, seed: int = 0) -> Posteriors:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lensscan.evaluate.baselines import Features
+from lensscan.errors import ConfigError
+from lensscan.evaluate.lightonly import Features
 from lensscan.evaluate.testsets import TestSet, Truth
 from lensscan.metrics.calibration import apply
 from lensscan.nets.card import Card
@@ -64,7 +65,7 @@ class Scored:
         Rows that at least one model could not score; left out for all.
     truth : dict of (n,) arrays
     features : (n, k) array
-        Simple measurements of the stamps, see `lensscan.evaluate.baselines`.
+        Simple measurements of the stamps, see `lensscan.evaluate.lightonly`.
     models : list of Predictions
     """
 
@@ -101,10 +102,12 @@ def predict(
     Raises
     ------
     ConfigError
-        If the set lacks a band of a model or has other pixels.
+        If the set is empty, lacks a band of a model or has other pixels.
     VerificationError
         If the set is not the sealed one.
     """
+    if not testset.n:
+        raise ConfigError(f"test set {testset.name} holds no stamps; take another set")
     frames = tuple(model.frame() for model in models)
     for frame in frames:
         testset.check(frame)

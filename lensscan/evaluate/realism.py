@@ -7,6 +7,7 @@ Does the model treat real stamps, with and without painted arcs, as it treats mo
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -156,7 +157,7 @@ def measure_realism(settings: RealismSettings, progress: Progress = lambda what,
     def draw(what: str, number: int, n: int, **classes: float) -> Sample:
         chosen = dataclasses.replace(recipe, classes=classes) if classes else recipe
         return draw_sample(
-            chosen, n, settings.seed + number, settings.device, lambda done, all_: progress(what, done, all_), n_stamps
+            chosen, n, settings.seed + number, settings.device, functools.partial(progress, what), first=n_stamps
         )
 
     mocks = draw("mocks", 0, settings.n)
@@ -214,7 +215,7 @@ def _check(settings: RealismSettings) -> None:
     recipe, model = settings.recipe, settings.model
     if not _has_canvas(recipe) and (recipe.canvas.catalog or recipe.canvas.stamps or recipe.canvas.survey):
         raise ConfigError("real stamps need all of --catalog, --survey and --stamps, as for lensscan scan")
-    if settings.n < 2 * FEWEST_FALSE / FPR and model is not None:
+    if settings.n < 2 * FEWEST_FALSE / FPR and model is not None and _has_canvas(recipe):
         raise ConfigError(f"{settings.n} mocks do not show a false positive rate of {FPR:g}; give -n 2000 or more")
     if model is None:
         return
@@ -283,9 +284,7 @@ def _check_model(
     ranking = Ranking(logits[0], is_lens)
 
     def statistic(counts: Counts | None) -> dict[str, float]:
-        selection = ranking.select(counts)
-        last = int(np.searchsorted(selection.fpr, FPR, side="right")) - 1
-        return {"threshold": float(ranking.threshold[last]) if last >= 0 else float("nan")}
+        return {"threshold": ranking.select(counts).threshold_at(FPR)}
 
     threshold = resample(statistic, Bootstrap(mocks.galaxy, settings.replicates))["threshold"]
     above = int((logits[1] >= threshold.value).sum())

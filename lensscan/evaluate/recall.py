@@ -91,6 +91,8 @@ def compare_recall(painted: Found, mock: Found, replicates: int = 1000) -> Recal
         totals = [np.bincount(cell[side], once[side], CELLS * CELLS) for side in (real, ~real)]
         hits = [np.bincount(cell[side], (once * passed)[side], CELLS * CELLS) for side in (real, ~real)]
         both = (totals[0] > 0) & (totals[1] > 0)
+        if not both.any():
+            return {}
         share = totals[0][both] / totals[0][both].sum()
         found = [float(share @ (hit[both] / total[both])) for hit, total in zip(hits, totals, strict=True)]
         return {"painted": found[0], "mock": found[1], "difference": found[0] - found[1]}

@@ -8,8 +8,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from lensscan.evaluate.baselines import linear_values
 from lensscan.evaluate.detection import SNR_EDGES, THETA_EDGES
+from lensscan.evaluate.lightonly import linear_values
 from lensscan.evaluate.posteriors import PARAMETERS, Posteriors
 from lensscan.evaluate.testsets import Truth
 from lensscan.lens.conventions import to_axis_ratio, to_hezaveh, to_holismokes
@@ -194,7 +194,7 @@ def regress(
     bootstrap : Bootstrap
         Over the same lenses.
     """
-    statistic = _Statistic(posteriors, truth, groups, pixel_scale, linear_values(features, truth))
+    statistic = _Statistic(posteriors, truth, groups, pixel_scale, linear_values(features, truth, bootstrap.cluster))
     figures = resample(statistic, bootstrap)
     curves = {"level": TARP_LEVELS}
     curves |= {f"tarp.{name}": expected_coverage(values, TARP_LEVELS) for name, values in posteriors.tarp.items()}

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from lensscan import __version__
 from lensscan.errors import ConfigError
-from lensscan.evaluate.baselines import GROUPS, columns_of, linear_scores
 from lensscan.evaluate.detection import Detection, ambiguous, completeness_table, detect, false_positives
+from lensscan.evaluate.lightonly import GROUPS, columns_of, linear_scores
 from lensscan.evaluate.posteriors import PARAMETERS, Posteriors, reduce_posteriors, truth_table
 from lensscan.evaluate.predict import Predictions, Scored
 from lensscan.evaluate.regression import Regression, groups_of, regress
@@ -36,7 +36,6 @@ __all__ = [
     "clusters",
     "compare",
     "file_stem",
-    "gallery_threshold",
     "make_report",
     "read_report",
     "write_json",
@@ -62,12 +61,24 @@ COMPARED = (
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Everything measured of one model: detection or regression is None where it has none."""
+    """Everything measured of one model.
+
+    Attributes
+    ----------
+    predictions : Predictions
+    detection, regression, posteriors
+        None where it has none.
+    regressed : (n,) bool array
+        Scored rows behind `regression` and `posteriors`.
+    bootstrap : Bootstrap
+        Of the detection: systems below the label rule are left out.
+    """
 
     predictions: Predictions
     detection: Detection | None
     regression: Regression | None
     posteriors: Posteriors | None
+    regressed: NDArray[np.bool_]
     bootstrap: Bootstrap
 
     def estimate(self, name: str) -> Estimate | None:
@@ -109,20 +120,36 @@ def assess(scored: Scored, pixel_scale: float, replicates: int, seed: int = 0) -
     lens = np.asarray(scored.truth["is_lens"], bool)
     if not lens.any():
         raise ConfigError("the test set holds no lens that could be scored; take another set")
-    cluster = clusters(scored)
-    plain = ~ambiguous(scored.truth)
+    clear, regressed = ~ambiguous(scored.truth), _regressed(scored, lens)
+    found = Bootstrap(clusters(scored)[clear], replicates, seed)
     outcomes = []
     for predictions in scored.models:
-        found, detection = Bootstrap(cluster[plain], replicates, seed), None
-        selected = None
-        if np.isfinite(predictions.logit).all() and not lens[plain].all():
-            detection = detect(predictions.logit[plain], lens[plain], found)
-            selected = predictions.logit >= gallery_threshold(detection)
-        regression, posteriors = _regression(scored, predictions, lens, selected, pixel_scale, found.n, seed, cluster)
+        name, detection, selected = predictions.card.name, None, None
+        scores = bool(np.isfinite(predictions.logit).all())
+        if scores and not lens[clear].all():
+            objects = len(lens) + scored.failed
+            detection = detect(predictions.logit[clear], lens[clear], found, objects)
+            selected = predictions.logit >= next(iter(detection.cuts().values()))
+        rows = regressed & predictions.posterior.finite
+        regression, posteriors = _regression(scored, predictions, rows, selected, pixel_scale, replicates, seed)
         if detection is None and regression is None:
-            raise ConfigError(f"model {predictions.card.name} gives neither scores nor posteriors; train it anew")
-        outcomes.append(Outcome(predictions, detection, regression, posteriors, found))
+            raise ConfigError(
+                f"model {name} gives scores only, the test set holds lenses only; take a set with non-lenses"
+                if scores
+                else f"model {name} gives neither scores nor posteriors; train it anew"
+            )
+        outcomes.append(Outcome(predictions, detection, regression, posteriors, rows, found))
     return Assessment(scored, outcomes)
+
+
+def _regressed(scored: Scored, lens: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the lenses (n,) for which every model that regresses has a posterior: paired, all share their rows."""
+    rows = lens.copy()
+    for predictions in scored.models:
+        known = predictions.posterior.finite
+        if (known & lens).any():
+            rows &= known
+    return rows
 
 
 def clusters(scored: Scored) -> NDArray[np.int64]:
@@ -133,28 +160,21 @@ def clusters(scored: Scored) -> NDArray[np.int64]:
     return np.where(stamp >= 0, -1 - stamp, scored.rows)
 
 
-def gallery_threshold(detection: Detection) -> float:
-    """Return the logit at the lowest supported false positive rate of 1e-2 and above, else 0 (even odds)."""
-    return detection.thresholds.get(1e-2, 0.0)
-
-
 def _regression(
     scored: Scored,
     predictions: Predictions,
-    lens: NDArray[np.bool_],
+    rows: NDArray[np.bool_],
     selected: NDArray[np.bool_] | None,
     pixel_scale: float,
     replicates: int,
     seed: int,
-    cluster: NDArray[Any],
 ) -> tuple[Regression | None, Posteriors | None]:
-    rows = lens & predictions.posterior.finite
     if not rows.any() or any(name not in scored.truth for name in PARAMETERS):
         return None, None
     truth = truth_table(scored.truth, rows)
     posteriors = reduce_posteriors(predictions.posterior[rows], truth, seed)
     groups = groups_of(scored.truth, rows, selected)
-    bootstrap = Bootstrap(cluster[rows], replicates, seed)
+    bootstrap = Bootstrap(clusters(scored)[rows], replicates, seed)
     found = regress(posteriors, truth, groups, pixel_scale, scored.features[rows], bootstrap)
     return found, posteriors
 
@@ -217,15 +237,14 @@ def make_report(
 
 
 def _detection_parts(scored: Scored, predictions: Predictions, detection: Detection) -> dict[str, Any]:
-    thresholds = detection.thresholds or {}
-    even = predictions.logit >= 0
-    masks = {f"{fpr:g}": predictions.logit >= value for fpr, value in thresholds.items()} | {"even odds": even}
+    cuts = detection.cuts()
+    masks = {name: predictions.logit >= value for name, value in cuts.items()}
     has_arcs = "snr_arc" in scored.truth
     return {
         "detection": {name: plain(value) for name, value in detection.figures.items()},
         "omitted": detection.omitted,
         "ece_noise_95": detection.ece_noise,
-        "thresholds": {f"{fpr:g}": value for fpr, value in thresholds.items()} | {"even odds": 0.0},
+        "thresholds": cuts,
         "reliability": {
             f"{pi:g}": {"predicted": d.predicted.tolist(), "observed": d.observed.tolist(), "mass": d.count.tolist()}
             for pi, d in detection.diagrams.items()
@@ -264,14 +283,14 @@ def _contents(scored: Scored, predictions: Predictions) -> dict[str, Any]:
 
 
 def trivial_scores(scored: Scored, n_bands: int, bootstrap: Bootstrap) -> dict[str, Any]:
-    """Return the AUROC of logistic regressions on what needs no network, see `lensscan.evaluate.baselines`."""
+    """Return the AUROC of logistic regressions on what needs no network, see `lensscan.evaluate.lightonly`."""
     rows = ~ambiguous(scored.truth)
     lens = np.asarray(scored.truth["is_lens"], bool)[rows]
     features = scored.features[rows]
     rankings = {}
     for group in (*GROUPS, "all"):
         columns = list(range(features.shape[1])) if group == "all" else columns_of(group, n_bands)
-        rankings[group] = Ranking(linear_scores(features[:, columns], lens), lens)
+        rankings[group] = Ranking(linear_scores(features[:, columns], lens, bootstrap.cluster), lens)
 
     def areas(counts: Counts | None) -> dict[str, float]:
         return {group: ranking.select(counts).auroc() for group, ranking in rankings.items()}

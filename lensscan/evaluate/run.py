@@ -15,10 +15,13 @@ from lensscan.evaluate.plots import draw_plots, require_matplotlib
 from lensscan.evaluate.predict import predict
 from lensscan.evaluate.report import assess, file_stem, make_report, read_report, write_json
 from lensscan.evaluate.testsets import TestSet, open_testset
-from lensscan.files import replacing
+from lensscan.files import check_folder, replacing
 from lensscan.nets.model import Model
 
 __all__ = ["Evaluation", "evaluate"]
+
+SAME = ("recipe_digest", "seed", "n", "sha256")
+"""What two reports of one test set have in common; sets that are not sealed may have no hash of their truth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +95,12 @@ def evaluate(
         )
     baseline, anchors = _baseline(settings.baseline, testset), load_anchors()
     stems = [settings.folder / file_stem(name, testset.name) for name in names]
-    histories = [_history(stem, model, testset) for stem, model in zip(stems, models, strict=True)]
+    histories = [_history(stem, model, testset, settings.overwrite) for stem, model in zip(stems, models, strict=True)]
     pages = [_beside(stem, ".html") for stem in stems]
     if not settings.overwrite and testset.sealed and all(stands for _, stands in histories):
         say("these reports stand for these very weights; --overwrite makes them anew")
         return pages
+    check_folder(settings.folder)
     scored = predict(
         models, testset, device=settings.device, batch=settings.batch, views=settings.views, progress=progress
     )
@@ -119,16 +123,25 @@ def _beside(stem: Path, ending: str) -> Path:
     return stem.with_name(stem.name + ending)
 
 
-def _history(stem: Path, model: Model, testset: TestSet) -> tuple[list[dict[str, str]], bool]:
-    """Return which weights have been measured on the set, ours last, and whether their report stands."""
+def _history(stem: Path, model: Model, testset: TestSet, overwrite: bool = False) -> tuple[list[dict[str, str]], bool]:
+    """Return which weights have been measured on the set, ours last, and whether their report stands.
+
+    What stands there but cannot be read is refused, as the list of the weights that have seen the set would be lost;
+    with `overwrite` the list begins anew.
+    """
     now = {"hash": model.card.hash, "time": datetime.now(UTC).isoformat(timespec="seconds")}
     path = _beside(stem, ".json")
     if not path.is_file():
         return [now], False
-    old = read_report(path)
+    try:
+        old = read_report(path)
+    except ConfigError:
+        if overwrite:
+            return [now], False
+        raise ConfigError(f"{path} is no report that this lensscan reads; move it away, or give --overwrite") from None
     same_set = old["testset"].get("sha256") == testset.describe().get("sha256")
     earlier: list[dict[str, Any]] = old.get("opened", []) if same_set and testset.sealed else []
-    stands = same_set and old["model"]["hash"] == model.card.hash and _beside(stem, ".html").is_file()
+    stands = same_set and old["model"].get("hash") == model.card.hash and _beside(stem, ".html").is_file()
     if any(each["hash"] == model.card.hash for each in earlier):
         return earlier, stands
     return [*earlier, now], False
@@ -140,7 +153,7 @@ def _baseline(path: str | None, testset: TestSet) -> dict[str, Any] | None:
         return None
     report = read_report(path)
     ours, theirs = testset.describe(), report["testset"]
-    if (theirs.get("sha256"), theirs.get("n"), theirs.get("seed")) != (ours["sha256"], ours["n"], ours["seed"]):
+    if any(ours[key] != theirs.get(key) for key in SAME):
         raise ConfigError(
             f"{path}: the baseline was measured on {theirs['name']}, not on {testset.name}; run it on this set"
         )

@@ -86,14 +86,16 @@ def draw_sample(
     seed: int,
     device: str = "cpu",
     progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    start: int = 0,
     first: int = 0,
 ) -> Sample:
-    """Simulate n rows; mocks on real stamps have the stamp's galaxy, others numbers from `first` on."""
+    """Simulate the rows [start, start + n); mocks on real stamps have the stamp's galaxy, others `first` + row."""
     parts = []
     progress(0, n)
-    for start in range(0, n, CHUNK):
-        parts.append(simulate(recipe, seed=seed, start=start, n=min(CHUNK, n - start), device=device))
-        progress(min(start + CHUNK, n), n)
+    for low in range(0, n, CHUNK):
+        parts.append(simulate(recipe, seed=seed, start=start + low, n=min(CHUNK, n - low), device=device))
+        progress(min(low + CHUNK, n), n)
     truth = {key: np.concatenate([part.truth[key].numpy() for part in parts]) for key in parts[0].truth}
     images, present, fwhm = (
         np.concatenate([getattr(part, name).cpu().numpy() for part in parts]) for name in ("images", "present", "fwhm")
@@ -102,7 +104,7 @@ def draw_sample(
     if parts[0].missing is not None:
         missing = np.concatenate([part.missing.cpu().numpy() for part in parts if part.missing is not None])
     stamp = truth.get("stamp", np.full(n, -1)).astype(np.int64)
-    galaxy = np.where(stamp >= 0, stamp, first + np.arange(n))
+    galaxy = np.where(stamp >= 0, stamp, first + start + np.arange(n))
     return Sample(images, missing, present, np.where(fwhm > 0, fwhm, np.nan), truth, galaxy)
 
 

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from lensscan.config import build, read_toml
 from lensscan.errors import ConfigError, VerificationError
+from lensscan.mocks.batches import fill_batch
 from lensscan.mocks.recipes import Recipe, load_recipe
-from lensscan.mocks.simulate import Mocks, draw_truth, simulate
-from lensscan.survey.placement import place_centred
+from lensscan.mocks.simulate import draw_truth, simulate
 from lensscan.survey.stamps import Batch, Frame, allocate, check_scale
 
 __all__ = ["SEEDS", "SIZES", "SealedSet", "TestSet", "hash_truth", "open_testset", "seal", "truth_hash"]
@@ -137,7 +137,7 @@ class SealedSet(TestSet):
             for low in range(0, count, rows):
                 part = slice(low, min(low + rows, count))
                 for slot, frame in zip(slots, frames, strict=True):
-                    self._fill(slot, frame, [mocks], part)
+                    fill_batch(slot, frame, self.recipe, [mocks], part)
                 yield slots, {key: value.numpy()[part] for key, value in mocks.truth.items()}
 
     def stamps(self, rows: NDArray[np.int64], frame: Frame) -> Batch:
@@ -145,34 +145,8 @@ class SealedSet(TestSet):
         slot = allocate(max(len(rows), 1), frame)
         mocks = [simulate(self.recipe, seed=self.seed, start=int(row), n=1, device=self.device) for row in rows]
         if mocks:
-            self._fill(slot, frame, mocks, slice(0, len(rows)))
+            fill_batch(slot, frame, self.recipe, mocks, slice(0, len(rows)))
         return slot
-
-    def _fill(self, slot: Batch, frame: Frame, parts: list[Mocks], rows: slice) -> None:
-        """Lay rows of mocks into a slot as readers of files do: the model's bands, cropped or padded."""
-        images, present, fwhm = (
-            np.concatenate([getattr(part, name)[rows].cpu().numpy() for part in parts])
-            for name in ("images", "present", "fwhm")
-        )
-        missing = [None if part.missing is None else part.missing[rows].cpu().numpy() for part in parts]
-        flagged = any(part is not None and part.any() for part in missing)
-        bad = np.concatenate([np.zeros(images.shape, bool) if part is None else part for part in missing])
-        n = len(images)
-        chosen = [self.recipe.bands.index(band) for band in frame.bands]
-        place = place_centred((self.recipe.size, self.recipe.size), frame.size)
-        slot.clear()
-        for row in range(n):
-            for band, source in enumerate(chosen):
-                gone = bad[row, source]
-                if present[row, source]:
-                    place.put(np.where(gone, np.float32(0), images[row, source]), 1.0, slot.images[row, band])
-                else:
-                    slot.images[row, band] = 0.0
-                if place.padding or (flagged and gone.any()):
-                    place.put_mask(gone, slot.mask_of(row)[band])
-        slot.present[:n], slot.fwhm[:n] = present[:, chosen], fwhm[:, chosen]
-        slot.origin[:n] = np.array(place.offset) * frame.pixel_scale
-        slot.close(n)
 
     def verify(self, truth: Truth) -> None:
         """Compare the truth's hash with the seal's."""
@@ -266,7 +240,10 @@ def open_testset(text: str, device: str = "cpu") -> TestSet:
     name, colon, kind = text.partition(":")
     kind, _, number = kind.partition(":")
     seals = read_seals()
-    if not colon or kind not in SEEDS or (number and not (kind == "tune" and number.isdigit() and int(number))):
+    counted = kind == "tune" and number.isascii() and number.isdigit() and int(number) > 0
+    if not colon and "/" in text:
+        raise ConfigError(f"test set {text!r}: no such folder; give one made by lensscan simulate, or RECIPE:smoke")
+    if not colon or kind not in SEEDS or (number and not counted):
         sealed = ", ".join(f"{recipe}:{each}" for recipe, sets in seals.items() for each in sets) or "none"
         raise ConfigError(
             f"test set {text!r}: write RECIPE:smoke, RECIPE:full, RECIPE:tune, or a folder made by lensscan simulate; "

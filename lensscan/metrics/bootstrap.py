@@ -71,9 +71,7 @@ class Bootstrap:
         """Yield, per resample, how often each row (n,) was drawn."""
         _, inverse = np.unique(self.cluster, return_inverse=True)
         n_clusters = int(inverse.max(initial=-1)) + 1
-        alone = n_clusters == len(inverse)
-        order = np.argsort(inverse) if alone else inverse
-        in_order = alone and bool((order == np.arange(len(order))).all())
+        in_order = n_clusters == len(inverse) and bool((inverse == np.arange(len(inverse))).all())
         for number in range(self.n):
             rng = np.random.default_rng((self.seed, number))
             drawn = np.bincount(rng.integers(0, n_clusters, n_clusters), minlength=n_clusters)
@@ -87,7 +85,7 @@ def resample(statistic: Callable[[Counts | None], Figures], bootstrap: Bootstrap
     ----------
     statistic : callable
         Takes how often each row counts, (n,), or None for once each; returns numbers by name, always the same
-        names.
+        names, or none of them for a resample that cannot show them.
     bootstrap : Bootstrap
     """
     values = statistic(None)

@@ -48,14 +48,17 @@ class Deviations:
 
     def widths(self, counts: Counts | None = None) -> dict[str, float]:
         """Return ``bias`` (median), ``half_width_68`` and ``half_width_95`` (of the central range) and ``rms``."""
-        weight = None if counts is None else counts[self._order]
-        low95, low68, middle, high68, high95 = weighted_quantiles(self._sorted, weight, LEVELS)
+        low95, low68, middle, high68, high95 = self._levels(counts)
         return {
-            "bias": float(middle),
-            "half_width_68": float(high68 - low68) / 2,
-            "half_width_95": float(high95 - low95) / 2,
+            "bias": middle,
+            "half_width_68": (high68 - low68) / 2,
+            "half_width_95": (high95 - low95) / 2,
             "rms": float(np.sqrt(_mean(self._square, counts))),
         }
+
+    def _levels(self, counts: Counts | None) -> list[float]:
+        weight = None if counts is None else counts[self._order]
+        return [float(value) for value in weighted_quantiles(self._sorted, weight, LEVELS)]
 
     def figures(self, counts: Counts | None = None) -> dict[str, float]:
         """Return `widths` and more, by name.
@@ -64,15 +67,14 @@ class Deviations:
         (1.4826 times the median absolute deviation) and ``r2`` (1 minus the ratio of mean square deviation and
         variance of the truth).
         """
-        found = self.widths(counts)
-        low, high = weighted_quantiles(self._sorted, None if counts is None else counts[self._order], (0.16, 0.84))
+        found, (_, low, _, high, _) = self.widths(counts), self._levels(counts)
         drawn = self._sorted if counts is None else np.repeat(self._sorted, counts[self._order])
         size = weighted_quantiles(self._sizes, None if counts is None else counts[self._by_size], (0.68,))[0]
         centre = _mean(self._truth, counts)
         variance = _mean((self._truth - centre) ** 2, counts)
         return found | {
-            "low_68": float(low),
-            "high_68": float(high),
+            "low_68": low,
+            "high_68": high,
             "abs_68": float(size),
             "nmad": TO_SIGMA * _median(np.abs(drawn - found["bias"])),
             "r2": 1 - found["rms"] ** 2 / variance if variance > 0 else float("nan"),

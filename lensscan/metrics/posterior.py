@@ -5,12 +5,14 @@ Posteriors are Gaussians, or with a `ScaleMixture` Gaussians with a tail, or wei
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
+from lensscan.metrics.deviations import Deviations
 from lensscan.metrics.sampled import rank
 from lensscan.metrics.scalemixture import GAUSSIAN, ScaleMixture
 
@@ -32,7 +34,7 @@ SAMPLES = 400
 
 @dataclass(frozen=True, slots=True)
 class Residuals:
-    """Residuals of one parameter, estimate minus truth.
+    """Residuals of one parameter, estimate minus truth; see `lensscan.metrics.deviations.Deviations`.
 
     Attributes
     ----------
@@ -60,17 +62,10 @@ def residuals(estimate: Floats, truth: Floats) -> Residuals:
     ValueError
         If there is nothing to compare.
     """
-    difference = np.asarray(estimate, np.float64) - np.asarray(truth, np.float64)
-    if not len(difference):
+    if not len(estimate):
         raise ValueError("no residuals: the arrays are empty")
-    low95, low68, middle, high68, high95 = np.quantile(difference, [0.025, 0.16, 0.5, 0.84, 0.975])
-    return Residuals(
-        bias=float(middle),
-        half_width_68=float(high68 - low68) / 2,
-        half_width_95=float(high95 - low95) / 2,
-        rms=float(np.sqrt((difference**2).mean())),
-        nmad=float(1.482602218505602 * np.median(np.abs(difference - middle))),
-    )
+    found = Deviations(estimate, truth).figures()
+    return Residuals(**{item.name: found[item.name] for item in dataclasses.fields(Residuals)})
 
 
 def pit(

@@ -35,10 +35,14 @@ class Selection:
 
     Attributes
     ----------
+    threshold : (k,) array
+        The distinct scores.
     tpr, fpr : (k,) arrays
+        All NaN if a resample drew no lens, or lenses only: no figure can be made of it.
     n_lens, n_other : float
     """
 
+    threshold: Floats
     tpr: Floats
     fpr: Floats
     n_lens: float
@@ -51,13 +55,36 @@ class Selection:
 
     def tpr_at(self, fpr: float) -> float:
         """Return the true positive rate at the lowest threshold that keeps the false positive rate."""
-        last = int(np.searchsorted(self.fpr, fpr, side="right")) - 1
-        return float(self.tpr[last]) if last >= 0 else 0.0
+        last = self._last(fpr)
+        return float(self.tpr[last]) if last >= 0 else self._none
+
+    def threshold_at(self, fpr: float) -> float:
+        """Return the lowest score that keeps the false positive rate, inclusive; infinite if none does."""
+        last = self._last(fpr)
+        return float(self.threshold[last]) if last >= 0 else self._none + float("inf")
 
     def tpr_before(self, n: int) -> float:
-        """Return the true positive rate before false positive number `n + 1`, ties against us."""
-        last = int(np.searchsorted(self.fpr, (n + 0.5) / self.n_other, side="right")) - 1
-        return float(self.tpr[last]) if last >= 0 else 0.0
+        """Return the true positive rate before false positive number `n + 1`; ties are broken pessimistically.
+
+        ``n = 0`` is TPR0 and ``n = 9`` is TPR10 (fewer than ten false positives) of the lens-finding challenge
+        (Metcalf+2019); both depend on the number of non-lenses.
+        """
+        last = self._last((n + 0.5) / max(self.n_other, 1.0))
+        return float(self.tpr[last]) if last >= 0 else self._none
+
+    def _last(self, fpr: float) -> int:
+        """Return the place of the lowest score that keeps the false positive rate; -1 if none does."""
+        return int(np.searchsorted(self.fpr, fpr, side="right")) - 1
+
+    @property
+    def _none(self) -> float:
+        """The rate where nothing may be selected: 0, NaN if there are no rates at all."""
+        return 0.0 if self.n_lens and self.n_other else float("nan")
+
+    def figures(self, fprs: Sequence[float], before: Mapping[str, int]) -> dict[str, float]:
+        """Return ``auroc``, ``tpr_at_fpr_<fpr>`` and the rates ``before`` n + 1 false positives, by name."""
+        found = {"auroc": self.auroc()} | {f"tpr_at_fpr_{fpr:g}": self.tpr_at(fpr) for fpr in fprs}
+        return found | {name: self.tpr_before(n) for name, n in before.items()}
 
     def inspected(self, population: Population, n: int) -> tuple[float, float, float]:
         """Return what the best-ranked `n` objects of a population hold, on average.
@@ -68,6 +95,8 @@ class Selection:
             Lens fraction of the n, fraction of all lenses among them, and the false positive rate there; between
             two distinct scores the list is taken as shuffled.
         """
+        if not self.n_lens or not self.n_other:
+            return self._none, self._none, self._none
         lenses, others = population.n * population.prevalence, population.n * (1 - population.prevalence)
         tpr, fpr = np.append(0.0, self.tpr), np.append(0.0, self.fpr)
         total = lenses * tpr + others * fpr
@@ -100,7 +129,7 @@ class Ranking:
         ranked = score[self._order]
         self._hit = is_lens[self._order]
         self._last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
-        self.threshold = ranked[self._last]
+        self._threshold = ranked[self._last]
 
     def select(self, counts: Counts | None = None) -> Selection:
         """Return the rates under a resample (rows counted `counts` times), by default of the sample itself."""
@@ -110,19 +139,10 @@ class Ranking:
         n_lens = float(true[-1])
         n_other = float(both[-1] - true[-1])
         true, false = true[self._last], (both - true)[self._last]
-        return Selection(true / max(n_lens, 1.0), false / max(n_other, 1.0), n_lens, n_other)
-
-    def threshold_at(self, fpr: float) -> float:
-        """Return the lowest score that keeps the false positive rate on the sample itself; infinite if none does."""
-        last = int(np.searchsorted(self.select().fpr, fpr, side="right")) - 1
-        return float(self.threshold[last]) if last >= 0 else float("inf")
-
-    def figures(self, counts: Counts | None, fprs: Sequence[float], before: Mapping[str, int]) -> dict[str, float]:
-        """Return ``auroc``, ``tpr_at_fpr_<fpr>`` and the rates ``before`` n + 1 false positives, by name."""
-        selection = self.select(counts)
-        found = {"auroc": selection.auroc()}
-        found |= {f"tpr_at_fpr_{fpr:g}": selection.tpr_at(fpr) for fpr in fprs}
-        return found | {name: selection.tpr_before(n) for name, n in before.items()}
+        if not n_lens or not n_other:
+            none = np.full(len(true), np.nan)
+            return Selection(self._threshold, none, none, n_lens, n_other)
+        return Selection(self._threshold, true / n_lens, false / n_other, n_lens, n_other)
 
 
 def supported(fpr: float, n_other: float) -> bool:

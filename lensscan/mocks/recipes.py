@@ -6,15 +6,12 @@ hash of a recipe enters every draw: change a number, and all mocks change.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lensscan.config import build, find, read_toml
+from lensscan.config import LATE, build, digest, find, read_toml
 from lensscan.errors import ConfigError
 from lensscan.mocks.tables import (
     CLASSES,
@@ -66,35 +63,18 @@ class Recipe:
     source: SourcePrior = field(default_factory=SourcePrior)
     scene: ScenePrior = field(default_factory=ScenePrior)
     label: LabelRule = field(default_factory=LabelRule)
-    effects: EffectsPrior = field(default_factory=EffectsPrior, metadata={"late": True})
-    canvas: CanvasPrior = field(default_factory=CanvasPrior, metadata={"late": True})
+    effects: EffectsPrior = field(default_factory=EffectsPrior, metadata=LATE)
+    canvas: CanvasPrior = field(default_factory=CanvasPrior, metadata=LATE)
     digest: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
-        content = _content(self)
-        for name in ("name", "title", "zero_point", "digest"):
-            del content[name]
-        content["simulator"] = SIMULATOR
-        object.__setattr__(self, "digest", hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest())
+        unseen = ("name", "title", "zero_point", "digest")
+        object.__setattr__(self, "digest", digest(self, without=unseen, simulator=SIMULATOR))
 
     @property
     def weights(self) -> list[float]:
         """Relative weight of every class, in the order of `CLASSES`."""
         return [float(self.classes.get(name, 0.0)) for name in CLASSES]
-
-
-def _content(table: Any) -> dict[str, Any]:
-    """Return a dataclass as nested dictionaries, without late fields that have their default."""
-    content = {}
-    for item in dataclasses.fields(table):
-        value = getattr(table, item.name)
-        default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
-        if item.metadata.get("late") and value == default:
-            continue
-        if isinstance(value, Mapping):
-            value = {key: _content(v) if dataclasses.is_dataclass(v) else v for key, v in value.items()}
-        content[item.name] = _content(value) if dataclasses.is_dataclass(value) else value
-    return content
 
 
 def load_recipe(name: str | Path) -> Recipe:

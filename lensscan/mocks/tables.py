@@ -1,14 +1,16 @@
 """The tables of a recipe as frozen dataclasses: what each number means, with its unit and its default.
 
-Fields and tables that came after the first release are marked `late`: while they keep their default they do not
-enter a recipe's digest, so that a new feature leaves the mocks of older recipes as they were.
+Fields and tables that came after the first release are marked `lensscan.config.late`, so that a new feature leaves
+the mocks of older recipes as they were.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
+
+from lensscan.config import late
 
 __all__ = [
     "CLASSES",
@@ -23,13 +25,7 @@ __all__ = [
     "PsfPrior",
     "ScenePrior",
     "SourcePrior",
-    "late",
 ]
-
-
-def late(default: Any) -> Any:
-    """Return a dataclass field that enters the digest only where it differs from its default."""
-    return field(default=default, metadata={"late": True})
 
 
 CLASSES = (

@@ -16,21 +16,39 @@ __all__ = [
     "PARAMETERS",
     "TRIANGLE",
     "cholesky_packed",
+    "ellipticity_stretch",
     "from_latent",
+    "to_latent",
     "unpack_triangle",
 ]
 
 PARAMETERS = ("theta_E", "e1", "e2", "x", "y", "sx", "sy")
 N_LATENT = 7
 N_COV = 28
+FLOOR = 1e-9
 TRIANGLE = tuple((i, j) for i in range(N_LATENT) for j in range(i + 1))
+
+
+def to_latent(physical: npt.NDArray[np.float64], largest: float = 1 - FLOOR) -> npt.NDArray[np.float64]:
+    """Return latent vectors (..., 7) of physical parameters (..., 7); |e| counts as `largest` at the most."""
+    latent = np.array(physical, dtype=np.float64)
+    stretch = ellipticity_stretch(np.minimum(np.hypot(latent[..., 1], latent[..., 2]), largest))
+    latent[..., 0] = np.log(latent[..., 0])
+    latent[..., 1] *= stretch
+    latent[..., 2] *= stretch
+    return latent
+
+
+def ellipticity_stretch(size: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return atanh|e| / |e| of sizes |e| below 1; 1 at |e| = 0."""
+    return np.where(size > FLOOR, np.arctanh(size) / np.maximum(size, FLOOR), 1.0)
 
 
 def from_latent(latent: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return physical parameters (..., 7) of latent vectors (..., 7); the inverse of `to_latent`."""
     physical = np.array(latent, dtype=np.float64)
     size = np.sqrt(physical[..., 1] ** 2 + physical[..., 2] ** 2)
-    shrink = np.where(size > 1e-9, np.tanh(size) / np.maximum(size, 1e-9), 1.0)
+    shrink = np.where(size > FLOOR, np.tanh(size) / np.maximum(size, FLOOR), 1.0)
     physical[..., 0] = np.exp(physical[..., 0])
     physical[..., 1] *= shrink
     physical[..., 2] *= shrink

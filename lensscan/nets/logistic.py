@@ -7,7 +7,7 @@ the strongest on, each fit starting where the one before ended.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,13 +18,14 @@ from scipy.special import expit
 
 from lensscan.metrics.detection import auroc
 
-__all__ = ["PENALTIES", "Logistic", "cross_scores", "deal_folds", "fit_logistic"]
+__all__ = ["PENALTIES", "Logistic", "cross_scores", "deal_folds", "fit_logistic", "solve_logistic"]
 
 Floats = NDArray[np.floating]
 Bools = NDArray[np.bool_]
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Inverse strengths of the penalty: C of ``C sum(loss) + |w|^2 / 2``."""
 JITTER = 1e-6
+ENDING: Mapping[str, float] = {"maxiter": 500, "ftol": 1e-9, "gtol": 1e-6}
 MANY = 8_000
 """Rows from which on one held-out fold chooses the penalty: a quarter of them is enough."""
 
@@ -110,7 +111,7 @@ def fit_logistic(
     short, factor = _compact(rows)
     fold = deal_folds(truth, group, folds, seed)
     penalty, area = _choose(short, truth, weight, fold, penalties)
-    solution = _solve(short, truth, weight, penalty, None)
+    solution = _solve(short, truth, weight, penalty)
     inner = solution[:-1]
     if factor is not None:
         inner = rows.T @ solve_triangular(factor, inner, lower=True, trans="T").astype(np.float32)
@@ -138,7 +139,7 @@ def cross_scores(
     scores = np.zeros(len(short))
     for number in range(folds):
         out = fold == number
-        solution = _solve(short[~out], truth[~out], weight[~out], penalty, None)
+        solution = _solve(short[~out], truth[~out], weight[~out], penalty)
         scores[out] = short[out] @ solution[:-1].astype(np.float32) + solution[-1]
     return scores
 
@@ -197,24 +198,47 @@ def _choose(
     return float(ordered[best]), float(mean[best])
 
 
+def solve_logistic(
+    rows: Floats,
+    truth: Bools,
+    weight: NDArray[np.float64],
+    ridge: float,
+    start: NDArray[np.float64] | None = None,
+    options: Mapping[str, float] | None = None,
+) -> NDArray[np.float64]:
+    """Return weights and intercept (f + 1,) that minimise the mean loss and half the ridge times their square.
+
+    Parameters
+    ----------
+    rows : (n, f) array
+        Products are taken in its precision.
+    truth : (n,) bool array
+    weight : (n,) array
+    ridge : float
+        On the weights; the intercept is free of it.
+    start : (f + 1,) array, optional
+    options : mapping, optional
+        When the search ends, see ``scipy.optimize.minimize(method="L-BFGS-B")``; default: the library's own.
+    """
+    sign, share = np.where(truth, -1.0, 1.0), weight / weight.sum()
+
+    def loss(solution: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        argument = sign * (rows @ solution[:-1].astype(rows.dtype) + solution[-1])
+        pull = share * sign * expit(argument)
+        slope = (pull.astype(rows.dtype) @ rows).astype(np.float64) + ridge * solution[:-1]
+        value = share @ np.logaddexp(0.0, argument) + 0.5 * ridge * solution[:-1] @ solution[:-1]
+        return float(value), np.append(slope, pull.sum())
+
+    begin = np.zeros(rows.shape[1] + 1) if start is None else start
+    return np.asarray(minimize(loss, begin, jac=True, method="L-BFGS-B", options=options).x)
+
+
 def _solve(
     rows: NDArray[np.float32],
     truth: Bools,
     weight: NDArray[np.float64],
     penalty: float,
-    start: NDArray[np.float64] | None,
+    start: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
-    """Return weights and intercept (f + 1,); the intercept is free of the penalty."""
-    sign, share = np.where(truth, -1.0, 1.0), weight / weight.sum()
-    ridge = 1.0 / (penalty * weight.sum())
-
-    def loss(solution: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        argument = sign * (rows @ solution[:-1].astype(np.float32) + solution[-1])
-        pull = share * sign * expit(argument)
-        slope = (pull.astype(np.float32) @ rows).astype(np.float64) + ridge * solution[:-1]
-        value = share @ np.logaddexp(0.0, argument) + 0.5 * ridge * solution[:-1] @ solution[:-1]
-        return float(value), np.append(slope, pull.sum())
-
-    begin = np.zeros(rows.shape[1] + 1) if start is None else start
-    options = {"maxiter": 500, "ftol": 1e-9, "gtol": 1e-6}
-    return np.asarray(minimize(loss, begin, jac=True, method="L-BFGS-B", options=options).x)
+    """Return `solve_logistic` for an inverse strength of the penalty as in `PENALTIES`."""
+    return solve_logistic(rows, truth, weight, 1.0 / (penalty * weight.sum()), start, ENDING)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lensscan.config import late
 from lensscan.nets.blocks import Downsample, Modulation, Network, Outcome, ResidualBlock, StandardConv2d
 from lensscan.nets.heads import LogitHead, PosteriorHead
 from lensscan.nets.normalise import n_scalars
@@ -43,7 +44,7 @@ class ResNetConfig:
     hidden: int = 128
     latent_centre: tuple[float, ...] = (0.2, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
     latent_scale: tuple[float, ...] = (0.4, 0.2, 0.2, 0.1, 0.1, 0.3, 0.3)
-    components: int = 1
+    components: int = late(1)
 
 
 class LensResNet(Network):

@@ -9,62 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from lensscan.nets.classic.classifier import Classifier, ClassifierConfig, scaled
-from lensscan.train.augment import step_generator, step_seed
-from lensscan.train.split import held_back
+from lensscan.train.fixed import FixedSet, PublishedRecipe, band_units, make_optimiser, train_epochs
 
 __all__ = [
     "ARGONNE2017",
     "Epoch",
     "Fitted",
-    "PublishedRecipe",
     "fit_published",
-    "make_optimiser",
     "scores",
-    "train_epoch",
 ]
 
 SCORE_BATCH = 256
-ORDER, DROPOUT = 0, 1
-
-
-@dataclass(frozen=True, slots=True)
-class PublishedRecipe:
-    """How a paper trained its network.
-
-    Attributes
-    ----------
-    kind : str
-        A key of `lensscan.nets.classic.registry.PUBLISHED`.
-    lr, decay : float
-        Learning rate ``lr / (1 + decay step)``.
-    batch, epochs : int
-        The last batch of an epoch may be smaller.
-    scaling : str
-        ``linear``, ``picture`` or ``peak``, see `ClassifierConfig`.
-    optimiser : str
-        ``adam`` or ``sgd`` (without momentum).
-    validation : float
-        Share of the stamps held back, drawn by the seed; 0 = none.
-    """
-
-    kind: str
-    lr: float
-    decay: float
-    batch: int
-    epochs: int
-    scaling: Literal["linear", "picture", "peak"] = "linear"
-    optimiser: str = "adam"
-    validation: float = 0.0
-
 
 ARGONNE2017 = PublishedRecipe(
     kind="argonne", lr=1e-3, decay=0.01, batch=32, epochs=200, scaling="picture", validation=0.2
@@ -147,89 +110,30 @@ def fit_published(
     Raises
     ------
     ValueError
-        If a pixel is not finite, or labels do not fit.
+        If a pixel is not finite, labels do not fit, or a band is constant.
     """
-    pixels = torch.as_tensor(np.asarray(images), dtype=torch.float32)
-    truth = torch.as_tensor(np.asarray(labels), dtype=torch.float32)
-    if pixels.ndim != 4 or truth.shape != pixels.shape[:1]:
-        raise ValueError(f"images {tuple(pixels.shape)} and labels {tuple(truth.shape)} are not (n, C, S, S) and (n,)")
-    if not torch.isfinite(pixels).all():
-        raise ValueError("a pixel is not finite; fill missing pixels first")
-    apart = held_back(np.arange(len(pixels)) if groups is None else groups, recipe.validation, seed)
-    used, kept = (torch.from_numpy(np.flatnonzero(rows)) for rows in (~apart, apart))
-    config = _config(recipe, pixels[used])
+    if np.ndim(labels) != 1:
+        raise ValueError(f"labels {np.shape(labels)} are not (n,)")
+    whole = FixedSet.split(images, labels, recipe.validation, seed, groups)
+    units = band_units(scaled(whole.images[whole.used], recipe.scaling))
+    config = ClassifierConfig(recipe.kind, recipe.scaling, *units)
     torch.manual_seed(seed)
-    network = Classifier(pixels.shape[1], pixels.shape[-1], config).to(device)
-    fitted = Fitted(network, config, [], kept.numpy())
-    parts = [(pixels[rows].to(device), truth[rows].to(device)) for rows in (used, kept)]
-    optimiser = make_optimiser(recipe, network)
+    network = Classifier(whole.images.shape[1], whole.images.shape[-1], config).to(device)
+    train, apart = (
+        (whole.images[rows].to(device), whole.targets[rows].to(device)) for rows in (whole.used, whole.kept)
+    )
 
     def classify(part: Tensor) -> Tensor:
         return network.train()(part, part.new_empty(0))[0]
 
-    for epoch in range(recipe.epochs):
-        loss, logit = train_epoch(
-            classify, optimiser, *parts[0], F.binary_cross_entropy_with_logits, recipe, seed, epoch
-        )
-        line = Epoch(
-            epoch + 1, loss, _accuracy(logit, parts[0][1]), _accuracy(scores(network, parts[1][0]), parts[1][1])
-        )
-        fitted.history.append(line)
-        if report(line):
-            break
+    def line(epoch: int, loss: float, logit: Tensor) -> Epoch:
+        return Epoch(epoch, loss, _accuracy(logit, train[1]), _accuracy(scores(network, apart[0]), apart[1]))
+
+    optimiser = make_optimiser(recipe, network)
+    loss_of = F.binary_cross_entropy_with_logits
+    history = train_epochs(classify, optimiser, train, loss_of, recipe, seed, line, report)
     network.to("cpu").eval()
-    return fitted
-
-
-def _config(recipe: PublishedRecipe, pixels: Tensor) -> ClassifierConfig:
-    """Return the configuration with the mean and spread of each band over these stamps."""
-    pixels = scaled(pixels, recipe.scaling)
-    mean = tuple(pixels[:, band].double().mean().item() for band in range(pixels.shape[1]))
-    std = tuple(pixels[:, band].double().std().item() for band in range(pixels.shape[1]))
-    return ClassifierConfig(recipe.kind, recipe.scaling, mean, std)
-
-
-def make_optimiser(recipe: PublishedRecipe, network: nn.Module) -> torch.optim.Optimizer:
-    """Return the recipe's optimiser of a network."""
-    if recipe.optimiser == "sgd":
-        return torch.optim.SGD(network.parameters(), lr=recipe.lr)
-    return torch.optim.Adam(network.parameters(), lr=recipe.lr)
-
-
-def train_epoch(
-    forward: Callable[[Tensor], Tensor],
-    optimiser: torch.optim.Optimizer,
-    images: Tensor,
-    targets: Tensor,
-    loss_of: Callable[[Tensor, Tensor], Tensor],
-    recipe: PublishedRecipe,
-    seed: int,
-    epoch: int,
-) -> tuple[float, Tensor]:
-    """Go once through the stamps in the epoch's own order.
-
-    Returns
-    -------
-    loss : float
-        Mean over the epoch.
-    outputs : Tensor, (n, ...)
-        What `forward` gave for each stamp, in the stamps' order.
-    """
-    order = torch.randperm(len(images), generator=step_generator(seed, epoch, ORDER)).to(images.device)
-    torch.manual_seed(step_seed(seed, epoch, DROPOUT))
-    total, outputs = 0.0, []
-    batches = order.split(recipe.batch)
-    for number, rows in enumerate(batches):
-        for group in optimiser.param_groups:
-            group["lr"] = recipe.lr / (1 + recipe.decay * (epoch * len(batches) + number))
-        output = forward(images[rows])
-        loss = loss_of(output, targets[rows])
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        total += float(loss.detach()) * len(rows)
-        outputs.append(output.detach())
-    return total / len(images), torch.cat(outputs)[torch.argsort(order)]
+    return Fitted(network, config, history, whole.kept.numpy())
 
 
 @torch.no_grad()

@@ -18,8 +18,7 @@ from lensscan.nets.classic.body import Body
 from lensscan.nets.classic.classifier import scaled
 from lensscan.nets.classic.combination import Combination, sign_free_loss
 from lensscan.nets.classic.registry import REGRESSORS
-from lensscan.train.published import PublishedRecipe, make_optimiser, train_epoch
-from lensscan.train.split import held_back
+from lensscan.train.fixed import FixedSet, PublishedRecipe, band_units, make_optimiser, train_epochs
 
 __all__ = [
     "HEZAVEH2017",
@@ -103,7 +102,7 @@ def fit_regressor(
     seed: int = 1,
     groups: NDArray[np.int64] | None = None,
     device: torch.device | str = "cpu",
-    report: Callable[[RegressionEpoch], None] = lambda epoch: None,
+    report: Callable[[RegressionEpoch], bool | None] = lambda epoch: None,
 ) -> FittedRegressor:
     """Train a published regressor on one fixed set of lenses.
 
@@ -121,38 +120,35 @@ def fit_regressor(
     Raises
     ------
     ValueError
-        If a pixel or a parameter is not finite, or the rows do not fit.
+        If a pixel or a parameter is not finite, the rows do not fit, or a band is constant.
     """
-    pixels, target = (torch.as_tensor(np.asarray(part), dtype=torch.float32) for part in (images, truth))
-    if pixels.ndim != 4 or target.ndim != 2 or len(target) != len(pixels):
-        raise ValueError(f"images {tuple(pixels.shape)} and truth {tuple(target.shape)} do not fit")
-    if not (torch.isfinite(pixels).all() and torch.isfinite(target).all()):
-        raise ValueError("a pixel or a parameter is not finite; give lenses only, with missing pixels filled")
-    apart = held_back(np.arange(len(pixels)) if groups is None else groups, recipe.validation, seed)
-    used, kept = (torch.from_numpy(np.flatnonzero(rows)) for rows in (~apart, apart))
-    shown = scaled(pixels, recipe.scaling)
-    mean, std = (value[:, None, None].float() for value in _units(shown[used], recipe.scaling))
+    if np.ndim(truth) != 2:
+        raise ValueError(f"truth {np.shape(truth)} is not (n, outputs)")
+    whole = FixedSet.split(images, truth, recipe.validation, seed, groups)
+    shown = scaled(whole.images, recipe.scaling)
+    mean, std = (torch.tensor(values)[:, None, None] for values in _units(shown[whole.used], recipe.scaling))
     torch.manual_seed(seed)
-    body = REGRESSORS[recipe.kind](pixels.shape[1], pixels.shape[-1]).to(device)
-    fitted = FittedRegressor(body, recipe.scaling, mean, std, [], kept.numpy())
+    body = REGRESSORS[recipe.kind](shown.shape[1], shown.shape[-1]).to(device)
     inputs = (shown - mean) / std
-    train, validation = ((inputs[rows].to(device), target[rows].to(device)) for rows in (used, kept))
-    optimiser = make_optimiser(recipe, body)
-    for epoch in range(recipe.epochs):
-        body.train()
-        loss, _ = train_epoch(body, optimiser, *train, loss_of, recipe, seed, epoch)
-        apart_loss = float(loss_of(_outputs(body, validation[0]), validation[1])) if len(kept) else float("nan")
-        fitted.history.append(RegressionEpoch(epoch + 1, loss, apart_loss))
-        report(fitted.history[-1])
+    train, apart = ((inputs[rows].to(device), whole.targets[rows].to(device)) for rows in (whole.used, whole.kept))
+
+    def line(epoch: int, loss: float, outputs: Tensor) -> RegressionEpoch:
+        left = float(loss_of(_outputs(body, apart[0]), apart[1])) if len(whole.kept) else float("nan")
+        return RegressionEpoch(epoch, loss, left)
+
+    def regress(part: Tensor) -> Tensor:
+        return body.train()(part)
+
+    history = train_epochs(regress, make_optimiser(recipe, body), train, loss_of, recipe, seed, line, report)
     body.to("cpu").eval()
-    return fitted
+    return FittedRegressor(body, recipe.scaling, mean, std, history, whole.kept.numpy())
 
 
-def _units(shown: Tensor, scaling: str) -> tuple[Tensor, Tensor]:
-    """Return mean and spread of each band, (C,); 0 and 1 for stamps in units of their own peak."""
+def _units(shown: Tensor, scaling: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and spread of each band; 0 and 1 for stamps in units of their own peak."""
     if scaling == "peak":
-        return torch.zeros(shown.shape[1]), torch.ones(shown.shape[1])
-    return shown.double().mean(dim=(0, 2, 3)), shown.double().std(dim=(0, 2, 3))
+        return (0.0,) * shown.shape[1], (1.0,) * shown.shape[1]
+    return band_units(shown)
 
 
 @torch.no_grad()

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lensscan.config import build
+from lensscan.config import build, digest, late
 from lensscan.errors import ConfigError
 from lensscan.nets.architecture import NetworkConfig, network_config
 from lensscan.nets.resnet import ResNetConfig
 
 __all__ = ["Augmentation", "Finish", "Optimiser", "Stream", "TrainSettings"]
-
-LATER_KEYS = (("stream", "epochs", False), ("optimiser", "decay", 0.0), ("network", "components", 1))
-"""Keys that came later, and what they are where unset: they then stay out of the digest, so that it names the same
-training as before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +41,7 @@ class Stream:
     window: int = 8
     reuse: float = 2.0
     chunks: int = 0
-    epochs: bool = False
+    epochs: bool = late(False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +74,7 @@ class Optimiser:
     clip: float = 1.0
     ema: float = 0.999
     regression: float = 0.1
-    decay: float = 0.0
+    decay: float = late(0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,10 +217,4 @@ class TrainSettings:
     @property
     def digest(self) -> str:
         """Hash of everything that can change a weight."""
-        content = dataclasses.asdict(self)
-        for key in ("name", "version", "notes", "checkpoint_seconds", "views", "finish"):
-            del content[key]
-        for table, key, unset in LATER_KEYS:
-            if content[table].get(key) == unset:
-                del content[table][key]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return digest(self, without=("name", "version", "notes", "checkpoint_seconds", "views", "finish"))

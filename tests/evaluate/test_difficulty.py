@@ -11,6 +11,7 @@ import pytest
 
 from lensscan.cli.main import main
 from lensscan.errors import ConfigError
+from lensscan.evaluate import difficulty
 from lensscan.evaluate.difficulty import (
     NEW_SEED,
     SEED,
@@ -18,8 +19,10 @@ from lensscan.evaluate.difficulty import (
     draw_labelled,
     measure_difficulty,
     parting,
+    published,
 )
 from lensscan.evaluate.difficultyreport import lines, write_difficulty
+from lensscan.metrics.bootstrap import resample
 from lensscan.mocks.recipes import CLASSES, load_recipe
 from lensscan.mocks.simulate import draw_truth
 from lensscan.train.published import ARGONNE2017, Epoch, fit_published
@@ -110,6 +113,26 @@ def test_published_figures_stand_beside_and_nothing_is_said_of_a_short_training(
     assert "\n".join(lines(foreign)).count("no published figure") == 3
 
 
+def test_published_areas_of_histograms_are_found_as_figure_and_as_calibrator():
+    assert published("argonne2017-single")[1] == 0.625
+    band, area, papers = published("lens-challenge-ground")
+    assert (band, area) == (None, 0.84)
+    assert list(papers) == ["hog"]
+    assert published("des-griz") == (None, None, {})
+
+
+def test_the_time_of_the_histograms_is_that_of_features_and_fit(settings, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(difficulty.time, "monotonic", lambda: clock[0])
+
+    def slow(*arguments):
+        clock[0] += 1000.0
+        return resample(*arguments)
+
+    monkeypatch.setattr(difficulty, "resample", slow)
+    assert measure_difficulty(dataclasses.replace(settings, seeds=0), pretend(1, 1)).hog_seconds == 0.0
+
+
 def test_a_training_stops_early_only_if_told(settings):
     patient = dataclasses.replace(settings, patience=7)
     assert len(measure_difficulty(patient, pretend(60, 20)).runs[0].train) == 27
@@ -144,7 +167,7 @@ def test_command(tmp_path, capsys):
 
 def test_refusals_are_one_line(capsys):
     assert main(["evaluate", "des-griz", "--difficulty", "argonne2017"]) != 0
-    assert "leave des-griz out" in capsys.readouterr().err
+    assert "--difficulty does not look at des-griz; leave it out" in capsys.readouterr().err
     one_kind = ["evaluate", "--difficulty", "argonne2017", "--set", "classes.lens=0", "-n", "60", "--hog", "60"]
     assert main([*one_kind, "--new", "60"]) != 0
     assert "of one kind" in capsys.readouterr().err

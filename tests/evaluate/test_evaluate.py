@@ -103,6 +103,8 @@ def test_pages_stand_alone(reports, pictured):
     for words in ("Detection", "In a survey", "Calibration of the posterior", "Galleries"):
         assert f"<h2>{words}</h2>" in pictured
     assert "nan" not in re.sub(r'base64,[^"]*', "", pictured).lower().replace("provenance", "")
+    assert "Threshold: even odds." in pictured
+    assert "Selected: what the score puts above even odds." in pictured
     assert "<h2>Compared with other models</h2>" in page(reports, "one")
     assert "data:image" not in page(reports, "one")
 
@@ -143,6 +145,10 @@ def evaluate(*arguments):
         (("one", "one", "--testset", "des-griz:tune:8"), 2, "two models are called one"),
         (("one", "--testset", "des-griz:tune:8", "--baseline", "no.json"), 2, "no report of lensscan evaluate"),
         (("one",), 2, "give at least one MODEL and --testset"),
+        (("one", "--testset", "des-griz:tune:8", "--set", "size=48"), 2, "--testset does not look at --set"),
+        (("one", "--testset", "des-griz:tune:8", "-n", "60"), 2, "--testset does not look at --number"),
+        (("one", "--testset", "des-griz:tune:8", "--epochs", "3"), 2, "--testset does not look at --epochs"),
+        (("one", "--testset", "no/folder"), 2, "no such folder"),
     ],
 )
 def test_refusals_are_one_line(folder, tmp_path, capsys, arguments, code, words):
@@ -153,6 +159,36 @@ def test_refusals_are_one_line(folder, tmp_path, capsys, arguments, code, words)
     assert words in text
     assert text.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_work(folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    model = folder / "one.safetensors"
+    assert evaluate(model, "--testset", "des-griz:tune:8", "-o", tmp_path / "file" / "reports") == 1
+    said = capsys.readouterr().err
+    assert "cannot write" in said
+    assert "scored" not in said
+
+
+def test_a_report_of_another_format_in_the_way_is_not_lost_unasked(folder, tmp_path, capsys):
+    path = tmp_path / "one--des-griz-tune-60.json"
+    path.write_text('{"format": 0, "model": {"name": "one"}, "testset": {"name": "des-griz:tune:60"}}')
+    command = (folder / "one.safetensors", "--testset", "des-griz:tune:60", "-o", tmp_path)
+    assert evaluate(*command) == 2
+    assert "move it away, or give --overwrite" in capsys.readouterr().err
+    assert '"format": 0' in path.read_text()
+    assert evaluate(*command, "--overwrite") == 0
+    assert json.loads(path.read_text())["format"] == 1
+
+
+def test_a_baseline_of_another_recipe_is_refused(folder, reports, tmp_path, capsys):
+    """Sets for tuning have one seed for all recipes and no hash: number and seed alone do not make them the same."""
+    report = load(reports, "two")
+    report["testset"] |= {"recipe": "hsc-griz", "recipe_digest": "0" * 64}
+    (tmp_path / "other.json").write_text(json.dumps(report))
+    arguments = ("--testset", f"des-griz:tune:{N}", "--baseline", tmp_path / "other.json", "-o", tmp_path / "out")
+    assert evaluate(folder / "one.safetensors", *arguments) == 2
+    assert "run it on this set" in capsys.readouterr().err
 
 
 def test_a_baseline_of_another_set_is_refused(folder, reports, tmp_path, capsys):

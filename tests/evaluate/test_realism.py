@@ -165,6 +165,16 @@ def test_recall_is_compared_at_equal_theta_E_and_snr():
     assert compare_recall(painted, lenses(3, 10, 1.0, easy), 50) is None
 
 
+def test_a_resample_without_common_cells_tells_nothing():
+    """One painted galaxy of two in the only used cell: resamples that leave it out must not count as no difference."""
+    painted = Found(np.array([True, True]), np.array([1.0, 5.0]), np.array([20.0, 90.0]), np.array([0, 1]))
+    n = 20
+    mock = Found(np.zeros(n, bool), np.full(n, 1.0), np.full(n, 20.0), np.arange(n))
+    found = compare_recall(painted, mock, 60)
+    assert (found.difference.value, found.share) == (1.0, 0.5)
+    assert found.difference.low == found.difference.high == 1.0
+
+
 def test_a_survey_of_the_recipes_own_mocks_passes(gated):
     by_name = {probe.name: probe for probe in gated.mock_or_real}
     assert set(by_name) == {"hog", "total-flux", "central-colour", "core", "radial", LINEAR}
@@ -237,12 +247,17 @@ def test_features_are_those_before_the_logit():
     assert embed(trivial, images) is None
 
 
+REAL = ["--catalog", "x.fits", "--survey", "des", "--stamps", "stamps:x"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--realism", "des-griz", "--catalog", "x.fits"], "all of --catalog, --survey and --stamps"),
         (["a", "b", "--realism", "des-griz"], "one MODEL at most"),
-        (["des-griz", "--realism", "des-griz", "-n", "500"], "-n 2000 or more"),
+        (["des-griz", "--realism", "des-griz", "-n", "500", *REAL], "-n 2000 or more"),
+        (["--realism", "des-griz", "--testset", "des-griz:smoke"], "--realism does not look at --testset"),
+        (["--realism", "des-griz", "--difficulty", "des-griz"], "--realism does not look at --difficulty"),
         (["des-griz", "--realism", "argonne2017"], "wants 64 of griz"),
         (["--realism", "no-such-recipe"], "no-such-recipe"),
     ],

@@ -12,13 +12,12 @@ from lensscan.evaluate.posteriors import (
     likelihoods,
     log_jacobian,
     reduce_posteriors,
-    to_latent,
     truth_table,
 )
 from lensscan.evaluate.regression import convert, groups_of, regress
 from lensscan.lens.conventions import from_axis_ratio
 from lensscan.metrics.bootstrap import Bootstrap
-from lensscan.nets.latent import from_latent
+from lensscan.nets.latent import from_latent, to_latent
 from lensscan.nets.mixture import Mixture
 
 

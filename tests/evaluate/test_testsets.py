@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from astropy.table import Table
 
 from lensscan.config import read_toml
 from lensscan.errors import ConfigError, VerificationError
@@ -111,6 +112,9 @@ def test_another_recipe_is_refused_before_anything_is_made(sealed):
         ("des-griz", "write RECIPE:smoke"),
         ("des-griz:huge", "write RECIPE:smoke"),
         ("des-griz:tune:many", "write RECIPE:smoke"),
+        ("des-griz:tune:\u00b2", "write RECIPE:smoke"),
+        ("des-griz:tune:0", "write RECIPE:smoke"),
+        ("mocks/of/last/week", "no such folder"),
         ("des-griz:smoke:10", "write RECIPE:smoke"),
         ("des-grizz:tune", "did you mean 'des-griz'"),
         ("demo-survey:full", "--seal demo-survey"),
@@ -158,6 +162,39 @@ def test_folders_give_the_stamps_of_the_recipe(tmp_path):
 def test_a_folder_that_is_not_complete_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="run lensscan simulate"):
         open_testset(str(tmp_path))
+
+
+def damaged(tmp_path, file, change):
+    """Return the message about a folder whose table has been changed."""
+    Dataset(load_recipe(RECIPE), SEEDS["tune"], 4, tmp_path, "packs").write()
+    table = Table.read(tmp_path / file)
+    change(table).write(tmp_path / file, overwrite=True)
+    with pytest.raises(ConfigError) as raised:
+        open_testset(str(tmp_path))
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def test_a_catalog_in_another_order_is_refused(tmp_path):
+    """Stamps are found through the catalog, labels through the truth: row by row they must be the same objects."""
+    assert "same ids in the same order" in damaged(tmp_path / "order", "catalog.fits", lambda table: table[::-1])
+    assert "same ids in the same order" in damaged(tmp_path / "short", "catalog.fits", lambda table: table[:3])
+    without = damaged(
+        tmp_path / "column", "catalog.fits", lambda table: table[[n for n in table.colnames if n != "ra"]]
+    )
+    assert "catalog.fits lacks ra" in without
+    lacks = damaged(tmp_path / "label", "truth.fits", lambda table: table[["id", "theta_E"]])
+    assert "truth.fits lacks is_lens" in lacks
+
+
+def test_an_empty_set_is_refused(tmp_path):
+    from lensscan.evaluate.predict import predict
+
+    Dataset(load_recipe(RECIPE), SEEDS["tune"], 4, tmp_path, "packs").write()
+    for name in ("truth.fits", "catalog.fits"):
+        Table.read(tmp_path / name)[:0].write(tmp_path / name, overwrite=True)
+    with pytest.raises(ConfigError, match="holds no stamps"):
+        predict([], open_testset(str(tmp_path)))
 
 
 def test_stamps_in_hdf5_are_refused(tmp_path):

@@ -5,14 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lensscan.metrics.detection import auroc, purity, roc, tpr_at_fpr, tpr_before_fp, wilson
+from lensscan.metrics.detection import auroc, purity, tpr_at_fpr, wilson
+from lensscan.metrics.ranking import Ranking
 
 SCORE = np.array([0.9, 0.8, 0.7, 0.6, 0.55, 0.54, 0.53, 0.52, 0.51, 0.505])
 LENS = np.array([1, 1, 0, 1, 1, 1, 0, 0, 1, 0], bool)
 
 
 def test_roc_by_hand():
-    curve = roc(SCORE, LENS)
+    curve = Ranking(SCORE, LENS).select()
+    np.testing.assert_array_equal(curve.threshold, SCORE)
     np.testing.assert_allclose(curve.tpr * 6, [1, 2, 2, 3, 4, 5, 5, 5, 6, 6])
     np.testing.assert_allclose(curve.fpr * 4, [0, 0, 1, 1, 1, 1, 2, 3, 3, 4])
     # pairs (lens, other) in the right order: 2 lenses beat 4 others, 3 beat 3, 1 beats 1
@@ -46,14 +48,6 @@ def test_threshold_is_inclusive():
     assert (SCORE[~LENS] >= threshold).mean() <= 0.25
 
 
-def test_tpr_before_false_positives_is_pessimistic():
-    assert tpr_before_fp(SCORE, LENS, 0) == pytest.approx(2 / 6)
-    assert tpr_before_fp(SCORE, LENS, 1) == pytest.approx(5 / 6)
-    assert tpr_before_fp(SCORE, LENS, 9) == 1.0
-    tied = np.array([0.9, 0.9, 0.5])
-    assert tpr_before_fp(tied, np.array([True, False, True]), 0) == 0.0
-
-
 def test_purity():
     assert purity(0.75, 1e-4, 1e-3) == pytest.approx(0.88, abs=0.003)
     assert purity(0.75, 1e-4, 1e-4) == pytest.approx(0.43, abs=0.003)
@@ -70,6 +64,6 @@ def test_wilson():
 
 def test_refusals():
     with pytest.raises(ValueError, match="NaN"):
-        roc(np.array([1.0, np.nan]), np.array([True, False]))
+        auroc(np.array([1.0, np.nan]), np.array([True, False]))
     with pytest.raises(ValueError, match="needs lenses"):
-        roc(np.ones(2), np.array([True, True]))
+        auroc(np.ones(2), np.array([True, True]))

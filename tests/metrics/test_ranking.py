@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lensscan.metrics.detection import auroc, tpr_at_fpr, tpr_before_fp
 from lensscan.metrics.ranking import Population, Ranking, supported
 
 
@@ -29,23 +28,48 @@ def test_against_scikit_learn_also_resampled():
     np.testing.assert_allclose(ranking.select(counts).fpr, fpr[1:], atol=1e-12)
 
 
-def test_agrees_with_the_plain_functions():
+def test_rates_by_counting():
     score, lens = scores()
     selection = Ranking(score, lens).select()
-    assert selection.auroc() == pytest.approx(auroc(score, lens), abs=1e-12)
     for fpr in (0.0, 1e-3, 1e-2, 0.1):
-        assert selection.tpr_at(fpr) == tpr_at_fpr(score, lens, fpr)[0]
-        assert Ranking(score, lens).threshold_at(fpr) == tpr_at_fpr(score, lens, fpr)[1]
-    for n in (0, 9, 100, 10_000):
-        assert selection.tpr_before(n) == pytest.approx(tpr_before_fp(score, lens, n)), n
+        threshold = selection.threshold_at(fpr)
+        assert selection.tpr_at(fpr) == (score[lens] >= threshold).mean()
+        assert (score[~lens] >= threshold).mean() <= fpr
+        below = score[score < threshold].max()
+        assert (score[~lens] >= below).mean() > fpr, "a lower threshold would do"
+    others = np.sort(score[~lens])[::-1]
+    for n in (0, 9, 100):
+        assert selection.tpr_before(n) == (score[lens] > others[n]).mean(), n
+    assert selection.tpr_before(10_000) == 1.0
+
+
+def test_before_false_positives_by_hand():
+    score = np.array([0.9, 0.8, 0.7, 0.6, 0.55, 0.54, 0.53, 0.52, 0.51, 0.505])
+    lens = np.array([1, 1, 0, 1, 1, 1, 0, 0, 1, 0], bool)
+    selection = Ranking(score, lens).select()
+    assert [selection.tpr_before(n) for n in (0, 1, 9)] == pytest.approx([2 / 6, 5 / 6, 1.0])
+    tied = Ranking(np.array([0.9, 0.9, 0.5]), np.array([True, False, True])).select()
+    assert tied.tpr_before(0) == 0.0
+
+
+@pytest.mark.parametrize("drawn", [[2, 1, 0, 0], [0, 0, 1, 2]])
+def test_a_resample_of_one_class_has_no_figures(drawn):
+    """Few lenses, few galaxies: some resamples draw no lens.  They tell nothing, and must not pass for zeros."""
+    ranking = Ranking(np.array([4.0, 2.0, 3.0, 1.0]), np.array([True, True, False, False]))
+    found = ranking.select(np.array(drawn)).figures((0.5,), {"tpr0": 0})
+    assert list(found) == ["auroc", "tpr_at_fpr_0.5", "tpr0"]
+    assert np.isnan(list(found.values())).all()
+    selection = ranking.select(np.array(drawn))
+    assert np.isnan(selection.threshold_at(0.5))
+    assert np.isnan(selection.inspected(Population(1000, 0.1), 10)).all()
 
 
 def test_a_resample_is_the_set_it_stands_for():
     score, lens = scores(300)
     counts = np.random.default_rng(4).integers(0, 3, 300)
-    left = Ranking(score, lens).figures(counts, (1e-2, 0.1), {"tpr0": 0, "tpr10": 9})
+    left = Ranking(score, lens).select(counts).figures((1e-2, 0.1), {"tpr0": 0, "tpr10": 9})
     drawn = np.repeat(np.arange(300), counts)
-    right = Ranking(score[drawn], lens[drawn]).figures(None, (1e-2, 0.1), {"tpr0": 0, "tpr10": 9})
+    right = Ranking(score[drawn], lens[drawn]).select().figures((1e-2, 0.1), {"tpr0": 0, "tpr10": 9})
     assert left == pytest.approx(right)
 
 

@@ -93,3 +93,13 @@ def test_truth_of_no_lens_is_refused(set_of_rings):
         fit_regressor(images, truth, FAST, LOSS)
     with pytest.raises(ValueError, match="do not fit"):
         fit_regressor(images, truth[1:], FAST, LOSS)
+
+
+def test_a_dead_band_is_refused_and_a_training_can_be_stopped(set_of_rings):
+    """Scaled by its own spread of zero, a constant band would make every weight NaN."""
+    images, truth = set_of_rings
+    two = np.concatenate([images, np.full_like(images, 3.0)], axis=1)
+    with pytest.raises(ValueError, match="band 1 has the same value"):
+        fit_regressor(two, truth, FAST, LOSS)
+    stopped = fit_regressor(images, truth, FAST, LOSS, report=lambda line: line.epoch == 2)
+    assert len(stopped.history) == 2

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lensscan.errors import ModelError
 
-__all__ = ["Body", "conv_side", "glorot"]
+__all__ = ["Body", "Regressor", "conv_side", "glorot"]
 
 
 class Body(nn.Module, ABC):
@@ -53,6 +53,13 @@ class Body(nn.Module, ABC):
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
         """Map images (n, C, S, S) to (n, n_outputs)."""
+
+
+class Regressor(Body):
+    """A published network that regresses the SIE: theta_E, e_x, e_y, x, y in its paper's convention."""
+
+    task: ClassVar[str] = "regress"
+    n_outputs: ClassVar[int] = 5
 
 
 def conv_side(side: int, kernel: int, stride: int = 1, padding: int = 0) -> int:

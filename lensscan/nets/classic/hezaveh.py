@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from lensscan.nets.classic.body import Body, conv_side, glorot
+from lensscan.nets.classic.body import Regressor, conv_side, glorot
 from lensscan.nets.classic.layers import SameConv2d, truncated
 
 __all__ = ["AlexNet", "Ensai", "OverFeat", "first_stride"]
@@ -28,11 +28,9 @@ def first_stride(size: int, published: int) -> int:
     return published if size >= FULL_SIZE else 1
 
 
-class AlexNet(Body):
+class AlexNet(Regressor):
     """AlexNet (Krizhevsky 2014, arXiv:1404.5997) as the paper has it: the calibrator of its Table 1."""
 
-    task: ClassVar[str] = "regress"
-    n_outputs: ClassVar[int] = 5
     smallest: ClassVar[int] = 25
 
     def __init__(self, n_bands: int, size: int) -> None:
@@ -75,11 +73,9 @@ class AlexNet(Body):
         return parameters
 
 
-class OverFeat(Body):
+class OverFeat(Regressor):
     """OverFeat (Sermanet+2013, arXiv:1312.6229) as the paper has it; its head is convolved, then joined."""
 
-    task: ClassVar[str] = "regress"
-    n_outputs: ClassVar[int] = 5
     smallest: ClassVar[int] = 34
 
     def __init__(self, n_bands: int, size: int) -> None:
@@ -119,14 +115,12 @@ class OverFeat(Body):
         return parameters
 
 
-class Ensai(Body):
+class Ensai(Regressor):
     """The authors' own network: pairs of a wide and a 1 x 1 convolution, strides instead of pooling.
 
     The first pair and the wide ones are linear, the 1 x 1 ones from the second pair on are rectified.
     """
 
-    task: ClassVar[str] = "regress"
-    n_outputs: ClassVar[int] = 5
     smallest: ClassVar[int] = 16
     PAIRS: ClassVar[tuple[tuple[int, int, int], ...]] = (
         (32, 3, 1),

@@ -17,17 +17,15 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lensscan.nets.classic.body import Body, conv_side, glorot
+from lensscan.nets.classic.body import Regressor, conv_side, glorot
 from lensscan.nets.classic.layers import ConvNorm
 
 __all__ = ["HolismokesCnn", "HolismokesResNet"]
 
 
-class HolismokesCnn(Body):
+class HolismokesCnn(Regressor):
     """Two convolutions, three fully connected layers: theta_E, e_x, e_y, x, y."""
 
-    task: ClassVar[str] = "regress"
-    n_outputs: ClassVar[int] = 5
     smallest: ClassVar[int] = 16
 
     def __init__(self, n_bands: int, size: int) -> None:
@@ -69,10 +67,9 @@ class _Residual(nn.Module):
         return F.relu(self.shortcut(x) + self.second(self.first(x)))
 
 
-class HolismokesResNet(Body):
+class HolismokesResNet(Regressor):
     """Four stages of two residual blocks: seven parameters (SIE, shear) and seven logarithms of their sigma."""
 
-    task: ClassVar[str] = "regress"
     n_outputs: ClassVar[int] = 14
     smallest: ClassVar[int] = 16
     batch_statistics: ClassVar[bool] = True

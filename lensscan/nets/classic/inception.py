@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lensscan.nets.classic.body import Body
+from lensscan.nets.classic.body import Regressor
 from lensscan.nets.classic.hezaveh import first_stride
 from lensscan.nets.classic.layers import ConvNorm
 
@@ -115,11 +115,9 @@ def _block_c() -> _Branches:
     )
 
 
-class InceptionV4(Body):
+class InceptionV4(Regressor):
     """Stem, four blocks A, seven B and three C with reductions between, mean over the map, five outputs."""
 
-    task: ClassVar[str] = "regress"
-    n_outputs: ClassVar[int] = 5
     smallest: ClassVar[int] = 39
     batch_statistics: ClassVar[bool] = True
 

@@ -1,17 +1,19 @@
-"""What needs no network: simple measurements of the stamps, and linear predictions from them.
+"""What the light alone says: simple measurements of the stamps as they pass, and linear predictions from them.
 
-They stand beside every table.  A set that its total flux or its central pixels give away leaks, and a network
-that is no better than the light alone has learnt nothing about lensing.  Each half of the set is predicted by
-a fit to the other half.
+They stand beside every table of a report.  A set that its total flux or its radial profile gives away leaks, and a
+network that is no better than the light alone has learnt nothing about lensing.  The galaxies are dealt into two
+halves, and each half is predicted by a fit to the other.
+
+Baselines that are fitted once and kept, histograms of gradients among them, are in `lensscan.nets.baseline`; the
+realism gate's probes stand on those.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.special import expit
 
+from lensscan.nets.logistic import deal_folds, solve_logistic
 from lensscan.survey.stamps import Batch, Frame
 
 __all__ = ["GROUPS", "Features", "columns_of", "halves", "linear_scores", "linear_values"]
@@ -21,7 +23,7 @@ RINGS = 8
 APERTURE = 1.5
 """Arcsec: Gaussian weight of centroid and moments, and radius of the colours' aperture."""
 GROUPS = ("flux", "colour", "light", "radial")
-PENALTY = 1e-3
+RIDGE = 1e-3
 
 
 class Features:
@@ -90,46 +92,53 @@ def columns_of(group: str, n_bands: int) -> list[int]:
     return list(range(edges[place], edges[place + 1]))
 
 
-def halves(n: int) -> NDArray[np.bool_]:
-    """Return which of n rows belong to the first half: every other one."""
-    return np.arange(n) % 2 == 0
+def halves(galaxy: NDArray[np.int64], labels: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
+    """Return which rows (n,) belong to the first half: every other galaxy.
+
+    With `labels`, where a half would hold one class only, the galaxies of each class are dealt by themselves.
+    """
+    number = np.unique(galaxy, return_inverse=True)[1]
+    first = number % 2 == 0
+    if labels is None or all(len(np.unique(labels[half])) == 2 for half in (first, ~first)):
+        return first
+    return deal_folds(labels, number, 2, seed=0) == 0
 
 
-def linear_scores(features: Floats, is_lens: NDArray[np.bool_]) -> Floats:
-    """Return the logits (n,) of a logistic regression with squares, each half predicted by the other."""
-    design = _design(features, squares=True)
-    score = np.zeros(len(design))
-    for fitted in (halves(len(design)), ~halves(len(design))):
-        score[~fitted] = design[~fitted] @ _logistic(design[fitted], is_lens[fitted])
+def linear_scores(features: Floats, is_lens: NDArray[np.bool_], galaxy: NDArray[np.int64] | None = None) -> Floats:
+    """Return the logits (n,) of a logistic regression with squares, each half predicted by the other.
+
+    Parameters
+    ----------
+    features : (n, k) array
+    is_lens : (n,) bool array
+    galaxy : (n,) int array, optional
+        Rows of one galaxy stay in one half; default: each row on its own.  A half that is predicted by a single
+        class gets the logit 0: nothing can be learnt from that.
+    """
+    rows = _standardised(features, squares=True)
+    score = np.zeros(len(rows))
+    first = halves(np.arange(len(rows)) if galaxy is None else galaxy, is_lens)
+    for fitted in (first, ~first):
+        if len(np.unique(is_lens[fitted])) == 2:
+            solution = solve_logistic(rows[fitted], is_lens[fitted], np.ones(fitted.sum()), RIDGE)
+            score[~fitted] = rows[~fitted] @ solution[:-1] + solution[-1]
     return score
 
 
-def linear_values(features: Floats, truth: Floats) -> Floats:
-    """Return least-squares predictions of truths (n, p), each half predicted by the other."""
-    design = _design(features, squares=False)
+def linear_values(features: Floats, truth: Floats, galaxy: NDArray[np.int64] | None = None) -> Floats:
+    """Return least-squares predictions of truths (n, p), each half predicted by the other; as in `linear_scores`."""
+    rows = _standardised(features, squares=False)
+    design = np.concatenate([np.ones((len(rows), 1)), rows], axis=1)
     values = np.zeros(truth.shape)
-    for fitted in (halves(len(design)), ~halves(len(design))):
+    first = halves(np.arange(len(rows)) if galaxy is None else galaxy)
+    for fitted in (first, ~first):
         coefficients = np.linalg.lstsq(design[fitted], truth[fitted], rcond=None)[0]
         values[~fitted] = design[~fitted] @ coefficients
     return values
 
 
-def _design(features: Floats, squares: bool) -> Floats:
-    """Return standardised columns, a constant first; clipped, so that no outlier leads."""
+def _standardised(features: Floats, squares: bool) -> Floats:
+    """Return standardised columns, with `squares` followed by their squares; clipped, so that no outlier leads."""
     middle, spread = np.median(features, axis=0), features.std(axis=0)
     scaled = np.clip((features - middle) / np.maximum(spread, 1e-9), -5, 5)
-    parts = [np.ones((len(scaled), 1)), scaled]
-    return np.concatenate([*parts, scaled**2] if squares else parts, axis=1)
-
-
-def _logistic(design: Floats, is_lens: NDArray[np.bool_]) -> Floats:
-    sign = np.where(is_lens, -1.0, 1.0)
-
-    def loss(weights: Floats) -> tuple[float, Floats]:
-        argument = sign * (design @ weights)
-        value = np.logaddexp(0.0, argument).mean() + 0.5 * PENALTY * weights[1:] @ weights[1:]
-        gradient = design.T @ (sign * expit(argument)) / len(design)
-        gradient[1:] += PENALTY * weights[1:]
-        return float(value), gradient
-
-    return np.asarray(minimize(loss, np.zeros(design.shape[1]), jac=True, method="L-BFGS-B").x)
+    return np.concatenate([scaled, scaled**2], axis=1) if squares else scaled

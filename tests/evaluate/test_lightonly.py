@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lensscan.evaluate.baselines import GROUPS, Features, columns_of, linear_scores, linear_values
+from lensscan.evaluate.lightonly import GROUPS, Features, columns_of, halves, linear_scores, linear_values
 from lensscan.metrics.detection import auroc
 from lensscan.survey.stamps import Frame, allocate
 
@@ -78,3 +78,32 @@ def test_no_row_is_predicted_by_itself():
     features, truth = rng.normal(size=(40, 15)), rng.normal(size=(40, 1))
     error = np.std(linear_values(features, truth) - truth)
     assert error > np.std(truth), "forty numbers fitted by sixteen coefficients predict nothing"
+
+
+def test_a_galaxy_never_predicts_itself():
+    """Painted and unpainted twins share their light: split, each would tell the other's class."""
+    rng = np.random.default_rng(4)
+    galaxy = np.repeat(np.arange(300), 2)
+    light = np.repeat(rng.normal(size=(300, 4)), 2, axis=0)
+    truth = np.repeat(rng.normal(size=(300, 1)), 2, axis=0)
+    first = halves(galaxy)
+    assert (first[::2] == first[1::2]).all()
+    assert first.sum() == 300
+    np.testing.assert_array_equal(halves(np.arange(10) * 7), np.arange(10) % 2 == 0)
+    width = np.std(linear_values(np.repeat(rng.normal(size=(300, 280)), 2, axis=0), truth, galaxy) - truth)
+    assert width > np.std(truth), "no row has seen its twin"
+    assert np.isfinite(linear_scores(light, np.arange(600) % 2 == 0, galaxy)).all()
+
+
+def test_classes_that_alternate_are_still_in_both_halves():
+    rng = np.random.default_rng(5)
+    lens = np.arange(400) % 2 == 0
+    features = rng.normal(np.where(lens, 1.0, -1.0)[:, None], size=(400, 1))
+    assert auroc(linear_scores(features, lens), lens) > 0.9
+
+
+def test_one_lens_teaches_nothing():
+    lens = np.arange(30) == 3
+    score = linear_scores(np.random.default_rng(6).normal(size=(30, 2)), lens)
+    assert np.isfinite(score).all()
+    assert (score == 0).sum() == 16, "the half that would be told by others alone is told nothing"

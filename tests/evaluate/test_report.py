@@ -1,0 +1,110 @@
+"""What is measured of a scored set: which rows, which galaxies together, and what a set cannot show."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from synthetic_scores import scored
+
+from lensscan.errors import ConfigError
+from lensscan.evaluate.detection import cut_words
+from lensscan.evaluate.galleries import class_name
+from lensscan.evaluate.report import assess, compare
+from lensscan.metrics.detection import auroc
+from lensscan.mocks.recipes import CLASSES
+
+
+def of_lenses(sample):
+    """The same with its lenses alone."""
+    kept = np.flatnonzero(sample.truth["is_lens"])
+    models = [
+        dataclasses.replace(
+            each, logit=each.logit[kept], mean=each.mean[kept], cov=each.cov[kept], flags=each.flags[kept],
+            fwhm=each.fwhm[kept],
+        )
+        for each in sample.models
+    ]  # fmt: skip
+    truth = {key: column[kept] for key, column in sample.truth.items()}
+    return dataclasses.replace(
+        sample, rows=sample.rows[kept], truth=truth, features=sample.features[kept], models=models
+    )
+
+
+def without_posteriors(sample, number, rows=slice(None)):
+    models = list(sample.models)
+    mean = models[number].mean.copy()
+    mean[rows] = np.nan
+    models[number] = dataclasses.replace(models[number], mean=mean)
+    return dataclasses.replace(sample, models=models)
+
+
+def test_lenses_alone_are_regressed_but_not_ranked():
+    (outcome,) = assess(of_lenses(scored(200)), 0.26, 4).outcomes
+    assert outcome.detection is None
+    assert outcome.regression is not None
+
+
+def test_scores_without_anything_to_rank_say_so():
+    sample = without_posteriors(of_lenses(scored(200)), 0)
+    with pytest.raises(ConfigError, match="lenses only; take a set with non-lenses"):
+        assess(sample, 0.26, 4)
+
+
+def test_models_are_compared_on_the_lenses_that_all_of_them_regress():
+    """A posterior that one model lacks must not shift the other's resamples: the differences would not be paired."""
+    sample = without_posteriors(scored(600, widths=(1.0, 1.0)), 1, slice(0, 40))
+    assessment = assess(sample, 0.26, 20)
+    ours, theirs = assessment.outcomes
+    assert ours.regressed.sum() == theirs.regressed.sum() == sample.truth["is_lens"][40:].sum()
+    gaps = [row for row in compare(assessment, 0) if row["figure"].startswith("regression:errors")]
+    assert gaps
+    assert all(row["value"] == row["low"] == row["high"] == 0 for row in gaps), "the same posteriors twice"
+
+
+def test_a_set_of_few_lenses_has_wide_intervals_not_zeros():
+    """With three lenses one resample in twenty draws none; it must not count as an area of zero."""
+    sample = scored(60, seed=3)
+    keep = np.flatnonzero(sample.truth["is_lens"])[:3]
+    sample.truth["is_lens"] = np.isin(np.arange(60), keep)
+    sample.models[0].logit[keep] = 50.0
+    (outcome,) = assess(sample, 0.26, 300).outcomes
+    area = outcome.detection.figures["auroc"]
+    assert (area.value, area.low, area.high) == pytest.approx((1.0, 1.0, 1.0))
+    assert np.isnan(area.replicates).any(), "some resamples hold no lens"
+    assert outcome.detection.figures["accuracy"].low > 0.4
+
+
+def test_challenge_figures_count_the_systems_below_the_label_rule(monkeypatch):
+    monkeypatch.setattr("lensscan.evaluate.detection.LARGE", 2000)
+    sample = scored(2000, vague=0.2)
+    (outcome,) = assess(sample, 0.26, 3).outcomes
+    assert "tpr10" in outcome.detection.figures, "the set has 2,000 objects, lensed but hidden ones among them"
+    kept = scored(1999, vague=0.2)
+    assert "1999" in assess(kept, 0.26, 3).outcomes[0].detection.omitted["tpr10"]
+
+
+def test_figures_are_those_of_the_plain_functions():
+    sample = scored(500)
+    (outcome,) = assess(sample, 0.26, 3).outcomes
+    assert outcome.detection.figures["auroc"].value == auroc(sample.models[0].logit, sample.truth["is_lens"])
+
+
+def test_a_class_that_is_not_known_has_no_name():
+    assert class_name({"klass": np.array([3, -1])}, 0) == CLASSES[3].replace("_", " ")
+    assert class_name({"klass": np.array([3, -1])}, 1) == ""
+    assert class_name({}, 0) == ""
+
+
+def test_pictures_galleries_and_selected_lenses_share_one_threshold():
+    sample = scored(6000)
+    (outcome,) = assess(sample, 0.26, 2).outcomes
+    cuts = outcome.detection.cuts()
+    assert list(cuts) == ["0.01", "even odds"]
+    assert cuts["0.01"] == outcome.detection.thresholds[1e-2]
+    lens = sample.truth["is_lens"]
+    assert outcome.regression.counts["selected"] == (sample.models[0].logit[lens] >= cuts["0.01"]).sum()
+    few = assess(scored(300), 0.26, 2).outcomes[0].detection
+    assert few.cuts() == {"even odds": 0.0}
+    assert [cut_words(name) for name in cuts] == ["a false positive rate of 0.01", "even odds"]
