@@ -44,15 +44,18 @@ def make_card(name="demo", bands=("g", "r", "i"), calibration=None, f_lens=None,
     )
 
 
-def make_shard(rng, n, bands=3, networks=1, failures=0.1, regressed=0.8, duplicated=None) -> dict[str, np.ndarray]:
-    """Return the columns of one shard with plausible values."""
+def make_shard(
+    rng, n, bands=3, networks=1, failures=0.1, regressed=0.8, duplicated=None, components=None
+) -> dict[str, np.ndarray]:
+    """Return the columns of one shard with plausible values; `components` of all networks together, with weights."""
     status = np.full(n, Status.SCORED, np.uint8)
     status[rng.random(n) < failures] = Status.BLANK
     status[rng.random(n) < failures / 3] = Status.UNREADABLE
     if duplicated is not None:
         status[duplicated] = Status.DUPLICATE_ID
-    mean = rng.normal(0, 0.3, (n, networks, 7)).astype(np.float32)
-    root = rng.normal(0, 0.1, (n, networks, 7, 7)) + 0.15 * np.eye(7)
+    count = components or networks
+    mean = rng.normal(0, 0.3, (n, count, 7)).astype(np.float32)
+    root = rng.normal(0, 0.1, (n, count, 7, 7)) + 0.15 * np.eye(7)
     full = root @ root.swapaxes(-1, -2)
     cov = np.stack([full[..., i, j] for i, j in TRIANGLE], axis=-1).astype(np.float32)
     logit = np.round(rng.normal(-3, 3, (n, networks)), 2).astype(np.float32)
@@ -77,6 +80,8 @@ def make_shard(rng, n, bands=3, networks=1, failures=0.1, regressed=0.8, duplica
         "post_cov": cov,
         "ood": np.full((n, networks), np.nan, np.float32),
     }
+    if components:
+        columns["post_weight"] = rng.dirichlet(np.ones(components), n).astype(np.float32)
     failed = status != Status.SCORED
     for name in ("logit", "post_mean", "post_cov", "sigma", "snr"):
         columns[name][failed] = np.nan
@@ -102,6 +107,7 @@ def make_run(
     columns: dict[str, Any] | None = None,
     files: Sequence[str] | None = None,
     settings: dict[str, Any] | None = None,
+    components: int | None = None,
 ) -> Run:
     """Make ``<folder>/OUT.h5.run`` with `n` selected rows of a catalog of ``n + n_cut``."""
     rng = np.random.default_rng(seed)
@@ -133,7 +139,7 @@ def make_run(
     shards = []
     for block, start, stop in plan.block_rows():
         twice = np.flatnonzero(status[start:stop] == Status.DUPLICATE_ID)
-        shard = make_shard(rng, stop - start, len(bands), networks, failures, duplicated=twice)
+        shard = make_shard(rng, stop - start, len(bands), networks, failures, duplicated=twice, components=components)
         if logit is not None:
             fine = shard["status"] == Status.SCORED
             values = np.asarray(logit, np.float32).reshape(n, -1)[start:stop]

@@ -20,6 +20,8 @@ __all__ = ["GAUSSIAN", "ScaleMixture", "fit_scale_mixture"]
 Floats = NDArray[np.float64]
 START_WEIGHTS = (1.0, 0.2, 0.03)
 START_FACTORS = (1.0, 3.0, 10.0)
+BOUND_WEIGHTS, BOUND_FACTORS = (-4.6, 3.0), (0.0, 2.5)
+"""Of the logarithms, relative to the first Gaussian: no tail for the sake of a handful of outliers."""
 DIGITS = 4
 LEVELS = (0.68, 0.95)
 
@@ -149,7 +151,7 @@ def fit_scale_mixture(
     problem = _Problem.of(residual, cov, weight, groups)
     n_groups = len(groups)
     start = [np.zeros(n_groups), np.log(START_WEIGHTS[1:count]), np.log(START_FACTORS[1:count])]
-    bounds = [(-3.0, 3.0)] * n_groups + [(-7.0, 3.0)] * (count - 1) + [(0.0, 6.0)] * (count - 1)
+    bounds = [(-3.0, 3.0)] * n_groups + [BOUND_WEIGHTS] * (count - 1) + [BOUND_FACTORS] * (count - 1)
 
     def loss(point: Floats) -> float:
         return problem.loss(point[:n_groups], *_unit_mixture(point[n_groups:]))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from synthetic_run import make_run
+from synthetic_run import make_card, make_run
 
 from lensscan import faults
 from lensscan.candidates.file import read_candidates, read_header
@@ -79,6 +79,21 @@ def test_tails_of_the_cards_reach_the_columns(run, tmp_path):
     for name in ("theta_E", "e2", "sy_err", "theta_E_q975"):
         np.testing.assert_array_equal(found[name], expected[name])
     assert (found["theta_E_q975"] != scores(run)["theta_E_q975"]).any()
+
+
+def test_mixture_heads_are_merged_with_their_weights(tmp_path):
+    card = replace(make_card(), architecture={"kind": "trivial", "components": 3})
+    run = make_run(tmp_path, 200, cards=[card], components=3)
+    do_merge(run)
+    shard = {name: np.concatenate([s[name] for s in run.shards]) for name in run.shards[0]}
+    expected = posterior_columns(shard["post_mean"], shard["post_cov"], shard["post_weight"])
+    found = scores(run)
+    for name in ("theta_E", "e2", "sy_err", "theta_E_q975"):
+        np.testing.assert_array_equal(found[name], expected[name])
+    assert np.isfinite(found["theta_E"]).sum() > 80
+    plain = make_run(tmp_path, 20, cards=[card], name="PLAIN.h5")
+    with pytest.raises(ShardInvalid, match="post_mean is missing or not of shape"):
+        do_merge(plain)
 
 
 def test_candidates_are_the_best_rows(run):

@@ -102,7 +102,7 @@ def test_finish_anew_keeps_the_weights(trained):
     assert again.code == 0, again
     second = Model.load(str(folder / "again.safetensors"))
     assert second.card.hash == first.card.hash
-    more = ["--set", "finish.calibration=256", "--set", "version=9", "-o", str(folder / "more.safetensors")]
+    more = ["--set", "finish.calibration=256", "--set", 'version="9"', "-o", str(folder / "more.safetensors")]
     assert train(folder, "--finish", model, *more).code == 0
     third = Model.load(str(folder / "more.safetensors"))
     for key, value in first.module.state_dict().items():
