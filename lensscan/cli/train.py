@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from lensscan.cli.arguments import add_assignments, at_least, need_gpu, seconds
-from lensscan.errors import ExitCode, LensscanError
+from lensscan.errors import ConfigError, ExitCode, LensscanError
 
 EXAMPLE = "mpiexec -n 4 lensscan train des-griz -o my-des-griz.safetensors      (or without mpiexec)"
 BACKENDS = ("auto", "none", "torch", "horovod")
