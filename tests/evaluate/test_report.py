@@ -21,11 +21,10 @@ def of_lenses(sample):
     kept = np.flatnonzero(sample.truth["is_lens"])
     models = [
         dataclasses.replace(
-            each, logit=each.logit[kept], mean=each.mean[kept], cov=each.cov[kept], flags=each.flags[kept],
-            fwhm=each.fwhm[kept],
+            each, logit=each.logit[kept], posterior=each.posterior[kept], flags=each.flags[kept], fwhm=each.fwhm[kept]
         )
         for each in sample.models
-    ]  # fmt: skip
+    ]
     truth = {key: column[kept] for key, column in sample.truth.items()}
     return dataclasses.replace(
         sample, rows=sample.rows[kept], truth=truth, features=sample.features[kept], models=models
@@ -34,9 +33,10 @@ def of_lenses(sample):
 
 def without_posteriors(sample, number, rows=slice(None)):
     models = list(sample.models)
-    mean = models[number].mean.copy()
+    posterior = models[number].posterior
+    mean = posterior.mean.copy()
     mean[rows] = np.nan
-    models[number] = dataclasses.replace(models[number], mean=mean)
+    models[number] = dataclasses.replace(models[number], posterior=dataclasses.replace(posterior, mean=mean))
     return dataclasses.replace(sample, models=models)
 
 
