@@ -16,9 +16,15 @@ from lensscan.nets.resnet import ResNetConfig
 
 __all__ = ["Augmentation", "Finish", "Optimiser", "Stream", "TrainSettings"]
 
-LATER_KEYS = (("stream", "epochs", False), ("optimiser", "decay", 0.0), ("network", "components", 1))
-"""Keys that came later, and what they are where unset: they then stay out of the digest, so that it names the same
-training as before."""
+LATER_KEYS = {
+    ("stream", "epochs"): False,
+    ("optimiser", "decay"): 0.0,
+    ("optimiser", "kind"): "adamw",
+    ("optimiser", "loss"): "bce",
+    ("network", "dropout"): 0.0,
+    ("network", "components"): 1,
+}
+"""Keys that came later: at these defaults they stay out of the digest, so that it names the same training as before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +58,14 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Optimiser:
-    """AdamW with linear warm-up, decay, clipping and an exponential moving average of the weights.
+    """The optimiser and its loss, with linear warm-up, decay, clipping and a moving average of the weights.
 
     Attributes
     ----------
+    kind : str
+        ``adamw``, ``adam``, ``sgd`` or ``rmsprop``, see `lensscan.train.choices`.
+    loss : str
+        Of the classification: ``bce``, ``focal`` or ``mse``, see `lensscan.train.choices`.
     lr : float
         Peak learning rate.
     warmup : int
@@ -81,6 +91,8 @@ class Optimiser:
     ema: float = 0.999
     regression: float = 0.1
     decay: float = 0.0
+    kind: Literal["adamw", "adam", "sgd", "rmsprop"] = "adamw"
+    loss: Literal["bce", "focal", "mse"] = "bce"
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +230,9 @@ class TrainSettings:
             raise ConfigError(f"{where}: optimiser.ema must lie in [0, 1), not {settings.optimiser.ema}")
         if settings.optimiser.decay < 0:
             raise ConfigError(f"{where}: optimiser.decay must not be negative, not {settings.optimiser.decay}")
+        dropout = settings.network.dropout if isinstance(settings.network, ResNetConfig) else 0.0
+        if not 0 <= dropout < 1:
+            raise ConfigError(f"{where}: network.dropout must lie in [0, 1), not {dropout}")
         return settings
 
     @property
@@ -226,7 +241,7 @@ class TrainSettings:
         content = dataclasses.asdict(self)
         for key in ("name", "version", "notes", "checkpoint_seconds", "views", "finish"):
             del content[key]
-        for table, key, unset in LATER_KEYS:
-            if content[table].get(key) == unset:
+        for (table, key), default in LATER_KEYS.items():
+            if content[table].get(key) == default:
                 del content[table][key]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
