@@ -66,9 +66,17 @@ class Axis:
         if self.words:
             places = self.place(np.arange(len(self.words), dtype=float))
             return list(zip(places.tolist(), self.words, strict=True))
+        from matplotlib.ticker import MaxNLocator
+
         low, high = self.ends
-        values = np.geomspace(low, high, TICKS) if self.log else np.linspace(low, high, TICKS)
-        return [(float(h), f"{v:.3g}") for h, v in zip(self.place(values), values, strict=True)]
+        if self.log:
+            decades = 10.0 ** np.arange(np.ceil(np.log10(low) - 1e-9), np.floor(np.log10(high) + 1e-9) + 1)
+            values = decades if len(decades) > 1 else np.geomspace(low, high, TICKS)
+        else:
+            values = np.asarray(MaxNLocator(TICKS, steps=[1, 2, 5, 10]).tick_values(low, high))
+        heights = self.place(values)
+        inside = (heights > -1e-6) & (heights < 1 + 1e-6)
+        return [(float(h), f"{v:.6g}") for h, v in zip(heights[inside], values[inside], strict=True)]
 
 
 def plot_parallel(

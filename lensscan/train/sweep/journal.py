@@ -24,6 +24,7 @@ from lensscan.train.sweep.settings import Sweep
 from lensscan.train.sweep.space import draw
 
 if TYPE_CHECKING:
+    from optuna.storages import JournalStorage
     from optuna.study import Study
     from optuna.trial import FrozenTrial, Trial
 
@@ -100,16 +101,19 @@ class Journal:
                 storage = optuna.storages.JournalStorage(JournalFileBackend(str(self.path), lock))
             except (ValueError, KeyError) as error:
                 raise OutputError(f"cannot read {self.path} ({error}); give another -o") from None
-            self._studies = [
-                optuna.create_study(
-                    storage=storage,
-                    study_name=f"{sweep.metric} at rung {rung + 1}",
-                    direction="maximize" if sweep.sign > 0 else "minimize",
-                    sampler=optuna.samplers.RandomSampler(seed=0),
-                    load_if_exists=True,
-                )
-                for rung in range(len(sweep.shares))
-            ]
+            self._studies = [self._study(storage, rung) for rung in range(len(sweep.shares))]
+
+    def _study(self, storage: JournalStorage, rung: int) -> Study:
+        """Return the study of a rung; made once, so that opening the journal writes nothing."""
+        import optuna
+        from optuna.study import StudyDirection
+
+        name, sampler = f"{self.sweep.metric} at rung {rung + 1}", optuna.samplers.RandomSampler(seed=0)
+        try:
+            return optuna.load_study(study_name=name, storage=storage, sampler=sampler)
+        except KeyError:
+            direction = StudyDirection.MAXIMIZE if self.sweep.sign > 0 else StudyDirection.MINIMIZE
+            return optuna.create_study(study_name=name, storage=storage, sampler=sampler, direction=direction)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -67,7 +67,7 @@ def _row(sweep: Sweep, legs: Sequence[Leg], complete: bool) -> Row:
         rung=best.rung + 1 if best is not None else 0,
         step=step,
         value=best.value if best is not None else math.nan,
-        seconds=sum(leg.seconds for leg in legs if math.isfinite(leg.seconds)),
+        seconds=round(sum(leg.seconds for leg in legs if math.isfinite(leg.seconds)), 2),
         reason=last.reason,
         values=values,
     )
