@@ -25,7 +25,7 @@ from lensscan.train.sweep.trial import FAILURES, Bench
 
 __all__ = ["SweepRun"]
 
-NAP, LOOK = 1.0, 0.2
+NAP, NAP_PER_RANK, LOOK = 1.0, 0.02, 0.2  # seconds
 
 
 @dataclass(slots=True)
@@ -94,12 +94,18 @@ class SweepRun:
             if claim == "done":
                 return ExitCode.OK
             if isinstance(claim, str):
-                time.sleep(NAP)
+                self._nap()
                 continue
             faults.reach("sweep:claimed")
             code = self._train(claim, journal, bench, progress)
             if code is not None:
                 return code
+
+    def _nap(self) -> None:
+        """Wait for other ranks, a second or, where many wait, longer; a stop ends it."""
+        end = time.monotonic() + max(NAP, self.world.size * NAP_PER_RANK)
+        while time.monotonic() < end and self._asked() is None:
+            time.sleep(LOOK)
 
     def _train(self, claim: Claim, journal: Journal, bench: Bench, progress: Progress) -> ExitCode | None:
         """Train one leg and write how it ended; returns the code of a stop."""

@@ -149,6 +149,7 @@ def draw(parameters: Mapping[str, Parameter], seed: int, trial: int) -> dict[str
     """Draw the parameters of one trial, as optuna names their values; a pure function."""
     import optuna
 
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     number = int(np.random.SeedSequence([seed, trial]).generate_state(1)[0])
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=number))
     asked = study.ask({key: parameter.distribution() for key, parameter in parameters.items()})

@@ -38,12 +38,13 @@ class Bench:
         All trials have the same, and the same seed: the same mocks.
     device : torch.device
     sharers : int
-        Processes that share this machine's memory.
+        Processes that share this machine's memory, or its GPUs.
     """
 
     def __init__(self, recipe: Recipe, device: torch.device, sharers: int = 1) -> None:
         self.recipe, self.device = recipe, device
-        self._room = available_memory() // (4 * max(1, sharers))
+        memory = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+        self._room = memory // (4 * max(1, sharers))
         self._kept: dict[tuple[int, int, int], Sample] = {}
         self._units: dict[str, dict[str, Any]] = {}
 
