@@ -3,7 +3,8 @@
 #
 #   bash jobs/setup.sh [--train] [--test]
 #
-#   --train   also Horovod, built once by jobs/build-horovod.sh and kept as a wheel (needs a C++ compiler and make)
+#   --train   also optuna, for sweeps, and Horovod, built once by jobs/build-horovod.sh and kept as a wheel (needs a C++
+#             compiler and make)
 #   --test    also what the test suite needs
 #
 # PYTHON        the interpreter to start from (default python3; 3.11 or later)
@@ -15,7 +16,7 @@ set -euo pipefail
 extras=mpi,view train=no
 for word in "$@"; do
     case $word in
-        --train) extras+=,train train=yes ;;
+        --train) extras+=,train,sweep train=yes ;;
         --test) extras+=,test ;;
         -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; exit 0 ;;
         *) die "unknown option $word; known are --train and --test" ;;

@@ -1,4 +1,4 @@
-"""What one process may use of its machine: cores, threads, memory allocator."""
+"""One process and its machine: cores, threads, memory allocator, and by what it is known."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ import ctypes
 import os
 from pathlib import Path
 
-__all__ = ["available_cores", "available_memory", "peak_memory", "release_memory", "tune_allocator"]
+__all__ = [
+    "available_cores",
+    "available_memory",
+    "boot_id",
+    "peak_memory",
+    "release_memory",
+    "start_time",
+    "tune_allocator",
+]
 
 # glibc mallopt parameters and values: keep large temporaries mapped instead of returning them page by page.
 MALLOPT = {"M_MMAP_THRESHOLD": (-3, 1 << 30), "M_TRIM_THRESHOLD": (-1, 1 << 30), "M_TOP_PAD": (-2, 64 << 20)}
@@ -72,3 +80,22 @@ def peak_memory() -> int:
     except OSError:
         pass
     return 0
+
+
+def boot_id() -> str:
+    """Return what names this boot of this machine, empty where /proc does not tell."""
+    return _read("/proc/sys/kernel/random/boot_id")
+
+
+def start_time(pid: int) -> str:
+    """Return the start time of a process (clock ticks since boot), empty if there is none."""
+    text = _read(f"/proc/{pid}/stat")
+    return text.rsplit(")", 1)[-1].split()[19] if text else ""
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path) as stream:
+            return stream.read().strip()
+    except OSError:
+        return ""

@@ -16,6 +16,7 @@ from lensscan.config import Cut, Survey, build
 from lensscan.mocks.recipes import make_recipe
 from lensscan.scan.settings import ScanSettings
 from lensscan.train.settings import TrainSettings
+from lensscan.train.sweep.settings import Sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -25,6 +26,7 @@ BUILDERS = {
     "step": lambda values: build(Cut, values, "page"),
     "stamps": lambda values: ScanSettings.from_mapping(values, "page"),
     "recipe": lambda values: TrainSettings.from_mapping(values, "page"),
+    "parameters": lambda values: Sweep.from_mapping(values, "page"),
 }
 
 

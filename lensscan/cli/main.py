@@ -28,6 +28,7 @@ COMMANDS = {
     "mosaic": "PNG pages of the ranked candidates",
     "simulate": "mock stamps with truth, from a recipe and a seed",
     "train": "train a network, plain or under mpiexec",
+    "sweep": "search for good settings of a training, plain or under mpiexec",
     "evaluate": "measure models on a sealed test set: metrics, plots, the published figures beside",
     "doctor": "check the environment",
     "bench": "benchmarks, as ratios within one run",

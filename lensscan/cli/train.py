@@ -14,9 +14,13 @@ import time
 import traceback
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from lensscan.cli.arguments import add_assignments, at_least, need_gpu, seconds
 from lensscan.errors import ConfigError, ExitCode, LensscanError
+
+if TYPE_CHECKING:
+    import torch
 
 EXAMPLE = "mpiexec -n 4 lensscan train des-griz -o my-des-griz.safetensors      (or without mpiexec)"
 BACKENDS = ("auto", "none", "torch", "horovod")
@@ -38,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_assignments(parser, "override a setting, such as optimiser.lr=1e-3")
 
 
-class _Stop:
+class Stop:
     """Remembers the first signal, and the time limit."""
 
     def __init__(self, max_seconds: float | None) -> None:
@@ -53,6 +57,7 @@ class _Stop:
         self.code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.INCOMPLETE
 
     def __call__(self) -> ExitCode | None:
+        """Return the exit code of the stop that was asked for, None while there is none."""
         if self.code is None and self.deadline is not None and time.monotonic() > self.deadline:
             self.code = ExitCode.INCOMPLETE
         return self.code
@@ -63,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     from lensscan import mpi
 
     size = mpi.launched_size() or 1
-    stop = _Stop(args.max_seconds)
+    stop = Stop(args.max_seconds)
     mpi.pin_device()
     try:
         code = train(args, stop)
@@ -82,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         raise
 
 
-def train(args: argparse.Namespace, stop: _Stop) -> ExitCode:
+def train(args: argparse.Namespace, stop: Stop) -> ExitCode:
     """Read the settings and train."""
     from lensscan.config import find, override, read_toml
     from lensscan.process import tune_allocator
@@ -98,12 +103,7 @@ def train(args: argparse.Namespace, stop: _Stop) -> ExitCode:
     path = find("training", args.train)
     settings = TrainSettings.from_mapping(override(read_toml(path), args.assignments), str(path))
     torch.set_num_threads(args.threads)
-    name = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    need_gpu(name)
-    device = torch.device(name)
-    if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = settings.precision != "fp32"
-        torch.backends.cudnn.allow_tf32 = settings.precision != "fp32"
+    device = choose_device(args.device, settings.precision)
     output = Path(args.output or f"{settings.name}.safetensors")
     report = Reporter(sys.stderr.isatty())
     work = TrainRun(settings, output, device, args.backend, stop, report)
@@ -112,6 +112,25 @@ def train(args: argparse.Namespace, stop: _Stop) -> ExitCode:
     if mpi.launched_size() not in (None, 1):
         raise ConfigError("--finish is work for one process; run it without mpiexec")
     return work.finish(Model.load(args.finish))
+
+
+def choose_device(name: str, precision: str) -> torch.device:
+    """Return the device that ``--device`` means, and let it round as the training's precision allows.
+
+    Raises
+    ------
+    ConfigError
+        If it is not there.
+    """
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    need_gpu(name)
+    if name == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
+        torch.backends.cudnn.allow_tf32 = precision != "fp32"
+    return torch.device(name)
 
 
 class Reporter:

@@ -43,9 +43,13 @@ def network_config(table: Mapping[str, Any], where: str) -> NetworkConfig:
 
 
 def architecture(config: NetworkConfig) -> dict[str, Any]:
-    """Return a card's description of a network."""
-    kind = {"kind": "resnet"} if isinstance(config, ResNetConfig) else {}
-    return {**kind, **dataclasses.asdict(config)}
+    """Return a card's description of a network; no drop-out is not mentioned, as before there was any."""
+    described = dataclasses.asdict(config)
+    if not isinstance(config, ResNetConfig):
+        return described
+    if config.dropout == 0:
+        del described["dropout"]
+    return {"kind": "resnet", **described}
 
 
 def build_network(architecture: Mapping[str, Any], n_bands: int, size: int, where: str = "model") -> Network:

@@ -31,6 +31,8 @@ class ResNetConfig:
         Channels kept of the last map, which is flattened (not averaged) since positions matter.
     hidden : int
         Hidden units of each head.
+    dropout : float
+        Share of the features that a training step hides from both heads.
     latent_centre, latent_scale : tuple of 7 float
         Units of the posterior head.
     components : int
@@ -45,6 +47,7 @@ class ResNetConfig:
     latent_centre: tuple[float, ...] = (0.2, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
     latent_scale: tuple[float, ...] = (0.4, 0.2, 0.2, 0.1, 0.1, 0.3, 0.3)
     components: int = late(1)
+    dropout: float = late(0.0)
 
 
 class LensResNet(Network):
@@ -59,7 +62,7 @@ class LensResNet(Network):
 
     def __init__(self, n_bands: int, size: int, config: ResNetConfig) -> None:
         super().__init__()
-        widths = config.widths
+        widths, self.dropout = config.widths, config.dropout
         self.embed = nn.Linear(n_scalars(n_bands), config.condition)
         self.stem = StandardConv2d(n_bands, widths[0], 5, stride=2)
         self.first = nn.Sequential(*(ResidualBlock(widths[0]) for _ in range(config.depths[0])))
@@ -89,5 +92,7 @@ class LensResNet(Network):
 
     def heads(self, features: Tensor) -> Outcome:
         """Apply both heads in full precision, whatever the trunk has."""
+        if self.dropout > 0:
+            features = F.dropout(features, self.dropout, self.training)
         with torch.autocast(features.device.type, enabled=False):
             return Outcome(self.logit(features), *self.posterior(features))

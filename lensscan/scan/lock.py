@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lensscan.errors import LockedError, OutputError, disk_error
+from lensscan.process import boot_id, start_time
 
 __all__ = ["REFRESH_SECONDS", "STALE_SECONDS", "RunLock", "job_id"]
 
@@ -24,20 +25,6 @@ JOB_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "COBALT_JOBID", "FLUX
 def job_id() -> str:
     """Return the scheduler's job id, empty outside a job."""
     return next((os.environ[name] for name in JOB_VARIABLES if os.environ.get(name)), "")
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path) as stream:
-            return stream.read().strip()
-    except OSError:
-        return ""
-
-
-def start_time(pid: int) -> str:
-    """Return the start time of a process (clock ticks since boot), empty if there is none."""
-    text = _read(f"/proc/{pid}/stat")
-    return text.rsplit(")", 1)[-1].split()[19] if text else ""
 
 
 @dataclass(slots=True)
@@ -57,10 +44,9 @@ class RunLock:
     def owner(self) -> dict[str, Any]:
         """Return who we are: host, boot id, pid, start time, scheduler job id."""
         pid = os.getpid()
-        boot = _read("/proc/sys/kernel/random/boot_id")
         return {
             "host": os.uname().nodename,
-            "boot": boot,
+            "boot": boot_id(),
             "pid": pid,
             "start": start_time(pid),
             "job": job_id(),

@@ -23,6 +23,7 @@ REQUIRED = ("numpy", "scipy", "astropy", "fitsio", "h5py", "torch", "safetensors
 OPTIONAL = {
     "mpi4py": "needed for more than one rank: pip install 'lensscan[mpi]', or build it against the site's MPI",
     "matplotlib": "needed for plots: pip install 'lensscan[view]'",
+    "optuna": "needed for sweeps: pip install 'lensscan[sweep]'",
     "horovod": "needed to train with Horovod: bash jobs/setup.sh --train",
 }
 SLOW_IMPORT = 1.0

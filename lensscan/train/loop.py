@@ -18,6 +18,7 @@ from lensscan.nets.architecture import architecture, build_network
 from lensscan.nets.blocks import Network
 from lensscan.train.augment import Sample, augment, network_inputs, step_seed
 from lensscan.train.checkpoint import load_checkpoint, save_checkpoint
+from lensscan.train.choices import make_optimiser, training_loss
 from lensscan.train.distributed import Engine
 from lensscan.train.history import History, Progress
 from lensscan.train.losses import classification_loss, regression_loss
@@ -85,7 +86,7 @@ class Trainer:
             engine.broadcast([p.data for p in network.parameters()])
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parameters = list(self.network.parameters())
-        self.optimiser = torch.optim.AdamW(self._groups(), lr=settings.optimiser.lr, betas=(0.9, 0.99))
+        self.optimiser = make_optimiser(settings.optimiser, self._groups())
         self.stream = MockStream(source, settings.stream, settings.batch, settings.seed, engine.rank, engine.size)
         self.step = 0
         self.seconds = 0.0
@@ -177,7 +178,8 @@ class Trainer:
         nll = torch.zeros_like(bce)
         if self.network.regresses:
             nll = regression_loss(sample.latent, outcome.mean, outcome.factor, outcome.log_weight, sample.is_lens)
-        loss = bce + settings.optimiser.regression * nll
+        aim = training_loss(settings.optimiser, bce, outcome.logit, sample.is_lens)
+        loss = aim + settings.optimiser.regression * nll
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self._average_gradients()

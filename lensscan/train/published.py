@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from lensscan.nets.classic.classifier import Classifier, ClassifierConfig, scaled
 from lensscan.train.fixed import FixedSet, PublishedRecipe, band_units, make_optimiser, train_epochs
@@ -119,7 +120,8 @@ def fit_published(
     config = ClassifierConfig(recipe.kind, recipe.scaling, *units)
     torch.manual_seed(seed)
     network = Classifier(whole.images.shape[1], whole.images.shape[-1], config)
-    network.to(device, memory_format=torch.channels_last)  # a quarter faster on a CPU
+    network.to(device)
+    convert_conv2d_weight_memory_format(network, torch.channels_last)  # a quarter faster on a CPU
     train, apart = (
         (whole.images[rows].to(device), whole.targets[rows].to(device)) for rows in (whole.used, whole.kept)
     )
@@ -133,7 +135,8 @@ def fit_published(
     optimiser = make_optimiser(recipe, network)
     loss_of = F.binary_cross_entropy_with_logits
     history = train_epochs(classify, optimiser, train, loss_of, recipe, seed, line, report)
-    network.to("cpu", memory_format=torch.contiguous_format).eval()
+    convert_conv2d_weight_memory_format(network, torch.contiguous_format)
+    network.to("cpu").eval()
     return Fitted(network, config, history, whole.kept.numpy())
 
 

@@ -7,7 +7,7 @@ import logging
 import platform
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -22,13 +22,14 @@ from lensscan.nets.dihedral import N_VIEWS
 from lensscan.nets.heads import to_latent
 from lensscan.nets.latent import N_LATENT
 from lensscan.nets.model import Card, Model
+from lensscan.train.augment import Sample
 from lensscan.train.distributed import Engine, start_engine
 from lensscan.train.finish import calibrate, evaluate, score_mocks
 from lensscan.train.loop import Trainer
 from lensscan.train.settings import TrainSettings
 from lensscan.train.stream import simulate_sample
 
-__all__ = ["SEEDS", "TrainRun"]
+__all__ = ["SEEDS", "Mocks", "TrainRun", "label_of", "make_trainer", "mock_seed", "with_units"]
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ PLAIN: dict[str, Any] = {
     "posterior_tail_views": GAUSSIAN,
 }
 """The posterior of a card before its recalibration."""
+Mocks: TypeAlias = Callable[[Recipe, int, int, int, torch.device], Sample]
+"""Makes the mocks [start, start + n) of a recipe and seed: recipe, seed, start, n, device."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -88,18 +91,8 @@ class TrainRun:
             return ExitCode.OK
         self.folder.mkdir(parents=True, exist_ok=True)
         engine = start_engine(self.backend, self.device)
-        settings = _with_units(self.settings, recipe)
-        trainer = Trainer(
-            settings,
-            len(recipe.bands),
-            recipe.size,
-            recipe.pixel_scale,
-            lambda start, n: simulate_sample(recipe, self._seed("training"), start, n, self.device),
-            lambda: simulate_sample(recipe, self._seed("validation"), 0, settings.validation, self.device),
-            engine,
-            self.folder,
-            self.device,
-        )
+        settings = with_units(self.settings, recipe)
+        trainer = make_trainer(settings, recipe, engine, self.folder, self.device)
         try:
             trainer.resume()
             code = trainer.fit(self.stop, self.report)
@@ -140,9 +133,6 @@ class TrainRun:
         )
         self._write(Model(card, trained.module), recipe)
         return ExitCode.OK
-
-    def _seed(self, purpose: str) -> int:
-        return 10 * self.settings.seed + SEEDS[purpose]
 
     def _identity(self, recipe: Recipe) -> dict[str, str]:
         return {"settings_digest": self.settings.digest, "recipe_digest": recipe.digest}
@@ -202,15 +192,16 @@ class TrainRun:
         """Calibrate, evaluate and save a model."""
         settings, finish = self.settings, self.settings.finish
         model = Model(dataclasses.replace(model.card, **PLAIN), model.module)
-        seed = self._seed("calibration")
+        seed = mock_seed(settings, "calibration")
         scored = score_mocks(model, recipe, seed, finish.calibration, self.report, views=1)
         turned = None
         if model.module.regresses:
             few = max(1, finish.calibration // 4)
             turned = score_mocks(model, recipe, seed, few, self.report, views=N_VIEWS)
         model = calibrate(model, scored, finish, settings.augmentation, turned)
-        scored = score_mocks(model, recipe, self._seed("evaluation"), finish.evaluation, self.report)
-        evaluation = {"mocks_of_seed": self._seed("evaluation"), **evaluate(model.card, scored)}
+        seed = mock_seed(settings, "evaluation")
+        scored = score_mocks(model, recipe, seed, finish.evaluation, self.report)
+        evaluation = {"mocks_of_seed": seed, **evaluate(model.card, scored)}
         model = Model(dataclasses.replace(model.card, evaluation=evaluation), model.module)
         digest = model.save(self.output)
         self.report(f"wrote {self.output}, sha256 {digest[:12]}, AUROC {evaluation['auroc']:.4f}")
@@ -232,7 +223,34 @@ def label_of(recipe: Recipe) -> str:
     )
 
 
-def _with_units(settings: TrainSettings, recipe: Recipe) -> TrainSettings:
+def mock_seed(settings: TrainSettings, purpose: str) -> int:
+    """Return the seed of the mocks for one purpose of a training, a key of `SEEDS`."""
+    return 10 * settings.seed + SEEDS[purpose]
+
+
+def make_trainer(
+    settings: TrainSettings,
+    recipe: Recipe,
+    engine: Engine,
+    folder: Path,
+    device: torch.device,
+    mocks: Mocks = simulate_sample,
+) -> Trainer:
+    """Return the trainer of settings that have their units, on mocks made by `mocks`."""
+    return Trainer(
+        settings,
+        len(recipe.bands),
+        recipe.size,
+        recipe.pixel_scale,
+        lambda start, n: mocks(recipe, mock_seed(settings, "training"), start, n, device),
+        lambda: mocks(recipe, mock_seed(settings, "validation"), 0, settings.validation, device),
+        engine,
+        folder,
+        device,
+    )
+
+
+def with_units(settings: TrainSettings, recipe: Recipe) -> TrainSettings:
     """Give the network its units, from the first training mocks alone.
 
     For a posterior head, mean and spread of the latent parameters; for a published classifier, mean and

@@ -46,10 +46,14 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Optimiser:
-    """AdamW with linear warm-up, decay, clipping and an exponential moving average of the weights.
+    """The optimiser and its loss, with linear warm-up, decay, clipping and a moving average of the weights.
 
     Attributes
     ----------
+    kind : str
+        ``adamw``, ``adam``, ``sgd`` or ``rmsprop``, see `lensscan.train.choices`.
+    loss : str
+        Of the classification: ``bce``, ``focal`` or ``mse``, see `lensscan.train.choices`.
     lr : float
         Peak learning rate.
     warmup : int
@@ -75,6 +79,8 @@ class Optimiser:
     ema: float = 0.999
     regression: float = 0.1
     decay: float = late(0.0)
+    kind: Literal["adamw", "adam", "sgd", "rmsprop"] = late("adamw")
+    loss: Literal["bce", "focal", "mse"] = late("bce")
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +218,9 @@ class TrainSettings:
             raise ConfigError(f"{where}: optimiser.ema must lie in [0, 1), not {settings.optimiser.ema}")
         if settings.optimiser.decay < 0:
             raise ConfigError(f"{where}: optimiser.decay must not be negative, not {settings.optimiser.decay}")
+        dropout = settings.network.dropout if isinstance(settings.network, ResNetConfig) else 0.0
+        if not 0 <= dropout < 1:
+            raise ConfigError(f"{where}: network.dropout must lie in [0, 1), not {dropout}")
         return settings
 
     @property

@@ -26,7 +26,7 @@ from lensscan.schema import Status
 from lensscan.survey.stamps import Frame, Rows, allocate, open_source
 from lensscan.train.augment import Sample, network_inputs
 from lensscan.train.finish import score_mocks
-from lensscan.train.run import _with_units
+from lensscan.train.run import with_units
 from lensscan.train.settings import TrainSettings
 
 SMALL = {"widths": [8, 12], "depths": [0, 0], "hidden": 8, "squeeze": 4, "condition": 8}
@@ -46,7 +46,7 @@ def test_units_are_fitted_and_undone_in_the_same_parameters():
     """The head's units come from the latent truth of training lenses; a head that says 0 means their middle."""
     recipe = load_recipe("des-griz")
     settings = TrainSettings.from_mapping({"name": "x", "recipe": "des-griz", "steps": 1, "network": SMALL}, "here")
-    network = _with_units(settings, recipe).network
+    network = with_units(settings, recipe).network
     truth = simulate(recipe, seed=10, start=0, n=2048).truth
     latent = to_latent(truth)[truth["is_lens"].bool()].double().numpy()
     assert network.latent_centre[0] == pytest.approx(latent[:, 0].mean(), rel=0.01)

@@ -40,6 +40,8 @@ BAD = {
     "no component": ({"network": {"components": 0}}, "components must be at least 1"),
     "no table": ({"network": "argonne"}, "network must be a table"),
     "decay": ({"optimiser": {"decay": -0.1}}, "optimiser.decay must not be negative"),
+    "drop-out": ({"network": {"dropout": 1.0}}, "network.dropout must lie in [0, 1)"),
+    "optimiser": ({"optimiser": {"kind": "lamb"}}, "must be one of adamw, adam, sgd, rmsprop"),
     "type": ({"batch": "many"}, "batch must be int"),
 }
 

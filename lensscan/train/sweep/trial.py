@@ -1,0 +1,118 @@
+"""One trial: a serial training in a folder of its own, that pauses at the end of a rung and goes on later."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lensscan.errors import ConfigError, ExitCode, ModelError
+from lensscan.mocks.recipes import Recipe
+from lensscan.nets.classic.classifier import ClassifierConfig
+from lensscan.process import available_memory
+from lensscan.train.augment import Sample
+from lensscan.train.distributed import Serial
+from lensscan.train.loop import Trainer
+from lensscan.train.run import SEEDS, make_trainer, with_units
+from lensscan.train.settings import TrainSettings
+from lensscan.train.stream import simulate_sample
+
+__all__ = ["FAILURES", "Bench"]
+
+FAILURES = (ModelError, ConfigError, ArithmeticError, ValueError, RuntimeError, MemoryError)
+"""What costs a trial and not the sweep: a loss that is not finite, settings that do not fit, no memory."""
+
+Stop = Callable[[int], ExitCode | None]
+
+
+class Bench:
+    """Where this process trains one trial after the other; mocks that several need are simulated once.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        All trials have the same, and the same seed: the same mocks.
+    device : torch.device
+    sharers : int
+        Processes that share this machine's memory, or its GPUs.
+    """
+
+    def __init__(self, recipe: Recipe, device: torch.device, sharers: int = 1) -> None:
+        self.recipe, self.device = recipe, device
+        memory = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+        self._room = memory // (4 * max(1, sharers))
+        self._kept: dict[tuple[int, int, int], Sample] = {}
+        self._units: dict[str, dict[str, Any]] = {}
+
+    def advance(self, settings: TrainSettings, folder: Path, step: int, metric: str, stop: Stop) -> float | ExitCode:
+        """Train, or go on training, to a step and return the metric there; or the code of a stop.
+
+        Parameters
+        ----------
+        settings : TrainSettings
+        folder : Path
+            Of the trial; holds its checkpoint and curves.
+        step : int
+            Where to pause; the same weights come out as without a pause.
+        metric : str
+            A key of `METRICS`.
+        stop : callable
+            Takes the step just done; returns the exit code of a stop that was asked for, else None.
+
+        Raises
+        ------
+        ModelError
+            If loss or metric are not finite, or there is no such metric.
+        OutputError, DiskError
+            If the folder cannot be used.
+        """
+        trainer = make_trainer(self._with_units(settings), self.recipe, Serial(), folder, self.device, self._mocks)
+        try:
+            trainer.resume()
+            if trainer.step < step:
+                code = trainer.fit(lambda: self._pause(trainer, step, stop), lambda line: None)
+                if code != ExitCode.OK:
+                    return code
+            if step not in trainer.history.column("valid", metric)[0]:
+                trainer.validate(lambda line: None)
+        finally:
+            trainer.stream.close()
+        steps, values = trainer.history.column("valid", metric)
+        if step not in steps:
+            raise ModelError(f"a validation of this network has no {metric}")
+        value = values[steps.index(step)]
+        if not math.isfinite(value):
+            raise ModelError(f"{metric} is not finite at step {step}")
+        return value
+
+    @staticmethod
+    def _pause(trainer: Trainer, step: int, stop: Stop) -> ExitCode | None:
+        code = stop(trainer.step)
+        return ExitCode.OK if code is None and trainer.step >= step else code
+
+    def _with_units(self, settings: TrainSettings) -> TrainSettings:
+        """Give the network its units, measured once for all trials: they have the same mocks."""
+        network = settings.network
+        published = isinstance(network, ClassifierConfig)
+        names = ("mean", "std") if published else ("latent_centre", "latent_scale")
+        key = network.scaling if isinstance(network, ClassifierConfig) else "latent"
+        if key not in self._units:
+            measured = with_units(settings, self.recipe).network
+            self._units[key] = {name: getattr(measured, name) for name in names}
+        return dataclasses.replace(settings, network=dataclasses.replace(network, **self._units[key]))
+
+    def _mocks(self, recipe: Recipe, seed: int, start: int, n: int, device: torch.device) -> Sample:
+        """Return the mocks, kept for the next trial while a quarter of the memory lasts; validation always."""
+        key = (seed, start, n)
+        if key not in self._kept:
+            sample = simulate_sample(recipe, seed, start, n, device)
+            size = sample.images.numel() * sample.images.element_size()
+            if size > self._room and seed % 10 != SEEDS["validation"]:
+                return sample
+            self._room -= size
+            self._kept[key] = sample
+        return dataclasses.replace(self._kept[key])

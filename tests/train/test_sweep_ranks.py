@@ -1,0 +1,146 @@
+"""lensscan sweep as a user starts it: one rank or two, killed, stopped, resumed; the table is always the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from launch import Finished, run
+from tiny_sweep import SWEEP, journal, table
+
+from lensscan.errors import ExitCode
+
+pytest.importorskip("optuna")
+pytestmark = pytest.mark.timeout(1200)  # against hangs alone: a slow machine trains slowly
+PATIENCE = 400
+
+
+def sweep(folder: Path, *options: str, **how: object) -> Finished:
+    file = folder.with_suffix(".toml")
+    file.write_text(SWEEP)
+    return run(["sweep", str(file), "-o", str(folder), *options], timeout=PATIENCE, **how)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone") / "sweep"
+    return folder, sweep(folder)
+
+
+@pytest.mark.slow
+def test_one_process(alone):
+    folder, done = alone
+    assert done.code == 0, done
+    assert len(done.out.splitlines()) == 11, "head, nine trials, where the files are"
+    assert "best bce" in done.err
+    assert {path.name for path in folder.iterdir()} >= {"trials.csv", "parallel.png", "best.toml", "journal.log"}
+    assert not list((folder / "alive").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.mpi
+def test_two_ranks_give_the_same_table(alone, tmp_path):
+    done = sweep(tmp_path / "two", ranks=2)
+    assert done.code == 0, done
+    assert table(tmp_path / "two") == table(alone[0])
+    owners = {entry["user_attrs"]["owner"] for entry in journal(tmp_path / "two") if entry["op_code"] == 4}
+    assert len(owners) == 2, "one rank did all the work"
+
+
+KILLS = (
+    "point=sweep:entered,do=SIGKILL,hit=2",
+    "point=sweep:claimed,do=SIGKILL,hit=3",
+    "point=checkpoint:written,do=SIGKILL,hit=2",
+    "point=checkpoint:renamed,do=SIGKILL,hit=2",
+    "point=sweep:trained,do=SIGKILL,hit=3",
+    "point=sweep:told,do=SIGKILL,hit=2",
+)
+
+
+@pytest.mark.slow
+def test_killed_at_every_point_and_resumed(alone, tmp_path):
+    for fault in KILLS:
+        killed = sweep(tmp_path / "killed", fault=fault)
+        assert killed.code == -9, (fault, killed)
+    assert not (tmp_path / "killed" / "trials.csv").exists()
+    done = sweep(tmp_path / "killed")
+    assert done.code == 0, done
+    assert table(tmp_path / "killed") == table(alone[0])
+
+
+@pytest.mark.slow
+@pytest.mark.mpi
+def test_a_dead_rank_is_replaced_by_the_others(alone, tmp_path):
+    fault = "point=sweep:claimed,do=SIGKILL,rank=1,hit=2"
+    done = sweep(tmp_path / "ulfm", ranks=2, ulfm=True, fault=fault)
+    assert table(tmp_path / "ulfm") == table(alone[0]), done
+    assert (tmp_path / "ulfm" / "parallel.png").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.mpi
+def test_the_others_write_the_results_of_a_dead_root(alone, tmp_path):
+    fault = "point=sweep:claimed,do=SIGKILL,rank=0,hit=2"
+    done = sweep(tmp_path / "root", ranks=2, ulfm=True, fault=fault)
+    assert table(tmp_path / "root") == table(alone[0]), done
+
+
+@pytest.mark.slow
+@pytest.mark.mpi
+def test_a_job_that_dies_with_its_rank_is_resumed_by_one(alone, tmp_path):
+    killed = sweep(tmp_path / "job", ranks=2, fault="point=sweep:trained,do=SIGKILL,rank=1,hit=2")
+    assert killed.code != 0, killed
+    done = sweep(tmp_path / "job")
+    assert done.code == 0, done
+    assert table(tmp_path / "job") == table(alone[0])
+
+
+@pytest.mark.slow
+@pytest.mark.mpi
+def test_a_signal_to_one_rank_stops_all(alone, tmp_path):
+    stopped = sweep(tmp_path / "stop", ranks=2, fault="point=sweep:claimed,do=SIGUSR1,rank=1,hit=2")
+    assert stopped.code == ExitCode.INCOMPLETE, stopped
+    assert "run the same command again" in stopped.err
+    assert len(table(tmp_path / "stop")) < 9
+    done = sweep(tmp_path / "stop", ranks=2)
+    assert done.code == 0, done
+    assert table(tmp_path / "stop") == table(alone[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name,code", [("SIGUSR1", ExitCode.INCOMPLETE), ("SIGINT", ExitCode.INTERRUPTED)])
+def test_signals_stop_in_order(tmp_path, name, code):
+    stopped = sweep(tmp_path / "s", fault=f"point=sweep:claimed,do={name},hit=2")
+    assert stopped.code == code, stopped
+    assert len(stopped.err.strip().splitlines()[-1].split(";")) == 2
+    assert "Traceback" not in stopped.err
+    states = [entry["state"] for entry in journal(tmp_path / "s") if entry["op_code"] == 6]
+    assert states[-1] == 3, "what was in hand is left to the next run"
+
+
+@pytest.mark.slow
+def test_a_time_limit_stops_in_order(tmp_path):
+    stopped = sweep(tmp_path / "s", "--max-seconds", "0")
+    assert stopped.code == ExitCode.INCOMPLETE, stopped
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_exit_code_74(tmp_path):
+    full = sweep(tmp_path / "s", fault="point=checkpoint:written,do=enospc")
+    assert full.code == ExitCode.DISK, full
+    assert "free disk space" in full.err
+
+
+def test_a_bad_file_is_one_line(tmp_path):
+    done = sweep(tmp_path / "s", "--set", "parameters.optimiser.lr.low=-1")
+    assert done.code == ExitCode.USAGE
+    assert done.err.strip().count("\n") == 0
+    assert "optimiser.lr: a logarithmic range must begin above 0" in done.err
+    assert not (tmp_path / "s").exists()
+
+
+def test_unknown_sweep_is_one_line():
+    done = run(["sweep", "no-such"])
+    assert done.code == ExitCode.USAGE
+    assert "argonne2017" in done.err
+    assert done.err.strip().count("\n") == 0
