@@ -187,6 +187,9 @@ COLUMNS = (
     Column("theta_E_q975", "f4", "arcsec", "stat.value;phys.angSize", "97.5 % quantile of theta_E"),
     Column("cov", "f4", "", "stat.covariance",
            "Covariance of (theta_E e1 e2 x y sx sy): lower triangle, row by row, arcsec where lengths"),
+    Column("ess", "f4", "", "stat.value",
+           "Effective number of posterior samples under the prior of `export --prior` (in such exports only); "
+           "below 100 the posterior is NaN"),
     Column("ra_lens", "f8", "deg", "pos.eq.ra", "Right ascension of the lens centre (x, y); NaN without WCS"),
     Column("dec_lens", "f8", "deg", "pos.eq.dec", "Declination of the lens centre (x, y); NaN without WCS"),
     Column("pa", "f4", "deg", "pos.posAng",

@@ -11,7 +11,7 @@ from lensscan.config import build
 from lensscan.errors import ConfigError, ModelError
 from lensscan.metrics.scalemixture import ScaleMixture
 
-__all__ = ["FORMAT", "Calibration", "Card", "LensDensity"]
+__all__ = ["FORMAT", "Calibration", "Card", "LensDensity", "ThetaPrior"]
 
 FORMAT = 1
 
@@ -49,6 +49,27 @@ class LensDensity:
 
 
 @dataclass(frozen=True, slots=True)
+class ThetaPrior:
+    """Densities of theta_E among lenses (the training's label), per unit of ln theta_E, on an even grid of it.
+
+    Attributes
+    ----------
+    low, high : float
+        Ends of the grid, arcsec: the range in which there were training lenses.
+    training : tuple of float
+        In training: the prior of the posterior.
+    natural : tuple of float
+        With theta_E as the recipe's population has it, all else given theta_E unchanged; empty where the recipe
+        has no such population.
+    """
+
+    low: float = 0.0
+    high: float = 0.0
+    training: tuple[float, ...] = ()
+    natural: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Card:
     """Card of one model.
 
@@ -73,6 +94,8 @@ class Card:
     f_lens : LensDensity
     prior : mapping of str
         The distributions of the parameters in training, in words, by parameter.
+    theta_E_prior : ThetaPrior
+        The distribution of theta_E in numbers; empty in files of older trainings.
     posterior_scale : tuple of 7 float
         Factors on the posterior's standard deviations in latent space, from a calibration split.
     posterior_scale_views : tuple of 7 float, or empty
@@ -104,6 +127,7 @@ class Card:
     calibration: Calibration = field(default_factory=Calibration)
     f_lens: LensDensity = field(default_factory=LensDensity)
     prior: Mapping[str, str] = field(default_factory=dict)
+    theta_E_prior: ThetaPrior = field(default_factory=ThetaPrior)
     posterior_scale: tuple[float, ...] = (1.0,) * 7
     posterior_scale_views: tuple[float, ...] = ()
     posterior_tail: ScaleMixture = field(default_factory=ScaleMixture)

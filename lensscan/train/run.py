@@ -22,6 +22,7 @@ from lensscan.nets.dihedral import N_VIEWS
 from lensscan.nets.heads import to_latent
 from lensscan.nets.latent import N_LATENT
 from lensscan.nets.model import Card, Model
+from lensscan.nets.prior import LENSES, theta_prior
 from lensscan.train.distributed import Engine, start_engine
 from lensscan.train.finish import calibrate, evaluate, score_mocks
 from lensscan.train.loop import Trainer
@@ -211,7 +212,8 @@ class TrainRun:
         model = calibrate(model, scored, finish, settings.augmentation, turned)
         scored = score_mocks(model, recipe, self._seed("evaluation"), finish.evaluation, self.report)
         evaluation = {"mocks_of_seed": self._seed("evaluation"), **evaluate(model.card, scored)}
-        model = Model(dataclasses.replace(model.card, evaluation=evaluation), model.module)
+        prior = theta_prior(recipe, n=min(LENSES, finish.calibration))
+        model = Model(dataclasses.replace(model.card, evaluation=evaluation, theta_E_prior=prior), model.module)
         digest = model.save(self.output)
         self.report(f"wrote {self.output}, sha256 {digest[:12]}, AUROC {evaluation['auroc']:.4f}")
 
