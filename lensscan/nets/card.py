@@ -103,6 +103,9 @@ class Card:
     posterior_tail, posterior_tail_views : ScaleMixture
         Shape of the posterior's tails, of one view and of eight, fitted together with the scales: the covariance
         times these factors with these weights.  The default is the plain Gaussian.
+    ood_distances, ood_distances_views : tuple of 4 float, or empty
+        Distances among the features that half, a tenth, a hundredth and a thousandth of held-out mocks exceed, with one
+        and with eight views (`lensscan.nets.novelty`); empty: the model gives no ``ood``.
     views : int
         Dihedral views to average, 1 or 8.
     label : str
@@ -132,6 +135,8 @@ class Card:
     posterior_scale_views: tuple[float, ...] = ()
     posterior_tail: ScaleMixture = field(default_factory=ScaleMixture)
     posterior_tail_views: ScaleMixture = field(default_factory=ScaleMixture)
+    ood_distances: tuple[float, ...] = ()
+    ood_distances_views: tuple[float, ...] = ()
     views: int = 1
     label: str = ""
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -160,6 +165,10 @@ class Card:
         """
         count = int(self.architecture.get("components", 1))
         return count * views if count > 1 else 1
+
+    def ood_edges(self, views: int) -> tuple[float, ...]:
+        """Return the distances that scale ``ood`` for a number of views; empty if the model gives none."""
+        return self.ood_distances_views if views > 1 else self.ood_distances
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], where: str) -> Card:
@@ -190,4 +199,6 @@ class Card:
             raise ModelError(f"{where}: needs 7 posterior scales and 1 or 8 views")
         if not (self.posterior_tail.sound and self.posterior_tail_views.sound):
             raise ModelError(f"{where}: weights and factors of posterior_tail must be positive, the weights of sum 1")
+        if any(len(edges) not in (0, 4) for edges in (self.ood_distances, self.ood_distances_views)):
+            raise ModelError(f"{where}: needs 4 distances to tell what is out of distribution, or none")
         return self
