@@ -61,10 +61,10 @@ def add_novelty(
     Model
         As it was if the network has no features, more than `WIDEST`, or `n` is too small to know the tails.
     """
-    bare = Model(model.card, model.module)
     if not 0 < feature_width(model.module) <= WIDEST or n * TAILS[-1] < FEWEST:
         report("no out-of-distribution score: no features, too many, or too few mocks")
-        return bare
+        return model
+    bare = Model(model.card, model.module)
     usual = augmentation or Augmentation()
     parts = list(_mock_features(bare, recipe, seed, (0, n), usual, 1, report))
     features, labels = (np.concatenate([part[k] for part in parts]) for k in (0, 1))
