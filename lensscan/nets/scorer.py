@@ -202,8 +202,8 @@ class Pending:
             ``logit`` (B, M) raw, mean over the views; ``post_mean`` (B, K, 7) and ``post_cov`` (B, K, 28)
             latent, the K = M components of the networks; with mixture heads K > M, and ``post_weight`` (B, K) of sum
             1 for each network; ``sigma`` (B, C) nJy; ``snr`` (B,), see `lensscan.nets.normalise.aperture_snr`; ``ood``
-            (B, M), see `lensscan.nets.novelty`, NaN for a model that gives none; ``flags`` (B,) uint32, ``OUT_OF_RANGE`` where sigma or seeing lie outside any card's
-            range or the stamp was resampled.
+            (B, M), see `lensscan.nets.novelty`, NaN for a model that gives none; ``flags`` (B,) uint32,
+            ``OUT_OF_RANGE`` where sigma or seeing lie outside any card's range or the stamp was resampled.
         """
         if self.columns is None:
             if self.done is not None:
