@@ -93,7 +93,7 @@ FLAG_TEXT: dict[Flag, str] = {
     Flag.POSTERIOR_AT_PRIOR: "the interval of theta_E touches a bound of the model's prior",
     Flag.OFF_CENTRE: "the lens centre lies more than 1 arcsec from the stamp's origin",
     Flag.MEMBERS_DISAGREE: "the networks' logits differ much",
-    Flag.OOD: "unlike anything in training",
+    Flag.OOD: "ood above 1: less like training than all but one mock in a thousand",
     Flag.OUT_OF_RANGE: "noise, seeing or pixel scale outside what the model was trained for",
     Flag.EDGE: "the stamp reaches over the edge of its image",
     Flag.MASKED: "some pixels are missing",
@@ -187,6 +187,9 @@ COLUMNS = (
     Column("theta_E_q975", "f4", "arcsec", "stat.value;phys.angSize", "97.5 % quantile of theta_E"),
     Column("cov", "f4", "", "stat.covariance",
            "Covariance of (theta_E e1 e2 x y sx sy): lower triangle, row by row, arcsec where lengths"),
+    Column("ess", "f4", "", "stat.value",
+           "Effective number of posterior samples under the prior of `export --prior` (in such exports only); "
+           "below 100 the posterior is NaN"),
     Column("ra_lens", "f8", "deg", "pos.eq.ra", "Right ascension of the lens centre (x, y); NaN without WCS"),
     Column("dec_lens", "f8", "deg", "pos.eq.dec", "Declination of the lens centre (x, y); NaN without WCS"),
     Column("pa", "f4", "deg", "pos.posAng",
@@ -194,7 +197,8 @@ COLUMNS = (
     Column("snr", "f4", "", "stat.snr",
            "Signal-to-noise ratio of the stamp's central source, as measured by the network's front end"),
     Column("ood", "f4", "", "",
-           "Out-of-distribution score, the largest of the networks; NaN if they give none"),
+           "Out-of-distribution score -log10(p) / 3, p the share of held-out mocks as unlike training; 1: one in a "
+           "thousand; the largest of the networks, NaN if they give none"),
     Column("n_bands", "u1", "", "meta.number", "Bands present in the stamp"),
     Column("fwhm_{band}", "f4", "arcsec", "instr.obsty.seeing", "Seeing in {band}; NaN if unknown"),
     Column("sigma_{band}", "f4", "nJy", "instr.det.noise", "Noise per pixel in {band}; NaN if absent"),

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lensscan.candidates.file import read_candidates, read_header
+from lensscan.candidates.file import read_candidates, read_header, read_provenance
 from lensscan.candidates.fitstable import write_fits_table
 from lensscan.candidates.score import p_lens
-from lensscan.errors import ConfigError, OutputError
+from lensscan.errors import ConfigError, ModelError, OutputError
 from lensscan.files import replacing
 from lensscan.schema import PARAMETERS, find_column
 
 if TYPE_CHECKING:
     from astropy.table import QTable
+
+    from lensscan.nets.card import ThetaPrior
 
 __all__ = ["FORMATS", "export", "with_prevalence"]
 
@@ -29,12 +31,20 @@ KEYWORDS = {
     "n_rows": "NROWS",
     "n_scored": "NSCORED",
     "prevalence": "PREVALEN",
+    "posterior_prior": "POSTPRIO",
 }
 """Header keywords of the FITS export."""
 TRIANGLE = [(i, j) for i in range(7) for j in range(i + 1)]
 
 
-def export(path: str | Path, to: str, output: str | Path, prevalence: float | None = None) -> int:
+def export(
+    path: str | Path,
+    to: str,
+    output: str | Path,
+    prevalence: float | None = None,
+    prior: str | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> int:
     """Write the candidates of an output in another format; returns the number of rows written.
 
     Parameters
@@ -47,13 +57,21 @@ def export(path: str | Path, to: str, output: str | Path, prevalence: float | No
         File to write; replaced in one step.
     prevalence : float, optional
         Recompute ``p_lens`` and ``p_survey`` for this prevalence.
+    prior : str, optional
+        Re-weight the posteriors to this prior of theta_E: ``natural``, ``uniform`` or a file, see
+        `lensscan.candidates.reweight.new_prior`.
+    report : callable
+        Takes lines about the new prior.
 
     Raises
     ------
     ConfigError
-        If the format is unknown, or the prevalence no probability.
+        If the format is unknown, the prevalence no probability, or the prior cannot be used.
     OutputError, DiskError
-        If a file cannot be read or written, or the format needs what the table lacks.
+        If a file cannot be read or written, the format needs what the table lacks, or no posterior can be
+        re-weighted.
+    ModelError
+        If a prior is asked for, and that of the scan's models is not known.
     """
     if to not in FORMATS:
         raise ConfigError(f"--to {to}: known formats are {', '.join(FORMATS)}")
@@ -62,8 +80,37 @@ def export(path: str | Path, to: str, output: str | Path, prevalence: float | No
     table = read_candidates(path)
     if prevalence is not None:
         with_prevalence(table, prevalence, read_header(path).merge_settings.get("prevalence"))
+    if prior is not None:
+        from lensscan.candidates.reweight import new_prior, reweight
+
+        for line in reweight(table, new_prior(_training_prior(path), prior)).lines():
+            report(line)
     with replacing(output) as temporary:
         return FORMATS[to](table, temporary)
+
+
+def _training_prior(path: str | Path) -> ThetaPrior:
+    """Return the prior of theta_E that the posteriors of an output stand under: that of its models' training."""
+    from lensscan.nets.model import Model
+    from lensscan.nets.prior import card_prior
+
+    provenance = read_provenance(path)
+    names = provenance.get("config", {}).get("model") or []
+    hashes = [model["sha256"] for model in provenance.get("models", [])]
+    if not names or len(names) != len(hashes):
+        raise OutputError(f"{path} does not say which model files it was made with: the posteriors' prior is not known")
+    priors = []
+    for name, sha in zip(names, hashes, strict=True):
+        card = Model.load(name).card
+        if card.hash != sha:
+            raise ModelError(
+                f"model {name} is not the file that made {path} (sha256 {sha[:12]}): the posteriors' prior is not "
+                "known; put that file back"
+            )
+        priors.append(card_prior(card))
+    if any(each != priors[0] for each in priors):
+        raise ConfigError("--prior: the models of this scan were trained under different priors; scan with one of them")
+    return priors[0]
 
 
 def with_prevalence(table: QTable, prevalence: float, stored: float | None) -> None:

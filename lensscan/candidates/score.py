@@ -93,6 +93,8 @@ class Combination:
     prevalence : float or None
     edges, density : ndarray or None
         Histogram of the calibrated logits of lenses.
+    theta_E : tuple of float, or None
+        Range of theta_E (arcsec) in which every network was trained; None if a card does not say.
     notes : tuple of str
         What a reader of the output must know; goes into the provenance.
     """
@@ -102,6 +104,7 @@ class Combination:
     prevalence: float | None
     edges: NDArray[np.float64] | None = None
     density: NDArray[np.float64] | None = None
+    theta_E: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
     counts: NDArray[np.int64] | None = None
     n_scored: int = field(default=0)
@@ -191,6 +194,9 @@ def combine_cards(cards: Sequence[Card], prevalence: float | None, ensemble: Ens
         notes.append("no prevalence is stated (by the cut, or as prevalence): p_lens and p_survey are NaN")
     calibrate(np.zeros(1), calibration)
     combination = Combination(names, calibration, prevalence, notes=tuple(notes))
+    if all(card.theta_E_prior.training for card in cards):
+        priors = [card.theta_E_prior for card in cards]
+        combination.theta_E = max(prior.low for prior in priors), min(prior.high for prior in priors)
     if len(histogram.edges) > 1:
         combination.edges = np.asarray(histogram.edges, dtype=np.float64)
         combination.density = np.asarray(histogram.density, dtype=np.float64)

@@ -18,12 +18,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", required=True, choices=FORMATS, help="format")
     parser.add_argument("-o", "--file", required=True, metavar="FILE", help="file to write")
     parser.add_argument("--prevalence", type=float, metavar="PI", help="recompute p_lens for this fraction of lenses")
+    parser.add_argument(
+        "--prior",
+        metavar="natural|uniform|FILE",
+        help="re-weight the posteriors from the training's prior of theta_E to this one (FILE: theta_E, density)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Export."""
     from lensscan.candidates.export import export
 
-    rows = export(args.output, args.to, args.file, args.prevalence)
+    rows = export(args.output, args.to, args.file, args.prevalence, args.prior, print)
     print(f"{args.file}: {rows:,} candidates")
     return int(ExitCode.OK)

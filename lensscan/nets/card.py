@@ -11,7 +11,7 @@ from lensscan.config import build
 from lensscan.errors import ConfigError, ModelError
 from lensscan.metrics.scalemixture import ScaleMixture
 
-__all__ = ["FORMAT", "Calibration", "Card", "LensDensity"]
+__all__ = ["FORMAT", "Calibration", "Card", "LensDensity", "ThetaPrior"]
 
 FORMAT = 1
 
@@ -49,6 +49,27 @@ class LensDensity:
 
 
 @dataclass(frozen=True, slots=True)
+class ThetaPrior:
+    """Densities of theta_E among lenses (the training's label), per unit of ln theta_E, on an even grid of it.
+
+    Attributes
+    ----------
+    low, high : float
+        Ends of the grid, arcsec: the range in which there were training lenses.
+    training : tuple of float
+        In training: the prior of the posterior.
+    natural : tuple of float
+        With theta_E as the recipe's population has it, all else given theta_E unchanged; empty where the recipe
+        has no such population.
+    """
+
+    low: float = 0.0
+    high: float = 0.0
+    training: tuple[float, ...] = ()
+    natural: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Card:
     """Card of one model.
 
@@ -73,6 +94,8 @@ class Card:
     f_lens : LensDensity
     prior : mapping of str
         The distributions of the parameters in training, in words, by parameter.
+    theta_E_prior : ThetaPrior
+        The distribution of theta_E in numbers; empty in files of older trainings.
     posterior_scale : tuple of 7 float
         Factors on the posterior's standard deviations in latent space, from a calibration split.
     posterior_scale_views : tuple of 7 float, or empty
@@ -80,6 +103,9 @@ class Card:
     posterior_tail, posterior_tail_views : ScaleMixture
         Shape of the posterior's tails, of one view and of eight, fitted together with the scales: the covariance
         times these factors with these weights.  The default is the plain Gaussian.
+    ood_distances, ood_distances_views : tuple of 4 float, or empty
+        Distances among the features that half, a tenth, a hundredth and a thousandth of held-out mocks exceed, with one
+        and with eight views (`lensscan.nets.novelty`); empty: the model gives no ``ood``.
     views : int
         Dihedral views to average, 1 or 8.
     label : str
@@ -104,10 +130,13 @@ class Card:
     calibration: Calibration = field(default_factory=Calibration)
     f_lens: LensDensity = field(default_factory=LensDensity)
     prior: Mapping[str, str] = field(default_factory=dict)
+    theta_E_prior: ThetaPrior = field(default_factory=ThetaPrior)
     posterior_scale: tuple[float, ...] = (1.0,) * 7
     posterior_scale_views: tuple[float, ...] = ()
     posterior_tail: ScaleMixture = field(default_factory=ScaleMixture)
     posterior_tail_views: ScaleMixture = field(default_factory=ScaleMixture)
+    ood_distances: tuple[float, ...] = ()
+    ood_distances_views: tuple[float, ...] = ()
     views: int = 1
     label: str = ""
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -136,6 +165,10 @@ class Card:
         """
         count = int(self.architecture.get("components", 1))
         return count * views if count > 1 else 1
+
+    def ood_edges(self, views: int) -> tuple[float, ...]:
+        """Return the distances that scale ``ood`` for a number of views; empty if the model gives none."""
+        return self.ood_distances_views if views > 1 else self.ood_distances
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], where: str) -> Card:
@@ -166,4 +199,6 @@ class Card:
             raise ModelError(f"{where}: needs 7 posterior scales and 1 or 8 views")
         if not (self.posterior_tail.sound and self.posterior_tail_views.sound):
             raise ModelError(f"{where}: weights and factors of posterior_tail must be positive, the weights of sum 1")
+        if any(len(edges) not in (0, 4) for edges in (self.ood_distances, self.ood_distances_views)):
+            raise ModelError(f"{where}: needs 4 distances to tell what is out of distribution, or none")
         return self

@@ -7,18 +7,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lensscan.nets.heads import LogitHead
 from lensscan.nets.model import Model
 from lensscan.nets.normalise import estimate_sigma, normalise, scalar_inputs
+from lensscan.nets.novelty import last_layer
 
-__all__ = ["embed", "last_layer"]
-
-
-def last_layer(module: nn.Module) -> nn.Module | None:
-    """Return what turns a network's features into its logit: the logit's head, else the last linear layer."""
-    heads = [child for child in module.modules() if isinstance(child, LogitHead)]
-    linear = [child for child in module.modules() if isinstance(child, nn.Linear)]
-    return (heads or linear or [None])[-1]
+__all__ = ["embed"]
 
 
 @torch.inference_mode()

@@ -21,6 +21,7 @@ from lensscan.errors import ModelError
 from lensscan.nets.architecture import build_network
 from lensscan.nets.blocks import Network, fold
 from lensscan.nets.card import FORMAT, Card
+from lensscan.nets.novelty import Novelty
 from lensscan.nets.trivial import Trivial
 from lensscan.survey.stamps import Frame
 
@@ -44,10 +45,13 @@ class Model:
     card : Card
     module : Network
         In evaluation mode; maps (images, scalars) to an `Outcome`.
+    novelty : Novelty, optional
+        What tells how unlike its training a stamp is; files of older trainings have none.
     """
 
     card: Card
     module: Network
+    novelty: Novelty | None = None
 
     @classmethod
     def load(cls, name: str | Path) -> Model:
@@ -61,22 +65,26 @@ class Model:
             If the file is not a model file of a known format, or weights are missing.
         """
         path = find("models", name)
-        stored, weights = _read(path)
+        stored, tensors = _read(path)
+        weights, novelty = Novelty.split(tensors)
         card = Card.from_mapping(stored, str(path))
         card = dataclasses.replace(card, hash=hashlib.sha256(path.read_bytes()).hexdigest())
         module = build_network(card.architecture, len(card.bands), card.size, str(path))
         expected = {key: value.shape for key, value in module.state_dict().items()}
         found = {key: value.shape for key, value in weights.items()}
         wrong = [key for key in {**expected, **found} if expected.get(key) != found.get(key)]
+        if novelty is not None and not novelty.fits(module):
+            wrong.append("of the out-of-distribution score")
         if wrong:
             raise ModelError(f"{path}: weights {wrong[0]} do not fit the card; the file is damaged")
         module.load_state_dict(weights)
-        return cls(card, module.eval())
+        return cls(card, module.eval(), novelty)
 
     def save(self, path: str | Path) -> str:
         """Write the model file under a temporary name, sync, re-read, rename; return its SHA-256."""
         target = Path(path)
         weights = {key: value.detach().cpu().contiguous() for key, value in self.module.state_dict().items()}
+        weights |= self.novelty.tensors() if self.novelty else {}
         header = {"format": FORMAT, "card": self.card.to_mapping()}
         data = save_tensors(weights, {KEY: json.dumps(header, sort_keys=True)})
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ from lensscan.nets.heads import covariance, pack_triangle
 from lensscan.nets.latent import N_COV, N_LATENT, TRIANGLE
 from lensscan.nets.model import Model
 from lensscan.nets.normalise import aperture_snr, estimate_sigma, normalise, scalar_inputs
+from lensscan.nets.novelty import make_detector
 from lensscan.schema import Flag
 from lensscan.survey.stamps import Batch
 
@@ -132,9 +133,9 @@ class Scorer:
         return sum(self._widths())
 
     def _widths(self) -> list[int]:
-        """Return the numbers of float32 columns: logit, means, covariances, weights, sigma, snr, out of range."""
+        """Return the numbers of float32 columns: logit, ood, means, covariances, weights, sigma, snr, out of range."""
         n, k = len(self.networks), sum(network.components for network in self.networks)
-        return [n, k * N_LATENT, k * N_COV, k if k > n else 0, len(self.frame.bands), 1, 1]
+        return [n, n, k * N_LATENT, k * N_COV, k if k > n else 0, len(self.frame.bands), 1, 1]
 
     @torch.inference_mode()
     def _compute(self, images: Tensor, mask: Tensor | None, small: Tensor) -> Tensor:
@@ -150,18 +151,19 @@ class Scorer:
         outcomes = [network(images, mask, sigma, fwhm, present, self.frame.pixel_scale) for network in self.networks]
         logit = torch.stack([outcome[0] for outcome in outcomes], dim=1)
         mean, cov, weight = (torch.cat([outcome[k] for outcome in outcomes], dim=1) for k in (1, 2, 3))
+        ood = torch.stack([network.novelty(logit[:, k]) for k, network in enumerate(self.networks)], dim=1)
         outside = torch.stack([network.outside(sigma, fwhm, present) for network in self.networks]).any(dim=0)
         if self.regress_above is not None:
             below = ~(logit.mean(dim=1) > self.regress_above)
             mean = mean.masked_fill(below[:, None, None], torch.nan)
             cov = cov.masked_fill(below[:, None, None], torch.nan)
-        parts = [logit, mean.flatten(1), cov.flatten(1), weight, sigma, snr[:, None], outside[:, None].float()]
+        parts = [logit, ood, mean.flatten(1), cov.flatten(1), weight, sigma, snr[:, None], outside[:, None].float()]
         return torch.cat([part[:, :width] for part, width in zip(parts, self._widths(), strict=True)], dim=1)
 
     def unpack(self, packed: NDArray[np.float32], resampled: NDArray[np.bool_]) -> Columns:
         """Cut a packed result into its columns."""
-        n, m = len(packed), len(self.networks)
-        logit, mean, cov, weight, sigma, snr, outside = np.split(packed, np.cumsum(self._widths())[:-1], axis=1)
+        n = len(packed)
+        logit, ood, mean, cov, weight, sigma, snr, outside = np.split(packed, np.cumsum(self._widths())[:-1], axis=1)
         out_of_range = (outside[:, 0] > 0.5) | resampled
         return ({"post_weight": weight.copy()} if weight.shape[1] else {}) | {
             "logit": logit.copy(),
@@ -169,7 +171,7 @@ class Scorer:
             "post_cov": cov.reshape(n, -1, N_COV).copy(),
             "sigma": sigma.copy(),
             "snr": snr[:, 0].copy(),
-            "ood": np.full((n, m), np.nan, dtype=np.float32),
+            "ood": ood.copy(),
             "flags": np.where(out_of_range, np.uint32(Flag.OUT_OF_RANGE), np.uint32(0)).astype(np.uint32),
         }
 
@@ -200,8 +202,8 @@ class Pending:
             ``logit`` (B, M) raw, mean over the views; ``post_mean`` (B, K, 7) and ``post_cov`` (B, K, 28)
             latent, the K = M components of the networks; with mixture heads K > M, and ``post_weight`` (B, K) of sum
             1 for each network; ``sigma`` (B, C) nJy; ``snr`` (B,), see `lensscan.nets.normalise.aperture_snr`; ``ood``
-            (B, M), NaN; ``flags`` (B,) uint32, ``OUT_OF_RANGE`` where sigma or seeing lie outside any card's
-            range or the stamp was resampled.
+            (B, M), see `lensscan.nets.novelty`, NaN for a model that gives none; ``flags`` (B,) uint32,
+            ``OUT_OF_RANGE`` where sigma or seeing lie outside any card's range or the stamp was resampled.
         """
         if self.columns is None:
             if self.done is not None:
@@ -238,6 +240,7 @@ class _Network:
         self.views = views or card.views
         self.components = card.components(self.views)
         self.half = precision == "bf16"
+        self.detector = make_detector(model.novelty, model.module, self.module, card.ood_edges(self.views), device)
         scale = torch.tensor(card.scale_of(self.views), dtype=torch.float32)
         rows, columns = (list(axis) for axis in zip(*TRIANGLE, strict=True))
         self.cov_scale = (scale[rows] * scale[columns]).to(device)
@@ -272,6 +275,12 @@ class _Network:
             mean, cov = combine_views(means, covariances)
             weight = sum(weights[1:], weights[0])
         return sum(logits[1:], logits[0]) / self.views, mean, cov * self.cov_scale, weight
+
+    def novelty(self, logit: Tensor) -> Tensor:
+        """Return ``ood`` (B,) of the latest call; NaN where the model gives none, or the logit is NaN."""
+        if self.detector is None:
+            return torch.full_like(logit, torch.nan)
+        return torch.where(torch.isfinite(logit), self.detector.score(), torch.full_like(logit, torch.nan))
 
     def outside(self, sigma: Tensor, fwhm: Tensor, present: Tensor) -> Tensor:
         """Return which rows (B,) have a band whose sigma or seeing lies outside the card's ranges."""

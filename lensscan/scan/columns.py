@@ -118,7 +118,7 @@ class Layout:
         scores["n_bands"] = np.count_nonzero(shard["present"], axis=1)
         for k, band in enumerate(self.bands):
             scores[f"fwhm_{band}"], scores[f"sigma_{band}"] = shard["fwhm"][:, k], shard["sigma"][:, k]
-        scores["flags"] = shard["flags"] | merge_flags(scores, shard["fwhm"])
+        scores["flags"] = shard["flags"] | merge_flags(scores, shard["fwhm"], combination.theta_E)
         return ChunkColumns(scores, cov)
 
     def records(self, columns: ChunkColumns, keep: NDArray[np.intp], plan_row: NDArray[np.int64]) -> NDArray[Any]:

@@ -160,7 +160,7 @@ def calibrate(
         fwhm_range=_ranges(bands, scored.fwhm, augmentation.fwhm),
         **posterior,
     )
-    return Model(card, model.module)
+    return Model(card, model.module, model.novelty)
 
 
 def _ranges(bands: Sequence[str], values: Floats, scatter: float) -> dict[str, tuple[float, float]]:

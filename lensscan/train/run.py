@@ -22,10 +22,12 @@ from lensscan.nets.dihedral import N_VIEWS
 from lensscan.nets.heads import to_latent
 from lensscan.nets.latent import N_LATENT
 from lensscan.nets.model import Card, Model
+from lensscan.nets.prior import LENSES, theta_prior
 from lensscan.train.augment import Sample
 from lensscan.train.distributed import Engine, start_engine
 from lensscan.train.finish import calibrate, evaluate, score_mocks
 from lensscan.train.loop import Trainer
+from lensscan.train.novelty import MOCKS, add_novelty
 from lensscan.train.settings import TrainSettings
 from lensscan.train.stream import simulate_sample
 
@@ -33,7 +35,7 @@ __all__ = ["SEEDS", "Mocks", "TrainRun", "label_of", "make_trainer", "mock_seed"
 
 log = logging.getLogger(__name__)
 
-SEEDS = {"training": 0, "validation": 1, "calibration": 2, "evaluation": 3}
+SEEDS = {"training": 0, "validation": 1, "calibration": 2, "evaluation": 3, "novelty": 4}
 """Offsets of the seeds: purpose p of a training with seed s uses mocks of seed ``10 s + SEEDS[p]``."""
 UNITS_SAMPLE = 2048
 PLAIN: dict[str, Any] = {
@@ -202,7 +204,10 @@ class TrainRun:
         seed = mock_seed(settings, "evaluation")
         scored = score_mocks(model, recipe, seed, finish.evaluation, self.report)
         evaluation = {"mocks_of_seed": seed, **evaluate(model.card, scored)}
-        model = Model(dataclasses.replace(model.card, evaluation=evaluation), model.module)
+        prior = theta_prior(recipe, n=min(LENSES, finish.calibration))
+        model = Model(dataclasses.replace(model.card, evaluation=evaluation, theta_E_prior=prior), model.module)
+        few = min(MOCKS, finish.calibration // 2)
+        model = add_novelty(model, recipe, mock_seed(settings, "novelty"), few, settings.augmentation, self.report)
         digest = model.save(self.output)
         self.report(f"wrote {self.output}, sha256 {digest[:12]}, AUROC {evaluation['auroc']:.4f}")
 

@@ -46,7 +46,7 @@ def test_every_column_is_described(run):
     names = read_candidates(run.out).colnames
     assert all(find_column(name).description for name in names)
     fixed = {column.name for column in COLUMNS if "{" not in column.name}
-    assert fixed - set(names) == {"px", "py"}
+    assert fixed - set(names) == {"px", "py", "ess"}
     with h5py.File(run.out) as h5:
         assert h5["scores/theta_E"].attrs["unit"] == "arcsec"
         assert h5["scores/theta_E"].attrs["ucd"] == "phys.angSize"

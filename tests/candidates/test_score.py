@@ -1,12 +1,14 @@
 """Combination of networks, calibration, probabilities and the survey's own check."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from synthetic_run import make_card
 
 from lensscan.candidates.score import MIN_SURVEY_ROWS, Ensemble, calibrate, combine_cards, p_lens, unique_names
 from lensscan.errors import ModelError
-from lensscan.nets.card import Calibration, LensDensity
+from lensscan.nets.card import Calibration, LensDensity, ThetaPrior
 
 
 def test_single_network_uses_its_card():
@@ -83,3 +85,14 @@ def test_survey_needs_rows_and_prevalence():
     assert np.isfinite(combination.p_survey(logit[:10])).all()
     combination.prevalence = None
     assert np.isnan(combination.p_survey(logit[:10])).all()
+
+
+def test_the_range_of_theta_E_is_what_every_network_knows():
+    cards = [make_card("a"), make_card("b")]
+    assert combine_cards(cards, None).theta_E is None
+    known = [
+        dataclasses.replace(card, theta_E_prior=ThetaPrior(low, high, (1.0, 1.0)))
+        for card, low, high in zip(cards, (0.5, 0.6), (3.0, 2.5), strict=True)
+    ]
+    assert combine_cards(known, None).theta_E == (0.6, 2.5)
+    assert combine_cards([known[0], cards[1]], None).theta_E is None
