@@ -17,10 +17,11 @@ from lensscan.metrics import calibration
 from lensscan.metrics.detection import auroc, tpr_at_fpr, wilson
 from lensscan.metrics.posterior import credibility, marginal_coverage, residuals
 from lensscan.metrics.scalemixture import GAUSSIAN, ScaleMixture, fit_scale_mixture
+from lensscan.mocks.batches import fill_batch
 from lensscan.mocks.recipes import CLASSES, Recipe
 from lensscan.mocks.simulate import simulate
 from lensscan.nets.card import Calibration, Card, LensDensity
-from lensscan.nets.latent import PARAMETERS
+from lensscan.nets.latent import PARAMETERS, to_latent
 from lensscan.nets.mixture import Mixture
 from lensscan.nets.model import Model
 from lensscan.nets.scorer import Scorer
@@ -87,14 +88,7 @@ def score_mocks(
         for low in range(0, count, BATCH):
             rows = slice(low, min(low + BATCH, count))
             used = rows.stop - low
-            slot.clear()
-            slot.images[:used] = mocks.images[rows].numpy()
-            slot.present[:used] = mocks.present[rows].numpy()
-            slot.fwhm[:used] = mocks.fwhm[rows].numpy()
-            if mocks.missing is not None:
-                for row, gone in enumerate(mocks.missing[rows].numpy()):
-                    slot.mask_of(row)[...] = gone
-            slot.close(used)
+            fill_batch(slot, model.frame(), recipe, [mocks], rows)
             result = scorer.submit(slot).result()
             result["fwhm"] = slot.fwhm.copy()
             result.setdefault("post_weight", np.ones(result["post_mean"].shape[:2], np.float32))
@@ -111,10 +105,8 @@ def score_mocks(
 def latent_truth(scored: Scored) -> NDArray[np.float64]:
     """Return the latent truth (n_lens, 7) of the lenses."""
     lens = scored.is_lens
-    columns = [np.asarray(scored.truth[name], np.float64)[lens] for name in PARAMETERS]
-    size = np.hypot(columns[1], columns[2])
-    stretch = np.where(size > 1e-9, np.arctanh(np.minimum(size, 1 - 1e-6)) / np.maximum(size, 1e-9), 1.0)
-    return np.stack([np.log(columns[0]), columns[1] * stretch, columns[2] * stretch, *columns[3:]], axis=1)
+    table = np.stack([np.asarray(scored.truth[name], np.float64)[lens] for name in PARAMETERS], axis=1)
+    return to_latent(table, largest=1 - 1e-6)
 
 
 def recalibrate(scored: Scored) -> tuple[tuple[float, ...], ScaleMixture]:
