@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--catalog", metavar="F", help="survey catalog: file or quoted glob (FITS, HDF5, Parquet, CSV, ECSV)"
     )
     inputs.add_argument("--survey", metavar="S", help="survey: shipped name or TOML file")
-    inputs.add_argument("--cut", metavar="C", help="colour cut: shipped name or TOML file; none: every row")
+    inputs.add_argument("--cut", metavar="C", help="colour cut: shipped name or TOML file; default: every row")
     inputs.add_argument(
         "--stamps", metavar="SPEC", help="packs:DIR, stamps:TEMPLATE, tiles:TEMPLATE or tiles:INDEX.csv"
     )
