@@ -33,6 +33,9 @@ FAILURE_CHUNK = 1_000_000
 NUMBER = re.compile(r"-|[+-]?[\d,]*\.?\d+(e[+-]?\d+)?")
 WIDTH = 120
 """Columns of a line of the ranking; longer ones (many flags) are cut off."""
+TOPS = (10, 100, 1_000, 10_000, 100_000)
+DISAGREE = 2.0
+"""Factor between the numbers of lenses expected by p_lens and by p_survey above which ``show`` warns."""
 FLOW = ("name", "n_in", "n_kept", "n_nan", "n_sentinel")
 
 
@@ -78,6 +81,7 @@ def summary(path: str | Path, n: int = 20, clean: bool = False) -> list[str]:
     lines += _cutflow(path)
     lines += _failures(path, header)
     lines += _top(table, n, clean)
+    lines += _expected(clean_leaders(table, clean))
     lines += _provenance(header, provenance)
     return lines
 
@@ -140,6 +144,27 @@ def _top(table: QTable, n: int, clean: bool) -> list[str]:
         ])  # fmt: skip
     head = ["rank", "id", "ra", "dec", "logit", "p_lens", 'theta_E ["]', "S/N", "flags"]
     return ["", title, *(_cut_off(line) for line in format_table(head, rows))]
+
+
+def _expected(leaders: QTable) -> list[str]:
+    """Return how many lenses the two probabilities promise among the first candidates, and where they disagree."""
+    sums = [np.cumsum(np.asarray(leaders[name], np.float64)) for name in ("p_lens", "p_survey")]
+    stops = sorted({n for n in TOPS if n < len(leaders)} | ({len(leaders)} if len(leaders) else set()))
+    rows, apart = [], []
+    for stop in stops:
+        known = [float(total[stop - 1]) for total in sums]
+        rows.append([f"{stop:,}", *(f"{value:.3g}" if np.isfinite(value) else "-" for value in known)])
+        if np.isfinite(known).all() and max(known) > DISAGREE * min(known):
+            apart.append(f"{stop:,}")
+    if not rows or all(row[1] == row[2] == "-" for row in rows):
+        return []
+    lines = ["", "lenses expected", *format_table(["in the top", "by p_lens", "by p_survey"], rows)]
+    if apart:
+        lines.append(
+            f"warning: in the top {', '.join(apart)} they differ by more than a factor of {DISAGREE:g}: the survey's "
+            "scores are not distributed as the model and the prevalence say; trust neither before you have looked"
+        )
+    return lines
 
 
 def _provenance(header: Header, p: dict[str, Any]) -> list[str]:

@@ -5,11 +5,12 @@ import re
 import h5py
 import numpy as np
 import pytest
+from astropy.table import QTable
 from synthetic_run import make_run
 
 from lensscan.candidates.file import read_candidates
 from lensscan.candidates.flags import UNCLEAN
-from lensscan.candidates.summary import clean_leaders, format_table, probability, summary
+from lensscan.candidates.summary import _expected, clean_leaders, format_table, probability, summary
 from lensscan.cli.main import main
 from lensscan.scan.merge import MergeSettings, merge
 
@@ -39,6 +40,29 @@ def test_summary_says_it_all(output):
     ranking = text.split("\n\n")[3].splitlines()
     assert len(ranking) == 7
     assert all(len(line) <= 120 for line in ranking)
+
+
+def expected(p_lens, p_survey):
+    columns = {"group_rank": np.ones(len(p_lens), int), "flags": np.zeros(len(p_lens), int)}
+    return _expected(clean_leaders(QTable(columns | {"p_lens": p_lens, "p_survey": p_survey})))
+
+
+def test_the_number_of_expected_lenses_is_the_sum_of_probabilities(output):
+    table = clean_leaders(read_candidates(output))
+    text = "\n".join(summary(output, 5))
+    total = f"{np.asarray(table['p_lens'], float)[:10].sum():.3g}"
+    assert re.search(rf"^ *10 +{re.escape(total)} +-$", text, re.M), text
+    p = np.full(150, 0.2)
+    lines = expected(p, 1.9 * p)
+    assert [line.split() for line in lines[3:]] == [["10", "2", "3.8"], ["100", "20", "38"], ["150", "30", "57"]]
+    assert expected(p[:0], p[:0]) == expected(np.full(5, np.nan), np.full(5, np.nan)) == []
+
+
+def test_probabilities_that_disagree_are_warned_of():
+    p = np.where(np.arange(150) < 20, 0.2, 0.01)
+    (warning,) = (line for line in expected(p, np.where(p > 0.1, 0.45, 0.01)) if line.startswith("warning"))
+    assert "in the top 10, 100 they" in warning
+    assert "factor of 2" in warning
 
 
 @pytest.mark.parametrize(
