@@ -11,12 +11,15 @@ model makes of real stamps with and without painted arcs. --difficulty trains tw
 from __future__ import annotations
 
 import argparse
+import shutil
 from typing import TYPE_CHECKING
 
 from lensscan.cli.arguments import add_assignments, at_least, need_gpu
 from lensscan.cli.progress import ProgressLine
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lensscan.evaluate.difficulty import Trainer
     from lensscan.mocks.recipes import Recipe
 
@@ -210,22 +213,24 @@ def run_difficulty(args: argparse.Namespace) -> int:
         device=args.device,
         replicates=args.bootstrap,
     )
-    found = measure_difficulty(settings, published_trainer(args.epochs, args.device), Stages())
+    run = Path(args.output) / f"difficulty--{recipe.name}.run"
+    found = measure_difficulty(settings, published_trainer(args.epochs, args.device, run), Stages())
     print("\n".join(lines(found)))
     for path in write_difficulty(found, Path(args.output), not args.no_plots):
         print(path)
+    shutil.rmtree(run, ignore_errors=True)
     return 0
 
 
-def published_trainer(epochs: int, device: str) -> Trainer:
-    """Return the training of the Argonne slides, with another number of epochs if it is asked for."""
+def published_trainer(epochs: int, device: str, run: Path) -> Trainer:
+    """Return the training of the Argonne slides, for so many epochs, kept in the folder `run`."""
     import dataclasses
 
     from lensscan.train.published import ARGONNE2017, fit_published
 
     recipe = dataclasses.replace(ARGONNE2017, epochs=epochs)
     return lambda images, labels, seed, report: fit_published(
-        images, labels, recipe, seed=seed, device=device, report=report
+        images, labels, recipe, seed=seed, device=device, report=report, checkpoint=run / f"seed-{seed}.ckpt"
     )
 
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from pathlib import Path
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lensscan.errors import PlanMismatch
+from lensscan.files import make_folder
 from lensscan.train.augment import step_generator, step_seed
+from lensscan.train.checkpoint import load_checkpoint, save_checkpoint
 from lensscan.train.split import held_back
 
-__all__ = ["FixedSet", "PublishedRecipe", "band_units", "make_optimiser", "train_epochs"]
+__all__ = ["FixedSet", "Keeper", "PublishedRecipe", "band_units", "make_optimiser", "train_epochs"]
 
 ORDER, DROPOUT = 0, 1
 Line = TypeVar("Line")
@@ -110,6 +117,54 @@ def band_units(shown: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(band.mean().item() for band in bands), spread
 
 
+class Keeper(Generic[Line]):
+    """Keeps a training on disk after every epoch; one that was broken off goes on as if it never had been.
+
+    Parameters
+    ----------
+    path : Path
+    whole : FixedSet
+    recipe : PublishedRecipe
+    seed : int
+    line : type
+        Dataclass of the history's lines.
+    """
+
+    def __init__(self, path: Path, whole: FixedSet, recipe: PublishedRecipe, seed: int, line: type[Line]) -> None:
+        make_folder(path.parent)
+        content = dataclasses.asdict(recipe) | {"seed": seed}
+        del content["epochs"]  # a longer training begins as a shorter one does
+        found = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+        for part in (whole.images, whole.targets, whole.used):
+            found.update(part.contiguous().numpy().data)
+        self.path, self.digest, self.line, self.epochs = path, found.hexdigest(), line, recipe.epochs
+
+    def restore(self, network: nn.Module, optimiser: torch.optim.Optimizer) -> list[Line]:
+        """Put network and optimiser where they were left, and return the history; empty if there is none.
+
+        Raises
+        ------
+        PlanMismatch
+            If the file belongs to another training, or has gone further than this one wants to.
+        OutputError
+            If it cannot be read.
+        """
+        state = load_checkpoint(self.path, self.digest)
+        if state is None:
+            return []
+        if len(state["history"]) > self.epochs:
+            raise PlanMismatch(f"checkpoint {self.path} has {len(state['history'])} epochs, more than {self.epochs}")
+        network.load_state_dict(state["network"])
+        optimiser.load_state_dict(state["optimiser"])
+        return [self.line(**line) for line in state["history"]]
+
+    def save(self, network: nn.Module, optimiser: torch.optim.Optimizer, history: list[Line]) -> None:
+        """Write the state at the end of an epoch, whole or not at all."""
+        lines = [dataclasses.asdict(line) for line in history]  # type: ignore[call-overload]
+        parts = {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "history": lines}
+        save_checkpoint(self.path, self.digest, parts)
+
+
 def make_optimiser(recipe: PublishedRecipe, network: nn.Module) -> torch.optim.Optimizer:
     """Return the recipe's optimiser of a network."""
     if recipe.optimiser == "sgd":
@@ -118,6 +173,7 @@ def make_optimiser(recipe: PublishedRecipe, network: nn.Module) -> torch.optim.O
 
 
 def train_epochs(
+    network: nn.Module,
     forward: Callable[[Tensor], Tensor],
     optimiser: torch.optim.Optimizer,
     examples: tuple[Tensor, Tensor],
@@ -126,11 +182,14 @@ def train_epochs(
     seed: int,
     line_of: Callable[[int, float, Tensor], Line],
     report: Callable[[Line], bool | None],
+    keeper: Keeper[Line] | None = None,
 ) -> list[Line]:
     """Train for the recipe's epochs and return its history.
 
     Parameters
     ----------
+    network : Module
+        What is trained.
     forward : callable
         Maps stamps to outputs, in training mode.
     examples : (Tensor, Tensor)
@@ -140,12 +199,19 @@ def train_epochs(
     line_of : callable
         Makes a line of the history of the epoch's number, its mean loss, and what `forward` gave for each stamp.
     report : callable
-        Takes the lines as they come; if it returns True, that epoch was the last.
+        Takes the lines as they come, those of a training that goes on first; if it returns True, that epoch was
+        the last.
+    keeper : Keeper, optional
+        Goes on from what it holds, and holds every epoch.
     """
-    history: list[Line] = []
-    for epoch in range(recipe.epochs):
+    history = [] if keeper is None else keeper.restore(network, optimiser)
+    if any([report(line) for line in history][-1:]):
+        return history
+    for epoch in range(len(history), recipe.epochs):
         loss, outputs = _train_epoch(forward, optimiser, *examples, loss_of, recipe, seed, epoch)
         history.append(line_of(epoch + 1, loss, outputs))
+        if keeper is not None:
+            keeper.save(network, optimiser, history)
         if report(history[-1]):
             break
     return history

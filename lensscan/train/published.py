@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from lensscan.nets.classic.classifier import Classifier, ClassifierConfig, scaled
-from lensscan.train.fixed import FixedSet, PublishedRecipe, band_units, make_optimiser, train_epochs
+from lensscan.train.fixed import FixedSet, Keeper, PublishedRecipe, band_units, make_optimiser, train_epochs
 
 __all__ = [
     "ARGONNE2017",
@@ -89,6 +90,7 @@ def fit_published(
     groups: NDArray[np.int64] | None = None,
     device: torch.device | str = "cpu",
     report: Callable[[Epoch], bool | None] = lambda epoch: None,
+    checkpoint: Path | None = None,
 ) -> Fitted:
     """Train a published classifier on one fixed set of stamps.
 
@@ -107,11 +109,15 @@ def fit_published(
         The whole set lies there.
     report : callable
         Takes the history's lines as they come; if it returns True, that epoch was the last.
+    checkpoint : Path, optional
+        Written after every epoch; a training that was broken off goes on from there, to the same weights.
 
     Raises
     ------
     ValueError
         If a pixel is not finite, labels do not fit, or a band is constant.
+    PlanMismatch, OutputError
+        If the checkpoint belongs to another training, or cannot be read or written.
     """
     if np.ndim(labels) != 1:
         raise ValueError(f"labels {np.shape(labels)} are not (n,)")
@@ -134,7 +140,8 @@ def fit_published(
 
     optimiser = make_optimiser(recipe, network)
     loss_of = F.binary_cross_entropy_with_logits
-    history = train_epochs(classify, optimiser, train, loss_of, recipe, seed, line, report)
+    keeper = None if checkpoint is None else Keeper(checkpoint, whole, recipe, seed, Epoch)
+    history = train_epochs(network, classify, optimiser, train, loss_of, recipe, seed, line, report, keeper)
     convert_conv2d_weight_memory_format(network, torch.contiguous_format)
     network.to("cpu").eval()
     return Fitted(network, config, history, whole.kept.numpy())

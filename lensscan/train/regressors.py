@@ -139,7 +139,7 @@ def fit_regressor(
     def regress(part: Tensor) -> Tensor:
         return body.train()(part)
 
-    history = train_epochs(regress, make_optimiser(recipe, body), train, loss_of, recipe, seed, line, report)
+    history = train_epochs(body, regress, make_optimiser(recipe, body), train, loss_of, recipe, seed, line, report)
     body.to("cpu").eval()
     return FittedRegressor(body, recipe.scaling, mean, std, history, whole.kept.numpy())
 

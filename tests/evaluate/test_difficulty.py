@@ -163,6 +163,7 @@ def test_command(tmp_path, capsys):
     assert "published 0.625" in said
     assert (tmp_path / "difficulty--argonne2017-single.json").is_file()
     assert not list(tmp_path.glob("*.png"))
+    assert not list(tmp_path.glob("*.run")), "what was kept of the training is not needed any more"
 
 
 def test_refusals_are_one_line(capsys):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from toy_mocks import toy_source
 
+from lensscan.errors import PlanMismatch
 from lensscan.nets.architecture import architecture, build_network
 from lensscan.nets.classic.classifier import scaled
 from lensscan.nets.model import Card, Model
@@ -137,3 +138,36 @@ def test_the_page_of_networks_runs(toys, capsys):
     assert names["logit"].shape == names["log_odds"].shape == (10,)
     assert names["last"].epoch == 2
     assert 0 <= float(capsys.readouterr().out) <= 1
+
+
+def test_a_training_that_was_broken_off_goes_on_as_if_it_never_had_been(toys, tmp_path):
+    class Killed(Exception):
+        pass
+
+    def kill(line):
+        if line.epoch == 2:
+            raise Killed
+
+    path, seen = tmp_path / "run" / "seed-2.ckpt", []
+    with pytest.raises(Killed):
+        fit_published(*toys, FEW, seed=2, report=kill, checkpoint=path)
+    resumed = fit_published(*toys, FEW, seed=2, report=lambda line: seen.append(line.epoch), checkpoint=path)
+    undisturbed = fit_published(*toys, FEW, seed=2)
+    assert seen == [1, 2, 3]
+    assert resumed.history == undisturbed.history
+    for key, value in undisturbed.network.state_dict().items():
+        assert torch.equal(value, resumed.network.state_dict()[key]), key
+
+
+def test_a_checkpoint_of_another_training_is_refused_and_a_longer_one_goes_on(toys, tmp_path):
+    path = tmp_path / "a.ckpt"
+    images, labels = toys
+    first = fit_published(images, labels, FEW, seed=2, checkpoint=path)
+    for others in ((images + 1, labels, FEW, 2), (images, ~labels, FEW, 2), (images, labels, FEW, 3)):
+        with pytest.raises(PlanMismatch):
+            fit_published(*others, checkpoint=path)
+    longer = fit_published(images, labels, dataclasses.replace(FEW, epochs=4), seed=2, checkpoint=path)
+    assert longer.history[:3] == first.history
+    assert len(longer.history) == 4
+    with pytest.raises(PlanMismatch, match="4 epochs, more than 3"):
+        fit_published(images, labels, FEW, seed=2, checkpoint=path)
