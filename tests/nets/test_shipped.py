@@ -26,7 +26,7 @@ def test_the_des_model_is_shipped():
 
 def test_card_is_complete(model):
     card = model.card
-    assert find("models", card.name).stat().st_size < 3e6
+    assert find("models", card.name).stat().st_size < 10e6, "all shipped models together stay below 40 MB"
     assert card.label
     assert card.calibration.kind in ("temperature", "platt")
     assert np.sum(np.diff(card.f_lens.edges) * card.f_lens.density) == pytest.approx(1.0, abs=1e-3)
