@@ -71,7 +71,7 @@ def test_killed_at_every_point_and_resumed(alone, tmp_path):
 @pytest.mark.slow
 @pytest.mark.mpi
 def test_a_dead_rank_is_replaced_by_the_others(alone, tmp_path):
-    fault = "point=sweep:claimed,do=SIGKILL,rank=1,hit=2"
+    fault = "point=sweep:claimed,do=SIGKILL,rank=1"
     done = sweep(tmp_path / "ulfm", ranks=2, ulfm=True, fault=fault)
     assert table(tmp_path / "ulfm") == table(alone[0]), done
     assert (tmp_path / "ulfm" / "parallel.png").exists()
@@ -80,7 +80,7 @@ def test_a_dead_rank_is_replaced_by_the_others(alone, tmp_path):
 @pytest.mark.slow
 @pytest.mark.mpi
 def test_the_others_write_the_results_of_a_dead_root(alone, tmp_path):
-    fault = "point=sweep:claimed,do=SIGKILL,rank=0,hit=2"
+    fault = "point=sweep:claimed,do=SIGKILL,rank=0"
     done = sweep(tmp_path / "root", ranks=2, ulfm=True, fault=fault)
     assert table(tmp_path / "root") == table(alone[0]), done
 
@@ -88,7 +88,7 @@ def test_the_others_write_the_results_of_a_dead_root(alone, tmp_path):
 @pytest.mark.slow
 @pytest.mark.mpi
 def test_a_job_that_dies_with_its_rank_is_resumed_by_one(alone, tmp_path):
-    killed = sweep(tmp_path / "job", ranks=2, fault="point=sweep:trained,do=SIGKILL,rank=1,hit=2")
+    killed = sweep(tmp_path / "job", ranks=2, fault="point=sweep:trained,do=SIGKILL,rank=1")
     assert killed.code != 0, killed
     done = sweep(tmp_path / "job")
     assert done.code == 0, done
@@ -98,7 +98,7 @@ def test_a_job_that_dies_with_its_rank_is_resumed_by_one(alone, tmp_path):
 @pytest.mark.slow
 @pytest.mark.mpi
 def test_a_signal_to_one_rank_stops_all(alone, tmp_path):
-    stopped = sweep(tmp_path / "stop", ranks=2, fault="point=sweep:claimed,do=SIGUSR1,rank=1,hit=2")
+    stopped = sweep(tmp_path / "stop", ranks=2, fault="point=sweep:claimed,do=SIGUSR1,rank=1")
     assert stopped.code == ExitCode.INCOMPLETE, stopped
     assert "run the same command again" in stopped.err
     assert len(table(tmp_path / "stop")) < 9
