@@ -31,6 +31,7 @@ __all__ = [
     "Survey",
     "build",
     "check_keys",
+    "content",
     "digest",
     "find",
     "late",
@@ -314,7 +315,7 @@ def load_cut(name: str | Path) -> Cut:
 
 
 def late(default: Any) -> Any:
-    """Return a dataclass field that came later: it enters a `digest` only where it differs from its default."""
+    """Return a dataclass field that came later: it enters `content` only where it differs from its default."""
     return field(default=default, metadata=LATE)
 
 
@@ -332,13 +333,13 @@ def digest(table: Any, without: Collection[str] = (), **more: Any) -> str:
     **more
         Counts besides, by name.
     """
-    content = {key: value for key, value in _content(table).items() if key not in without} | more
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    counted = {key: value for key, value in content(table).items() if key not in without} | more
+    return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()
 
 
-def _content(table: Any) -> dict[str, Any]:
-    """Return a dataclass as nested dictionaries, without late fields that have their default."""
-    content = {}
+def content(table: Any) -> dict[str, Any]:
+    """Return a dataclass as nested dictionaries, without `late` fields that have their default."""
+    found = {}
     for item in dataclasses.fields(table):
         value = getattr(table, item.name)
         if item.metadata.get("late"):
@@ -346,6 +347,6 @@ def _content(table: Any) -> dict[str, Any]:
             if value == default:
                 continue
         if isinstance(value, Mapping):
-            value = {key: _content(v) if dataclasses.is_dataclass(v) else v for key, v in value.items()}
-        content[item.name] = _content(value) if dataclasses.is_dataclass(value) else value
-    return content
+            value = {key: content(v) if dataclasses.is_dataclass(v) else v for key, v in value.items()}
+        found[item.name] = content(value) if dataclasses.is_dataclass(value) else value
+    return found

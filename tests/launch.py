@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,8 @@ MANY_RANKS = {
 }
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 TIMEOUT = 110
+HOLD = tempfile.TemporaryDirectory(prefix="lensscan-launch-", ignore_cleanup_errors=True)
+"""Temporary folders of all runs, gone with the tests."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,13 @@ def mpiexec() -> str:
 
 
 def environment(fault: str = "", **extra: str) -> dict[str, str]:
-    """Environment of a run; a fault is passed on to all ranks."""
-    result = {**os.environ, **ROOT_MAY_RUN, **MANY_RANKS, **ONE_THREAD, **extra}
+    """Environment of a run; a fault is passed on to all ranks.
+
+    Each run has a temporary folder of its own: a killed mpiexec leaves a folder named after its process number, and a
+    later one that happens to get the same number refuses to start beside it ("listener thread failed to start").
+    """
+    own = {"TMPDIR": tempfile.mkdtemp(dir=HOLD.name)}
+    result = {**os.environ, **ROOT_MAY_RUN, **MANY_RANKS, **ONE_THREAD, **own, **extra}
     result.pop("LENSSCAN_FAULT", None)
     if fault:
         result["LENSSCAN_FAULT"] = fault

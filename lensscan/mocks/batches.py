@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lensscan.mocks.recipes import Recipe
 from lensscan.mocks.simulate import Mocks
 from lensscan.survey.placement import place_centred
 from lensscan.survey.stamps import Batch, Frame
 
-__all__ = ["fill_batch"]
+__all__ = ["fill_batch", "lay"]
 
 
 def fill_batch(batch: Batch, frame: Frame, recipe: Recipe, parts: Sequence[Mocks], rows: slice) -> None:
@@ -25,29 +27,53 @@ def fill_batch(batch: Batch, frame: Frame, recipe: Recipe, parts: Sequence[Mocks
         Its bands must be among the recipe's.
     recipe : Recipe
     parts : sequence of Mocks
+        Of that recipe: all state missing pixels, or none does.
     rows : slice
         Taken of each part.
     """
-    images, present, fwhm = (
-        np.concatenate([getattr(part, name)[rows].cpu().numpy() for part in parts])
-        for name in ("images", "present", "fwhm")
-    )
-    missing = [None if part.missing is None else part.missing[rows].cpu().numpy() for part in parts]
-    flagged = any(part is not None and part.any() for part in missing)
-    bad = np.concatenate([np.zeros(images.shape, bool) if part is None else part for part in missing])
     chosen = [recipe.bands.index(band) for band in frame.bands]
-    place = place_centred((recipe.size, recipe.size), frame.size)
+
+    def joined(name: str) -> NDArray[Any]:
+        return np.concatenate([getattr(part, name)[rows].cpu().numpy() for part in parts])[:, chosen]
+
+    missing = None if parts[0].missing is None else joined("missing")
+    lay(batch, frame, joined("images"), joined("present"), joined("fwhm"), missing)
+
+
+def lay(
+    batch: Batch,
+    frame: Frame,
+    images: NDArray[np.float32],
+    present: NDArray[np.bool_],
+    fwhm: NDArray[np.float32],
+    missing: NDArray[np.bool_] | None,
+) -> None:
+    """Lay stamps of the frame's bands into a batch, cropped or padded.
+
+    Parameters
+    ----------
+    batch : Batch
+        Of the frame's shape; closed on return.
+    frame : Frame
+    images : (n, C, S, S) array
+        nJy per pixel.
+    present, fwhm : (n, C) arrays
+    missing : (n, C, S, S) array, or None
+        Pixels without a value.
+    """
+    place = place_centred(images.shape[2:], frame.size)
+    nothing = np.zeros(images.shape[2:], bool)
     batch.clear()
     n = len(images)
     for row in range(n):
-        for band, source in enumerate(chosen):
-            gone = bad[row, source]
-            if present[row, source]:
-                place.put(np.where(gone, np.float32(0), images[row, source]), 1.0, batch.images[row, band])
+        for band in range(len(frame.bands)):
+            gone = nothing if missing is None else missing[row, band]
+            if present[row, band]:
+                place.put(np.where(gone, np.float32(0), images[row, band]), 1.0, batch.images[row, band])
             else:
                 batch.images[row, band] = 0.0
-            if place.padding or (flagged and gone.any()):
+            if place.padding or gone.any():
                 place.put_mask(gone, batch.mask_of(row)[band])
-    batch.present[:n], batch.fwhm[:n] = present[:, chosen], fwhm[:, chosen]
+    batch.present[:n], batch.fwhm[:n] = present, fwhm
     batch.origin[:n] = np.array(place.offset) * frame.pixel_scale
     batch.close(n)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from lensscan.config import build
+from lensscan.config import build, content
 from lensscan.errors import ConfigError, ModelError
 from lensscan.nets.blocks import Network
 from lensscan.nets.classic.classifier import Classifier, ClassifierConfig
@@ -43,13 +42,9 @@ def network_config(table: Mapping[str, Any], where: str) -> NetworkConfig:
 
 
 def architecture(config: NetworkConfig) -> dict[str, Any]:
-    """Return a card's description of a network; no drop-out is not mentioned, as before there was any."""
-    described = dataclasses.asdict(config)
-    if not isinstance(config, ResNetConfig):
-        return described
-    if config.dropout == 0:
-        del described["dropout"]
-    return {"kind": "resnet", **described}
+    """Return a card's description of a network; what came later is mentioned where it is used."""
+    kind = {"kind": "resnet"} if isinstance(config, ResNetConfig) else {}
+    return {**kind, **content(config)}
 
 
 def build_network(architecture: Mapping[str, Any], n_bands: int, size: int, where: str = "model") -> Network:

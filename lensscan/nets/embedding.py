@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from lensscan.nets.model import Model
 from lensscan.nets.normalise import estimate_sigma, normalise, scalar_inputs
-from lensscan.nets.novelty import last_layer
+from lensscan.nets.novelty import FeatureTap, feature_layer
 
 __all__ = ["embed"]
 
@@ -40,15 +39,10 @@ def embed(
     device : str
     """
     module = model.module.to(device)
-    layer = last_layer(module)
+    layer = feature_layer(module)
     if layer is None:
         return None
-    seen: list[Tensor] = []
-
-    def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen.append(inputs[0].detach().float().cpu())
-
-    hook = layer.register_forward_pre_hook(keep)
+    tap = FeatureTap(module, layer)
     try:
         for start in range(0, len(images), batch):
             rows = slice(start, start + batch)
@@ -64,6 +58,6 @@ def embed(
                 stamps = normalise(stamps, mask, sigma, model.card.softening)
             module(stamps, scalar_inputs(sigma, unknown, exists, model.card.pixel_scale))
     finally:
-        hook.remove()
+        tap.remove()
         module.to("cpu")
-    return torch.cat(seen).flatten(1).numpy() if seen else None
+    return torch.cat(tap.take()).cpu().numpy() if len(images) else None

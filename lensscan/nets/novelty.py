@@ -74,11 +74,11 @@ class Novelty:
 
     @classmethod
     def split(cls, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Novelty | None]:
-        """Return the weights of a model file, and what it holds of this kind."""
+        """Return the weights of a model file, and what it holds of this kind; a part of it counts as a weight."""
         weights = {name: value for name, value in tensors.items() if not name.startswith(PREFIX)}
         own = {name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)}
         if set(own) != {"whiten", "offset", "centres"}:
-            return weights, None
+            return dict(tensors), None
         return weights, cls(own["whiten"], own["offset"], own["centres"])
 
     def fits(self, module: nn.Module) -> bool:
@@ -169,7 +169,7 @@ def feature_width(module: nn.Module) -> int:
 
 
 class FeatureTap:
-    """Keeps the features of a network's passes.
+    """Keeps the features of a network's passes, until `remove` is called.
 
     Parameters
     ----------
@@ -181,7 +181,7 @@ class FeatureTap:
 
     def __init__(self, module: nn.Module, layer: str) -> None:
         self.seen: list[Tensor] = []
-        module.get_submodule(layer).register_forward_pre_hook(self._keep)
+        self.remove = module.get_submodule(layer).register_forward_pre_hook(self._keep).remove
 
     def _keep(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self.seen.append(inputs[0].detach().float().flatten(1))
@@ -218,7 +218,7 @@ class Detector:
         self.edges = torch.tensor(edges, dtype=torch.float32, device=device)
 
     def score(self) -> Tensor:
-        """Return ``ood`` (B,) from the passes since the last call: of the mean square distance of all views.
+        """Return ``ood`` (B,) from the passes kept by `tap`: of the mean square distance of all views.
 
         The same bits for a row in any batch.
         """

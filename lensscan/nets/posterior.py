@@ -73,8 +73,7 @@ def posterior_columns(
     cov : (n, K, 28) array
         Latent covariances, packed lower triangles.
     weight : (n, K) array, optional
-        Weights of the components, not negative, in any unit; without them, and in rows where all are the same,
-        each component counts alike.
+        Weights of the components, not negative, in any unit; without them each component counts alike.
     tails : sequence of K ScaleMixture, optional
         Shape of each component, of which mean and cov are the centre and the covariance before its factors.
 
@@ -104,43 +103,33 @@ def posterior_columns(
         stop = min(start + BLOCK, n)
         block_mean = np.zeros((count, N_LATENT, BLOCK))
         block_cov = np.ones((count, N_COV, BLOCK))
-        block_weight = np.ones((count, BLOCK))
         block_mean[:, :, : stop - start] = mean[start:stop].transpose(1, 2, 0)
         block_cov[:, :, : stop - start] = cov[start:stop].transpose(1, 2, 0)
+        block_weight = None
         if weight is not None:
+            block_weight = np.ones((count, BLOCK))
             block_weight[:, : stop - start] = weight[start:stop].T
         for name, column in _block_columns(block_mean, block_cov, block_weight, shapes).items():
             result[name][start:stop] = column[: stop - start]
     return result
 
 
-def _block_columns(mean: Array, cov: Array, weight: Array, tails: Tails) -> dict[str, Array]:
-    """Summarise one block: mean (K, 7, BLOCK), cov (K, 28, BLOCK), weight (K, BLOCK)."""
+def _block_columns(mean: Array, cov: Array, weight: Array | None, tails: Tails) -> dict[str, Array]:
+    """Summarise one block: mean (K, 7, BLOCK), cov (K, 28, BLOCK), weight (K, BLOCK) or None where all are alike."""
     bad = ~(np.isfinite(mean).all(axis=(0, 1)) & np.isfinite(cov).all(axis=(0, 1)))
-    bad |= ~(np.isfinite(weight).all(axis=0) & (weight >= 0).all(axis=0) & (weight.sum(axis=0) > 0))
+    if weight is not None:
+        bad |= ~(np.isfinite(weight).all(axis=0) & (weight >= 0).all(axis=0) & (weight.sum(axis=0) > 0))
+        weight[:, bad] = 1.0
+        weight = weight / weight.sum(axis=0) if len(weight) > 1 else None
     mean[:, :, bad] = 0.0
     cov[:, :, bad] = 1.0
-    weight[:, bad] = 1.0
-    alike = (weight == weight[0]).all(axis=0)
     with np.errstate(over="ignore", invalid="ignore"):
         factor = np.stack([cholesky_packed(component) for component in cov])
-        columns = _summary(mean, cov, factor, None, tails) if alike.any() else {}
-        if not alike.all():
-            weighted = _summary(mean, cov, factor, weight / weight.sum(axis=0), tails)
-            for name, column in weighted.items():
-                if columns:
-                    column[alike] = columns[name][alike]
-            columns = weighted
+        columns = _marginals(mean, cov, weight, tails)
+        columns.update(_ellipticities(mean, factor, weight, tails))
+        columns["cov"] = _covariance(mean, factor, weight, tails)
     for column in columns.values():
         column[bad] = np.nan
-    return columns
-
-
-def _summary(mean: Array, cov: Array, factor: Array, weight: Array | None, tails: Tails) -> dict[str, Array]:
-    """Return all columns of one block with these weights (K, BLOCK), which sum to 1; None: all alike."""
-    columns = _marginals(mean, cov, weight, tails)
-    columns.update(_ellipticities(mean, factor, weight, tails))
-    columns["cov"] = _covariance(mean, factor, weight, tails)
     return columns
 
 

@@ -151,7 +151,7 @@ class Scorer:
         outcomes = [network(images, mask, sigma, fwhm, present, self.frame.pixel_scale) for network in self.networks]
         logit = torch.stack([outcome[0] for outcome in outcomes], dim=1)
         mean, cov, weight = (torch.cat([outcome[k] for outcome in outcomes], dim=1) for k in (1, 2, 3))
-        ood = torch.stack([network.novelty(logit[:, k]) for k, network in enumerate(self.networks)], dim=1)
+        ood = torch.stack([outcome[4] for outcome in outcomes], dim=1)
         outside = torch.stack([network.outside(sigma, fwhm, present) for network in self.networks]).any(dim=0)
         if self.regress_above is not None:
             below = ~(logit.mean(dim=1) > self.regress_above)
@@ -251,11 +251,13 @@ class _Network:
 
     def __call__(
         self, images: Tensor, mask: Tensor | None, sigma: Tensor, fwhm: Tensor, present: Tensor, scale: float
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return logit (B,), means (B, K, 7), packed covariances (B, K, 28) and weights (B, K) over the views.
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return logit (B,), means (B, K, 7), packed covariances (B, K, 28), weights (B, K), ood (B,) over the views.
 
         The views of a single Gaussian become one by their moments; those of a mixture are all kept.
         """
+        if self.detector is not None:
+            self.detector.tap.take()  # of a batch that failed on its way
         scalars = scalar_inputs(sigma, fwhm, present, scale)
         if self.module.normalised:
             images = normalise(images, mask, sigma, self.softening)
@@ -267,20 +269,18 @@ class _Network:
             means.append(undo(outcome.mean, view))
             covariances.append(transform_covariance(pack_triangle(covariance(outcome.factor)), view, backward=True))
             weights.append(torch.exp(outcome.log_weight) / self.views)
+        logit = logits[0] if self.views == 1 else sum(logits[1:], logits[0]) / self.views
+        ood = torch.full_like(logit, torch.nan)
+        if self.detector is not None:
+            ood = torch.where(torch.isfinite(logit), self.detector.score(), ood)
         if self.views == 1:
-            return logits[0], means[0], covariances[0] * self.cov_scale, weights[0]
+            return logit, means[0], covariances[0] * self.cov_scale, weights[0], ood
         if self.components > 1:
             mean, cov, weight = (torch.cat(parts, dim=1) for parts in (means, covariances, weights))
         else:
             mean, cov = combine_views(means, covariances)
             weight = sum(weights[1:], weights[0])
-        return sum(logits[1:], logits[0]) / self.views, mean, cov * self.cov_scale, weight
-
-    def novelty(self, logit: Tensor) -> Tensor:
-        """Return ``ood`` (B,) of the latest call; NaN where the model gives none, or the logit is NaN."""
-        if self.detector is None:
-            return torch.full_like(logit, torch.nan)
-        return torch.where(torch.isfinite(logit), self.detector.score(), torch.full_like(logit, torch.nan))
+        return logit, mean, cov * self.cov_scale, weight, ood
 
     def outside(self, sigma: Tensor, fwhm: Tensor, present: Tensor) -> Tensor:
         """Return which rows (B,) have a band whose sigma or seeing lies outside the card's ranges."""

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -23,8 +23,11 @@ from lensscan.train.split import held_back
 
 __all__ = ["FixedSet", "Keeper", "PublishedRecipe", "band_units", "make_optimiser", "train_epochs"]
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 ORDER, DROPOUT = 0, 1
-Line = TypeVar("Line")
+Line = TypeVar("Line", bound="DataclassInstance")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +163,7 @@ class Keeper(Generic[Line]):
 
     def save(self, network: nn.Module, optimiser: torch.optim.Optimizer, history: list[Line]) -> None:
         """Write the state at the end of an epoch, whole or not at all."""
-        lines = [dataclasses.asdict(line) for line in history]  # type: ignore[call-overload]
+        lines = [dataclasses.asdict(line) for line in history]
         parts = {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "history": lines}
         save_checkpoint(self.path, self.digest, parts)
 
@@ -205,7 +208,10 @@ def train_epochs(
         Goes on from what it holds, and holds every epoch.
     """
     history = [] if keeper is None else keeper.restore(network, optimiser)
-    if any([report(line) for line in history][-1:]):
+    ended = False
+    for line in history:
+        ended = bool(report(line))
+    if ended:
         return history
     for epoch in range(len(history), recipe.epochs):
         loss, outputs = _train_epoch(forward, optimiser, *examples, loss_of, recipe, seed, epoch)

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lensscan.mocks.batches import lay
 from lensscan.mocks.recipes import Recipe
 from lensscan.nets.dihedral import N_VIEWS
 from lensscan.nets.model import Model
 from lensscan.nets.novelty import TAILS, FeatureTap, Novelty, feature_layer, feature_width, fit_novelty
 from lensscan.nets.scorer import Scorer
-from lensscan.survey.stamps import Batch, allocate
+from lensscan.survey.stamps import allocate
 from lensscan.train.augment import Sample, augment
 from lensscan.train.settings import Augmentation
 from lensscan.train.stream import simulate_sample
@@ -117,26 +118,13 @@ def sample_features(model: Model, sample: Sample, views: int = 1) -> NDArray[np.
     """
     scorer = Scorer([Model(model.card, model.module)], "cpu", BATCH, views=views)
     tap = FeatureTap(scorer.networks[0].module, feature_layer(model.module) or "")
-    slot = allocate(BATCH, model.frame())
+    frame = model.frame()
+    slot = allocate(BATCH, frame)
     result = []
     for start in range(0, len(sample.images), BATCH):
-        used = _fill(slot, sample, start)
+        rows = slice(start, min(start + BATCH, len(sample.images)))
+        mask = None if sample.mask is None else sample.mask[rows].numpy()
+        lay(slot, frame, sample.images[rows].numpy(), sample.present[rows].numpy(), sample.fwhm[rows].numpy(), mask)
         scorer.submit(slot).result()
-        result.append(torch.stack([part[:used] for part in tap.take()], dim=1).numpy())
+        result.append(torch.stack([part[: slot.n] for part in tap.take()], dim=1).numpy())
     return np.concatenate(result)
-
-
-def _fill(slot: Batch, sample: Sample, start: int) -> int:
-    """Fill a slot with the rows from `start` on; returns how many."""
-    rows = slice(start, min(start + BATCH, len(sample.images)))
-    used = rows.stop - start
-    slot.clear()
-    slot.images[:used] = sample.images[rows].numpy()
-    slot.present[:used] = sample.present[rows].numpy()
-    slot.fwhm[:used] = sample.fwhm[rows].numpy()
-    if sample.mask is not None:
-        for row, gone in enumerate(sample.mask[rows].numpy()):
-            if gone.any():
-                slot.mask_of(row)[...] = gone
-    slot.close(used)
-    return used

@@ -204,8 +204,10 @@ class TrainRun:
         seed = mock_seed(settings, "evaluation")
         scored = score_mocks(model, recipe, seed, finish.evaluation, self.report)
         evaluation = {"mocks_of_seed": seed, **evaluate(model.card, scored)}
-        prior = theta_prior(recipe, n=min(LENSES, finish.calibration))
-        model = Model(dataclasses.replace(model.card, evaluation=evaluation, theta_E_prior=prior), model.module)
+        card = dataclasses.replace(model.card, evaluation=evaluation)
+        if model.module.regresses:
+            card = dataclasses.replace(card, theta_E_prior=theta_prior(recipe, n=min(LENSES, finish.calibration)))
+        model = Model(card, model.module)
         few = min(MOCKS, finish.calibration // 2)
         model = add_novelty(model, recipe, mock_seed(settings, "novelty"), few, settings.augmentation, self.report)
         digest = model.save(self.output)

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from scored_stamps import BANDS, BATCH, fill, made_up_stamps, score
 
 from lensscan.candidates.flags import OOD_LIMIT
 from lensscan.errors import ModelError
@@ -15,6 +16,7 @@ from lensscan.nets.model import Card, Model, build_network, load_model, make_tri
 from lensscan.nets.novelty import (
     TAILS,
     FeatureTap,
+    Novelty,
     compress,
     feature_layer,
     feature_width,
@@ -24,8 +26,6 @@ from lensscan.nets.novelty import (
 from lensscan.nets.scorer import Scorer
 from lensscan.survey.stamps import allocate
 
-BATCH = 64
-BANDS = ("g", "r", "i", "z")
 EDGES = (20.0, 30.0, 40.0, 50.0)
 
 
@@ -35,25 +35,9 @@ def make_model(seed=1, **changes) -> Model:
     return Model(Card("m", {"kind": "resnet"}, BANDS, 64, 0.263, **changes), network.eval())
 
 
-def fill(images, n=BATCH):
-    slot = allocate(BATCH, make_trivial(BANDS, 64, 0.263).frame())
-    slot.images[:n] = images[:n]
-    slot.present[:n] = True
-    slot.fwhm[:n] = (1.1, 1.0, 0.9, np.nan)
-    slot.close(n)
-    return slot
-
-
-def score(model, slot, **options):
-    return Scorer([model], "cpu", BATCH, **options).submit(slot).result()
-
-
 @pytest.fixture(scope="module")
 def stamps():
-    rng = np.random.default_rng(2)
-    images = rng.normal(0, 10, (BATCH, 4, 64, 64)).astype(np.float32)
-    images[:, :, 24:40, 24:40] += rng.gamma(1, 80, (BATCH, 4, 16, 16)).astype(np.float32)
-    return images
+    return made_up_stamps()
 
 
 def with_novelty(seed=1, **changes) -> Model:
@@ -167,10 +151,14 @@ def test_the_model_file_keeps_it(model, stamps, reference, tmp_path):
     np.testing.assert_array_equal(score(again, fill(stamps))["ood"], reference["ood"])
 
 
-def test_files_without_it_still_load():
-    old = load_model("des-griz")
-    assert old.card.ood_distances or old.novelty is None
-    assert make_trivial("gr", 32, 0.2).novelty is None
+def test_files_without_it_still_load(model, stamps, tmp_path):
+    plain = dataclasses.replace(model.card, ood_distances=(), ood_distances_views=())
+    Model(plain, model.module).save(tmp_path / "old.safetensors")
+    old = load_model(tmp_path / "old.safetensors")
+    assert old.novelty is None
+    found = score(old, fill(stamps))
+    assert np.isnan(found["ood"]).all()
+    np.testing.assert_array_equal(found["logit"], score(model, fill(stamps))["logit"])
 
 
 def test_damaged_files_are_refused(model, tmp_path):
@@ -181,6 +169,24 @@ def test_damaged_files_are_refused(model, tmp_path):
     Model(dataclasses.replace(model.card, ood_distances=(1.0, 2.0)), model.module).save(tmp_path / "n.safetensors")
     with pytest.raises(ModelError, match="4 distances"):
         load_model(tmp_path / "n.safetensors")
+
+
+def test_a_part_of_it_is_a_damaged_file(model, tmp_path, monkeypatch):
+    tensors = Novelty.tensors
+    monkeypatch.setattr(Novelty, "tensors", lambda self: dict(list(tensors(self).items())[:2]))
+    model.save(tmp_path / "m.safetensors")
+    with pytest.raises(ModelError, match="novelty"):
+        load_model(tmp_path / "m.safetensors")
+
+
+def test_a_batch_that_failed_leaves_nothing_behind(model, stamps, reference, monkeypatch):
+    scorer = Scorer([model], "cpu", BATCH)
+    with monkeypatch.context() as patch:
+        patch.setattr("lensscan.nets.scorer.undo", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            scorer.submit(fill(stamps[::-1]))
+    found = scorer.submit(fill(stamps)).result()
+    np.testing.assert_array_equal(found["ood"], reference["ood"])
 
 
 def test_networks_without_features_have_none():

