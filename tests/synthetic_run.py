@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from lensscan.nets.card import Calibration, Card, LensDensity
+from lensscan.metrics.calibration import Calibration
+from lensscan.nets.card import Card, LensDensity
 from lensscan.scan.plan import Plan, PlanWriter
 from lensscan.scan.shards import write_shard
 from lensscan.schema import Status

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +11,10 @@ import numpy as np
 
 from lensscan.candidates.file import read_candidates, read_header, read_provenance
 from lensscan.candidates.fitstable import write_fits_table
-from lensscan.candidates.score import p_lens
+from lensscan.config import build
 from lensscan.errors import ConfigError, ModelError, OutputError
 from lensscan.files import replacing
+from lensscan.metrics.calibration import Calibration
 from lensscan.schema import PARAMETERS, find_column
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def export(
         raise ConfigError(f"--prevalence {prevalence}: must lie between 0 and 1")
     table = read_candidates(path)
     if prevalence is not None:
-        with_prevalence(table, prevalence, read_header(path).merge_settings.get("prevalence"))
+        with_prevalence(table, prevalence, read_header(path).merge_settings)
     if prior is not None:
         from lensscan.candidates.reweight import new_prior, reweight
 
@@ -113,13 +114,14 @@ def _training_prior(path: str | Path) -> ThetaPrior:
     return priors[0]
 
 
-def with_prevalence(table: QTable, prevalence: float, stored: float | None) -> None:
-    """Recompute the probabilities of a table in place.
+def with_prevalence(table: QTable, prevalence: float, merged: Mapping[str, Any]) -> None:
+    """Recompute the probabilities of a table in place, from what its merge was told (`Header.merge_settings`).
 
     ``p_lens`` follows from the logit; ``p_survey`` scales with the prevalence, and is NaN where it cannot be
     known: it was capped at 1, or no prevalence was stored.
     """
-    table["p_lens"][:] = p_lens(np.asarray(table["logit"]), prevalence)
+    calibration, stored = build(Calibration, merged.get("calibration", {}), "calibration"), merged.get("prevalence")
+    table["p_lens"][:] = calibration.p_lens(np.asarray(table["logit"]), prevalence)
     old = np.asarray(table["p_survey"], dtype=np.float64)
     factor = prevalence / stored if stored else np.nan
     capped = (old >= 1) & (factor < 1)

@@ -12,52 +12,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from lensscan.errors import ModelError
-from lensscan.nets.card import Calibration, Card, LensDensity
+from lensscan.metrics.calibration import Calibration
+from lensscan.nets.card import Card, LensDensity
 
 __all__ = [
     "MIN_SURVEY_ROWS",
     "Combination",
     "Ensemble",
-    "calibrate",
     "combine_cards",
-    "p_lens",
     "unique_names",
 ]
 
 MIN_SURVEY_ROWS = 100_000
 """Fewer scored rows than this make no survey histogram."""
-
-
-def calibrate(logit: ArrayLike, calibration: Calibration) -> NDArray[np.float64]:
-    """Return calibrated logits ``a logit + b``; a temperature T is a = 1 / T, b = 0.
-
-    Raises
-    ------
-    ModelError
-        If the map is not strictly increasing.
-
-    References
-    ----------
-    Platt 1999; Guo et al. 2017, arXiv:1706.04599, section 4.2.
-    """
-    logit = np.asarray(logit, dtype=np.float64)
-    if calibration.kind == "none":
-        return logit
-    if not (np.isfinite(calibration.a) and calibration.a > 0 and np.isfinite(calibration.b)):
-        raise ModelError(f"calibration {calibration} is not strictly increasing; fit it again")
-    return calibration.a * logit + calibration.b
-
-
-def p_lens(logit: ArrayLike, prevalence: float | None) -> NDArray[np.float64]:
-    """Return sigmoid(logit + log(pi / (1 - pi))); NaN without a prevalence."""
-    logit = np.asarray(logit, dtype=np.float64)
-    if prevalence is None:
-        return np.full(logit.shape, np.nan)
-    with np.errstate(over="ignore"):
-        return 1.0 / (1.0 + np.exp(-logit) * ((1.0 - prevalence) / prevalence))
 
 
 def unique_names(names: Sequence[str]) -> tuple[str, ...]:
@@ -123,10 +93,10 @@ class Combination:
             for network in wide:
                 std += (network - mean) ** 2
             std = np.sqrt(std / (n_networks - 1))
-        logit = calibrate(mean, self.calibration)
+        logit = self.calibration(mean)
         columns: dict[str, NDArray[Any]] = {
             "logit": logit,
-            "p_lens": p_lens(logit, self.prevalence),
+            "p_lens": self.calibration.p_lens(logit, self.prevalence),
             "logit_std": std,
         }
         columns.update({f"logit_{name}": raw[:, k] for k, name in enumerate(self.names)})
@@ -177,6 +147,11 @@ def combine_cards(cards: Sequence[Card], prevalence: float | None, ensemble: Ens
     prevalence : float or None
     ensemble : Ensemble, optional
         Several networks without one keep their raw mean: it ranks, but is not calibrated, and a note says so.
+
+    Raises
+    ------
+    ModelError
+        If the calibration is not strictly increasing.
     """
     names = unique_names([card.name for card in cards])
     notes: list[str] = []
@@ -192,7 +167,8 @@ def combine_cards(cards: Sequence[Card], prevalence: float | None, ensemble: Ens
         notes.append(f"{which} has no ensemble calibration: logit ranks, but p_lens is not calibrated")
     if prevalence is None:
         notes.append("no prevalence is stated (by the cut, or as prevalence): p_lens and p_survey are NaN")
-    calibrate(np.zeros(1), calibration)
+    if not calibration.sound:
+        raise ModelError(f"{calibration} is unknown or not strictly increasing; fit it again")
     combination = Combination(names, calibration, prevalence, notes=tuple(notes))
     if all(card.theta_E_prior.training for card in cards):
         priors = [card.theta_E_prior for card in cards]

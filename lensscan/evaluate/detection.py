@@ -13,7 +13,7 @@ from scipy.special import expit
 
 from lensscan.evaluate.testsets import Truth
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
-from lensscan.metrics.calibration import Reliability, binned, class_weights
+from lensscan.metrics.calibration import Calibration, Reliability, binned, class_weights
 from lensscan.metrics.detection import purity, wilson
 from lensscan.metrics.ranking import FEWEST_FALSE, Population, Ranking, supported
 from lensscan.mocks.recipes import CLASSES
@@ -88,14 +88,16 @@ class Detection:
 class _Statistic:
     """Every resampled figure of detection, with all sorting done once."""
 
-    def __init__(self, logit: NDArray[np.float64], is_lens: NDArray[np.bool_], wanted: _Wanted) -> None:
+    def __init__(
+        self, logit: NDArray[np.float64], capped: NDArray[np.float64], is_lens: NDArray[np.bool_], wanted: _Wanted
+    ) -> None:
         self.ranking = Ranking(logit, is_lens)
         self._wanted, self._lens, self._logit = wanted, is_lens, logit
         self._order = np.argsort(logit, kind="stable")
         self._label = is_lens[self._order].astype(np.float64)
-        self._probability = {pi: expit(logit[self._order] + np.log(pi) - np.log1p(-pi)) for pi in PREVALENCES}
-        sign = np.where(is_lens[self._order], -1.0, 1.0)
-        self._loss = np.logaddexp(0.0, sign * logit[self._order])
+        worth = capped[self._order]
+        self._probability = {pi: expit(worth + np.log(pi) - np.log1p(-pi)) for pi in PREVALENCES}
+        self._loss = np.logaddexp(0.0, np.where(is_lens[self._order], -1.0, 1.0) * worth)
 
     def __call__(self, counts: Counts | None) -> dict[str, float]:
         selection = self.ranking.select(counts)
@@ -108,14 +110,22 @@ class _Statistic:
                 pure = purity(tpr, fpr, pi)
                 found[f"purity_at_fpr_{fpr:g}_prevalence_{pi:g}"] = pure
                 found[f"inspected_per_lens_at_fpr_{fpr:g}_prevalence_{pi:g}"] = 1 / pure if pure > 0 else float("inf")
+        stated = {pi: self._stated(pi, counts) for pi in dict(self._wanted.tops)}
         for pi, n in self._wanted.tops:
             pure, complete, _ = selection.inspected(Population(SURVEY, pi), n)
+            expected = float(np.interp(n, *stated[pi]))
+            found[f"stated_over_true_top_{n}_prevalence_{pi:g}"] = expected / (pure * n) if pure > 0 else float("inf")
             found[f"purity_top_{n}_prevalence_{pi:g}"] = pure
             found[f"completeness_top_{n}_prevalence_{pi:g}"] = complete
             found[f"inspected_per_lens_top_{n}_prevalence_{pi:g}"] = 1 / pure if pure > 0 else float("inf")
         for pi, p in self._probability.items():
             found |= self._calibration(pi, p, counts)
         return found
+
+    def _stated(self, pi: float, counts: Counts | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return objects, and the lenses that p_lens states among them, from the best of a survey downwards."""
+        mass = SURVEY * class_weights(self._lens, pi, counts)[self._order][::-1]
+        return np.cumsum(mass), np.cumsum(mass * self._probability[pi][::-1])
 
     def _called(self, counts: Counts | None) -> dict[str, float]:
         """Return accuracy, precision, recall, F1 and Cohen's kappa of "p_lens >= 1/2", both classes equally heavy."""
@@ -160,7 +170,9 @@ class _Wanted:
     omitted: dict[str, str]
 
     @classmethod
-    def of(cls, logit: NDArray[np.float64], is_lens: NDArray[np.bool_], objects: int) -> _Wanted:
+    def of(
+        cls, logit: NDArray[np.float64], capped: NDArray[np.float64], is_lens: NDArray[np.bool_], objects: int
+    ) -> _Wanted:
         """Decide by the number of negatives: ten false positives must be expected behind a figure."""
         n_other = int((~is_lens).sum())
         omitted = {
@@ -185,7 +197,7 @@ class _Wanted:
                     )
         sure = []
         for pi in PREVALENCES[1:]:
-            above = int((~is_lens & (logit >= np.log1p(-pi) - np.log(pi))).sum())
+            above = int((~is_lens & (capped >= np.log1p(-pi) - np.log(pi))).sum())
             if above >= FEWEST_FALSE:
                 sure.append(pi)
             else:
@@ -197,7 +209,11 @@ class _Wanted:
 
 
 def detect(
-    logit: NDArray[np.float64], is_lens: NDArray[np.bool_], bootstrap: Bootstrap, objects: int | None = None
+    logit: NDArray[np.float64],
+    is_lens: NDArray[np.bool_],
+    bootstrap: Bootstrap,
+    objects: int | None = None,
+    cap: float | None = None,
 ) -> Detection:
     """Return the figures of detection.
 
@@ -211,6 +227,8 @@ def detect(
     objects : int, optional
         Of the whole set, systems below the label rule included: TPR0 and TPR10 are defined for 100,000, as the
         lens-finding challenge counted its own.  Default: the rows given.
+    cap : float, optional
+        Largest log likelihood ratio that enters a probability, see `lensscan.metrics.calibration.Calibration`.
 
     Returns
     -------
@@ -218,14 +236,16 @@ def detect(
         ``auroc tpr_at_fpr_* tpr0 tpr10``; ``accuracy precision recall f1 kappa`` at p_lens >= 1/2;
         ``ece_prevalence_* brier log_loss``; ``stated_purity_* true_purity_*`` (of what has p_lens >= 1/2 at that
         prevalence); ``purity_at_fpr_* inspected_per_lens_at_fpr_*``; and for the best-ranked 100, 1,000 and 10,000
-        of a survey of 1,000,000 ``purity_top_* completeness_top_* inspected_per_lens_top_*``.
+        of a survey of 1,000,000 ``purity_top_* completeness_top_* inspected_per_lens_top_*``, and the sum of their
+        p_lens over the lenses among them, ``stated_over_true_top_*``.
     """
-    wanted = _Wanted.of(logit, is_lens, len(is_lens) if objects is None else objects)
-    statistic = _Statistic(logit, is_lens, wanted)
+    capped = Calibration(cap=cap).capped(logit)
+    wanted = _Wanted.of(logit, capped, is_lens, len(is_lens) if objects is None else objects)
+    statistic = _Statistic(logit, capped, is_lens, wanted)
     figures = resample(statistic, bootstrap)
-    diagrams = {pi: _diagram(logit, is_lens, pi) for pi in PREVALENCES}
+    diagrams = {pi: _diagram(capped, is_lens, pi) for pi in PREVALENCES}
     thresholds = {fpr: statistic.ranking.select().threshold_at(fpr) for fpr in wanted.fprs}
-    noise = _ece_noise(logit, is_lens, bootstrap.seed)
+    noise = _ece_noise(capped, is_lens, bootstrap.seed)
     return Detection(figures, wanted.omitted, thresholds, statistic.ranking, diagrams, noise)
 
 

@@ -156,15 +156,16 @@ def _survey(report: Report) -> str:
                     figure(found[f"tpr_at_fpr_{fpr}"]),
                     figure(found[f"inspected_per_lens_{key[7:]}"]),
                 ]
-                rows.append((prevalence, f"false positive rate {fpr}", *cells))
+                rows.append((prevalence, f"false positive rate {fpr}", *cells, ""))
         for n in (100, 1000, 10000):
             key = f"top_{n}_prevalence_{prevalence}"
             if f"purity_{key}" in found:
-                cells = [figure(found[f"{kind}_{key}"]) for kind in ("purity", "completeness", "inspected_per_lens")]
+                kinds = ("purity", "completeness", "inspected_per_lens", "stated_over_true")
+                cells = [figure(found.get(f"{kind}_{key}")) for kind in kinds]
                 rows.append((prevalence, f"best {n:,}", *cells))
             else:
                 reason = escape(report["omitted"].get(f"purity_{key}", ""))
-                rows.append((prevalence, f"best {n:,}", f"<small>{reason}</small>", "", ""))
+                rows.append((prevalence, f"best {n:,}", f"<small>{reason}</small>", "", "", ""))
     sure = [
         (p, figure(found[f"stated_purity_prevalence_{p}"]), figure(found[f"true_purity_prevalence_{p}"]))
         for p in ("0.001", "0.0001")
@@ -174,7 +175,8 @@ def _survey(report: Report) -> str:
         "Rates of this set carried over to a survey of 1,000,000 objects of that prevalence, with the set's own mix of "
         "non-lenses; nothing is shown that fewer than ten false positives stand behind."
     )
-    body = note(text) + table(("prevalence", "selection", "purity", "completeness", "inspected per true lens"), rows)
+    head = ("prevalence", "selection", "purity", "completeness", "inspected per true lens", "sum of p_lens / lenses")
+    body = note(text) + table(head, rows)
     if sure:
         body += "<h3>Objects with p_lens above one half</h3>" + table(
             ("prevalence", "stated purity", "true purity"), sure

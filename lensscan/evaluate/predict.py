@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from lensscan.errors import ConfigError
 from lensscan.evaluate.lightonly import Features
 from lensscan.evaluate.testsets import TestSet, Truth
-from lensscan.metrics.calibration import apply
 from lensscan.nets.card import Card
 from lensscan.nets.mixture import Mixture
 from lensscan.nets.model import Model
@@ -155,12 +154,12 @@ def _keep_scored(
             good &= np.isfinite(found["logit"])
     predictions = []
     for model, scorer, found in zip(models, scorers, columns, strict=True):
-        way, views = model.card.calibration, scorer.networks[0].views
+        views = scorer.networks[0].views
         mean, cov, weight = (found[f"post_{name}"][good].astype(np.float64) for name in ("mean", "cov", "weight"))
         predictions.append(
             Predictions(
                 card=model.card,
-                logit=apply(way.kind, way.a, way.b, found["logit"][good]),
+                logit=model.card.calibration(found["logit"][good]),
                 posterior=Mixture(mean, cov, weight, model.card.tail_of(views)),
                 flags=found["flags"][good],
                 fwhm=found["fwhm"][good],

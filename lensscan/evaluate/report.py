@@ -128,7 +128,7 @@ def assess(scored: Scored, pixel_scale: float, replicates: int, seed: int = 0) -
         scores = bool(np.isfinite(predictions.logit).all())
         if scores and not lens[clear].all():
             objects = len(lens) + scored.failed
-            detection = detect(predictions.logit[clear], lens[clear], found, objects)
+            detection = detect(predictions.logit[clear], lens[clear], found, objects, predictions.card.calibration.cap)
             selected = predictions.logit >= next(iter(detection.cuts().values()))
         rows = regressed & predictions.posterior.finite
         regression, posteriors = _regression(scored, predictions, rows, selected, pixel_scale, replicates, seed)

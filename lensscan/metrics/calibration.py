@@ -1,4 +1,4 @@
-"""Calibration of logits: strictly monotone maps, their fit, prevalence, and reliability."""
+"""Calibration of logits: strictly increasing maps, their fit, probabilities, and reliability."""
 
 from __future__ import annotations
 
@@ -6,62 +6,104 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 
 __all__ = [
     "KINDS",
+    "Calibration",
     "Reliability",
-    "apply",
     "binned",
     "brier",
     "class_weights",
     "expected_calibration_error",
     "fit",
     "log_loss",
-    "prevalence_shift",
     "reliability",
 ]
 
-KINDS = ("none", "temperature", "platt")
+KINDS = ("none", "temperature", "platt", "beta")
+RULE_OF_THREE = 3.0
 Floats = NDArray[np.floating]
 
 
-def apply(kind: str, a: float, b: float, logit: Floats) -> NDArray[np.float64]:
-    """Return calibrated logits in float64: ``logit``, ``a * logit`` or ``a * logit + b``.
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Strictly increasing map from a raw logit to a log likelihood ratio, and the most that it was seen to be worth.
 
-    Parameters
+    Attributes
     ----------
     kind : str
-        ``none``, ``temperature`` or ``platt``.
+        ``none``; ``temperature``, a x; ``platt``, a x + b; ``beta``, upper softplus(x) - a softplus(-x) + b, whose
+        slope is a where the network says no and `upper` where it says yes.
     a, b : float
         Slope (positive) and offset.
-    logit : array
-        Raw logits; for an ensemble the mean over its members.
+    upper : float
+        Of ``beta`` alone; positive.
+    cap : float or None
+        Largest log likelihood ratio that enters a probability: log(N / 3) of the N non-lenses it was fitted on.  Even
+        a score that none of them reached may be reached by one in N / 3 (95 %); None = no such limit.
 
-    Raises
-    ------
-    ValueError
-        If the kind is unknown or the slope is not positive.
+    References
+    ----------
+    Platt 1999; Guo et al. 2017, arXiv:1706.04599, section 4.2; Kull, Silva Filho & Flach 2017, equation 7; Hanley &
+    Lippman-Hand 1983 for the three.
     """
-    if kind not in KINDS:
-        raise ValueError(f"calibration {kind!r}; known are: {', '.join(KINDS)}")
-    if not a > 0:
-        raise ValueError(f"calibration slope {a} is not positive")
-    values = np.asarray(logit, np.float64)
-    if kind == "none":
-        return values.copy()
-    return a * values + (b if kind == "platt" else 0.0)
+
+    kind: str = "none"
+    a: float = 1.0
+    b: float = 0.0
+    upper: float = 1.0
+    cap: float | None = None
+
+    @property
+    def sound(self) -> bool:
+        """Whether the map is known, strictly increasing and finite."""
+        slopes = all(0 < slope < np.inf for slope in (self.a, self.upper))
+        return self.kind in KINDS and slopes and bool(np.isfinite(self.b)) and not np.isnan(self.cap or 0.0)
+
+    def __call__(self, logit: ArrayLike) -> NDArray[np.float64]:
+        """Return calibrated logits in float64, not capped: they rank as the raw ones do."""
+        values = np.asarray(logit, np.float64)
+        if self.kind == "none":
+            return values.copy()
+        if self.kind == "temperature":
+            return self.a * values
+        if self.kind == "platt":
+            return self.a * values + self.b
+        with np.errstate(invalid="ignore"):  # NaN stays NaN
+            return self.upper * np.logaddexp(0.0, values) - self.a * np.logaddexp(0.0, -values) + self.b
+
+    def capped(self, logit: ArrayLike) -> NDArray[np.float64]:
+        """Return calibrated logits (what `__call__` gave) as they enter a probability: at most `cap`."""
+        values = np.asarray(logit, np.float64)
+        return values.copy() if self.cap is None else np.minimum(values, self.cap)
+
+    def p_lens(self, logit: ArrayLike, prevalence: float | None) -> NDArray[np.float64]:
+        """Return sigmoid(capped logit + log(pi / (1 - pi))) of calibrated logits; NaN without a prevalence.
+
+        Raises
+        ------
+        ValueError
+            If the prevalence does not lie between 0 and 1.
+        """
+        values = self.capped(logit)
+        if prevalence is None:
+            return np.full(values.shape, np.nan)
+        if not 0 < prevalence < 1:
+            raise ValueError(f"prevalence {prevalence} does not lie between 0 and 1")
+        with np.errstate(over="ignore"):
+            return np.asarray(1.0 / (1.0 + np.exp(-values) * ((1.0 - prevalence) / prevalence)))
 
 
-def fit(kind: str, logit: Floats, is_lens: NDArray[np.bool_], prior: float | None = None) -> tuple[float, float]:
-    """Fit slope and offset by maximum likelihood on a split of its own.
+def fit(kind: str, logit: Floats, is_lens: NDArray[np.bool_], prior: float | None = None) -> Calibration:
+    """Fit a calibration by maximum likelihood on a split of its own, both classes as heavy as they are there.
 
     Parameters
     ----------
     kind : str
-        ``none``, ``temperature`` or ``platt``.
+        A kind of `Calibration`.
     logit : (n,) array
         Raw logits.
     is_lens : (n,) bool array
@@ -71,49 +113,45 @@ def fit(kind: str, logit: Floats, is_lens: NDArray[np.bool_], prior: float | Non
 
     Returns
     -------
-    a, b : float
+    Calibration
+        Capped; numbers rounded to six digits.
 
     Raises
     ------
     ValueError
-        If only one class is there.
+        If the kind is unknown or only one class is there.
     """
     if kind not in KINDS:
         raise ValueError(f"calibration {kind!r}; known are: {', '.join(KINDS)}")
     is_lens = np.asarray(is_lens, bool)
     if is_lens.all() or not is_lens.any():
         raise ValueError("calibration needs lenses and non-lenses")
+    cap = round(float(np.log(max((~is_lens).sum() / RULE_OF_THREE, 1.0))), 6)
     if kind == "none":
-        return 1.0, 0.0
+        return Calibration(cap=cap)
     fraction = is_lens.mean() if prior is None else prior
     shift = np.log(fraction) - np.log1p(-fraction)
-    values = np.asarray(logit, np.float64)
+    slopes, constant = _terms(kind, np.asarray(logit, np.float64))
     sign = np.where(is_lens, -1.0, 1.0)
 
     def loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        slope = np.exp(parameters[0])
-        offset = parameters[1] if kind == "platt" else 0.0
-        argument = sign * (slope * values + offset + shift)
-        weight = sign * expit(argument) / len(values)
-        gradient = [float((weight * values).sum() * slope), float(weight.sum())]
-        return float(np.logaddexp(0.0, argument).mean()), np.array(gradient[: len(parameters)])
+        scale = np.exp(parameters[: len(slopes)])
+        argument = sign * (scale @ slopes + (parameters[-1] if constant else 0.0) + shift)
+        weight = sign * expit(argument) / len(is_lens)
+        gradient = [*(slopes @ weight * scale), *([weight.sum()] if constant else [])]
+        return float(np.logaddexp(0.0, argument).mean()), np.array(gradient)
 
-    found = minimize(loss, np.zeros(2 if kind == "platt" else 1), jac=True, method="L-BFGS-B")
-    return float(np.exp(found.x[0])), float(found.x[1]) if kind == "platt" else 0.0
+    found = minimize(loss, np.zeros(len(slopes) + constant), jac=True, method="L-BFGS-B").x
+    scale = np.round(np.exp(found[: len(slopes)]), 6)
+    offset = round(float(found[-1]), 6) if constant else 0.0
+    return Calibration(kind, float(scale[0]), offset, float(scale[-1]) if kind == "beta" else 1.0, cap)
 
 
-def prevalence_shift(logit: Floats, prevalence: float) -> NDArray[np.float64]:
-    """Return p_lens = sigmoid(logit + log(pi / (1 - pi))).
-
-    Raises
-    ------
-    ValueError
-        If the prevalence does not lie between 0 and 1.
-    """
-    if not 0 < prevalence < 1:
-        raise ValueError(f"prevalence {prevalence} does not lie between 0 and 1")
-    with np.errstate(over="ignore"):
-        return 1.0 / (1.0 + np.exp(-np.asarray(logit, np.float64)) * ((1.0 - prevalence) / prevalence))
+def _terms(kind: str, values: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
+    """Return what each slope is a factor of, (k, n), `Calibration.a` first, and whether there is an offset."""
+    if kind == "beta":
+        return np.stack([-np.logaddexp(0.0, -values), np.logaddexp(0.0, values)]), True
+    return values[None], kind == "platt"
 
 
 def log_loss(logit: Floats, is_lens: NDArray[np.bool_], weight: Floats | None = None) -> float:

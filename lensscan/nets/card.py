@@ -9,28 +9,12 @@ from typing import Any
 
 from lensscan.config import build
 from lensscan.errors import ConfigError, ModelError
+from lensscan.metrics.calibration import Calibration
 from lensscan.metrics.scalemixture import ScaleMixture
 
-__all__ = ["FORMAT", "Calibration", "Card", "LensDensity", "ThetaPrior"]
+__all__ = ["FORMAT", "Card", "LensDensity", "ThetaPrior"]
 
 FORMAT = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """Strictly monotone map from raw to calibrated logit: ``a * logit + b``.
-
-    Attributes
-    ----------
-    kind : str
-        ``none``, ``temperature`` (b = 0) or ``platt``.
-    a, b : float
-        a > 0.
-    """
-
-    kind: str = "none"
-    a: float = 1.0
-    b: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +176,8 @@ class Card:
             raise ModelError(f"{where}: card without bands, size or pixel scale; the file is damaged")
         if not 1 <= self.min_bands <= len(self.bands):
             raise ModelError(f"{where}: min_bands {self.min_bands} does not fit {len(self.bands)} bands")
-        if not self.calibration.a > 0:
-            raise ModelError(f"{where}: calibration slope {self.calibration.a} is not positive")
+        if not self.calibration.sound:
+            raise ModelError(f"{where}: {self.calibration} is unknown or not strictly increasing; fit it again")
         scales = (self.posterior_scale, self.posterior_scale_views or self.posterior_scale)
         if any(len(scale) != 7 for scale in scales) or self.views not in (1, 8):
             raise ModelError(f"{where}: needs 7 posterior scales and 1 or 8 views")

@@ -12,7 +12,6 @@ from astropy.table import QTable
 from numpy.typing import NDArray
 
 from lensscan.errors import ModelError
-from lensscan.metrics.calibration import apply, prevalence_shift
 from lensscan.nets.mixture import Pooling
 from lensscan.nets.scorer import Scorer
 from lensscan.survey.placement import place_centred
@@ -102,11 +101,8 @@ def _table(model: Model, columns: dict[str, NDArray[Any]], prevalence: float | N
     mean = columns["post_mean"].copy()
     mean[:, :, 3:5] += columns["origin"][:, None]
     mean[:, :, 5:7] += columns["origin"][:, None]
-    logit = apply(card.calibration.kind, card.calibration.a, card.calibration.b, raw)
-    table = QTable({"logit": logit, "logit_raw": raw})
-    table["p_lens"] = np.full_like(logit, np.nan)
-    if prevalence is not None:
-        table["p_lens"] = prevalence_shift(logit, prevalence)
+    logit = card.calibration(raw)
+    table = QTable({"logit": logit, "logit_raw": raw, "p_lens": card.calibration.p_lens(logit, prevalence)})
     for name, column in pooling.columns(mean, columns["post_cov"], columns.get("post_weight")).items():
         table[name] = column * u.arcsec if name.split("_err")[0].split("_q")[0] in ARCSEC else column
     table["snr"] = columns["snr"]

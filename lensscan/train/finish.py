@@ -20,7 +20,7 @@ from lensscan.metrics.scalemixture import GAUSSIAN, ScaleMixture, fit_scale_mixt
 from lensscan.mocks.batches import fill_batch
 from lensscan.mocks.recipes import CLASSES, Recipe
 from lensscan.mocks.simulate import simulate
-from lensscan.nets.card import Calibration, Card, LensDensity
+from lensscan.nets.card import Card, LensDensity
 from lensscan.nets.latent import PARAMETERS, to_latent
 from lensscan.nets.mixture import Mixture
 from lensscan.nets.model import Model
@@ -133,9 +133,8 @@ def calibrate(
 
     `scored` are mocks scored with one view, without posterior scale and tail, `views` the same with eight views.
     """
-    a, b = calibration.fit(finish.kind, scored.logit, scored.is_lens)
-    logit = calibration.apply(finish.kind, a, b, scored.logit.astype(np.float64))[scored.is_lens]
-    clipped = np.clip(logit, LOGIT_EDGES[0], LOGIT_EDGES[-1])
+    way = calibration.fit(finish.kind, scored.logit, scored.is_lens)
+    clipped = np.clip(way(scored.logit)[scored.is_lens], LOGIT_EDGES[0], LOGIT_EDGES[-1])
     density, _ = np.histogram(clipped, LOGIT_EDGES, density=True)
     bands = model.card.bands
     posterior: dict[str, Any] = {}
@@ -146,7 +145,7 @@ def calibrate(
         posterior |= {"posterior_scale_views": scale, "posterior_tail_views": tail}
     card = dataclasses.replace(
         model.card,
-        calibration=Calibration(finish.kind, round(a, 6), round(b, 6)),
+        calibration=way,
         f_lens=LensDensity(tuple(float(e) for e in LOGIT_EDGES), tuple(float(d) for d in np.round(density, 6))),
         sigma_range=_ranges(bands, scored.sigma, augmentation.gain + augmentation.sigma),
         fwhm_range=_ranges(bands, scored.fwhm, augmentation.fwhm),
@@ -193,15 +192,16 @@ def evaluate(card: Card, scored: Scored) -> dict[str, Any]:
     """
     lens = scored.is_lens
     n_other = int((~lens).sum())
-    logit = calibration.apply(card.calibration.kind, card.calibration.a, card.calibration.b, scored.logit)
-    prior = np.log(lens.mean() / (1 - lens.mean()))
-    probability = 1 / (1 + np.exp(-(logit.astype(np.float64) + prior)))
+    logit = card.calibration(scored.logit)
+    prior = float(lens.mean())
+    probability = card.calibration.p_lens(logit, prior)
+    worth = card.calibration.capped(logit) + np.log(prior) - np.log1p(-prior)
     result: dict[str, Any] = {
         "n_lens": int(lens.sum()),
         "n_other": n_other,
         "auroc": auroc(logit, lens),
         "ece": calibration.expected_calibration_error(probability, lens),
-        "log_loss": calibration.log_loss(logit + prior, lens),
+        "log_loss": calibration.log_loss(worth, lens),
     }
     for fpr in (1e-2, 1e-3):
         if fpr * n_other >= 10:

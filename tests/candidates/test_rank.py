@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lensscan.candidates.rank import TopK, rank_order
-from lensscan.candidates.score import p_lens
+from lensscan.metrics.calibration import Calibration
 
 DTYPE = np.dtype([("logit", "f8"), ("id", "i8"), ("plan_row", "i8"), ("payload", "f4", (3,))])
 ROW = st.tuples(st.sampled_from([-np.inf, -3.5, -0.0, 0.0, 1.25, 40.0, 41.0, np.nan]), st.integers(0, 3))
@@ -63,7 +63,7 @@ def test_text_and_unsigned_ids_break_ties():
 
 def test_order_survives_saturated_probabilities():
     logit = np.array([40.0, 45.0, 60.0])
-    assert (p_lens(logit, 0.5).astype(np.float32) == 1).all()
+    assert (Calibration().p_lens(logit, 0.5).astype(np.float32) == 1).all()
     assert rank_order(logit, np.arange(3), np.arange(3)).tolist() == [2, 1, 0]
 
 

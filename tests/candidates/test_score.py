@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from synthetic_run import make_card
 
-from lensscan.candidates.score import MIN_SURVEY_ROWS, Ensemble, calibrate, combine_cards, p_lens, unique_names
+from lensscan.candidates.score import MIN_SURVEY_ROWS, Ensemble, combine_cards, unique_names
 from lensscan.errors import ModelError
-from lensscan.nets.card import Calibration, LensDensity, ThetaPrior
+from lensscan.metrics.calibration import Calibration
+from lensscan.nets.card import LensDensity, ThetaPrior
 
 
 def test_single_network_uses_its_card():
@@ -36,17 +37,17 @@ def test_mean_first_then_the_ensembles_calibration():
 
 
 def test_calibration_must_increase():
-    with pytest.raises(ModelError, match="not strictly increasing"):
-        calibrate(np.zeros(2), Calibration("platt", -1.0))
-    with pytest.raises(ModelError):
-        combine_cards([make_card(calibration=Calibration("platt", np.nan))], None)
+    for wrong in (Calibration("platt", -1.0), Calibration("platt", np.nan), Calibration("isotonic")):
+        with pytest.raises(ModelError, match="not strictly increasing"):
+            combine_cards([make_card(calibration=wrong)], None)
 
 
-def test_p_lens_is_exact_far_out():
-    assert p_lens([0.0], 0.5)[0] == 0.5
-    assert p_lens([-800.0, 800.0], 1e-4).tolist() == [0.0, 1.0]
-    assert p_lens([np.log(999)], 1e-3)[0] == pytest.approx(0.5)
-    assert np.isnan(p_lens([1.0, 2.0], None)).all()
+def test_the_cap_limits_probabilities_and_leaves_the_ranking():
+    card = make_card(calibration=Calibration("platt", 2.0, 0.0, cap=np.log(1000)))
+    columns = combine_cards([card], 0.001).columns(np.array([[2.0], [9.0], [10.0]], dtype=np.float32))
+    assert columns["logit"].tolist() == [4.0, 18.0, 20.0]
+    assert columns["p_lens"][1:] == pytest.approx([1000 / 1999, 1000 / 1999], rel=1e-12)
+    assert columns["p_lens"][0] < 0.06
 
 
 def test_names_fit_columns():

@@ -129,3 +129,18 @@ def test_classes_are_those_of_the_recipes():
     assert names <= set(CLASSES)
     blank = dataclasses.replace(sample, truth={"is_lens": sample.truth["is_lens"]})
     assert false_positives(np.zeros(500, bool), blank.truth) == {}
+
+
+def test_stated_lenses_of_the_best_are_those_that_are_there():
+    rng = np.random.default_rng(12)
+    lens = rng.random(60_000) < 0.5
+    logit = 2 * rng.normal(np.where(lens, 1.0, -1.0), 1.0)  # the log likelihood ratio of two Gaussians
+    rows = Bootstrap(np.arange(len(lens)), 40)
+    name = "stated_over_true_top_10000_prevalence_0.001"
+    fair = detect(logit, lens, rows).figures[name]
+    assert fair.low < 1 < fair.high
+    assert fair.value == pytest.approx(1, abs=0.1)
+    assert detect(logit + 1.5, lens, rows).figures[name].low > 1.5, "stated too high"
+    held = detect(logit + 1.5, lens, rows, cap=2.0).figures
+    assert held[name].high < 0.8, "capped far below the truth"
+    assert held["auroc"].value == detect(logit, lens, rows).figures["auroc"].value

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from lensscan.metrics.calibration import (
-    apply,
+    KINDS,
+    Calibration,
     brier,
     class_weights,
     expected_calibration_error,
     fit,
     log_loss,
-    prevalence_shift,
     reliability,
 )
 
@@ -26,53 +26,92 @@ def two_gaussians(n=60_000, prior=0.3, seed=1):
 
 def test_platt_recovers_the_likelihood_ratio():
     score, lens = two_gaussians()
-    a, b = fit("platt", score, lens)
-    assert (a, b) == (pytest.approx(2.0, abs=0.05), pytest.approx(0.0, abs=0.05))
-    a, b = fit("platt", 5 * score - 7, lens)
-    assert (a, b) == (pytest.approx(0.4, abs=0.01), pytest.approx(2.8, abs=0.07))
+    found = fit("platt", score, lens)
+    assert (found.a, found.b) == (pytest.approx(2.0, abs=0.05), pytest.approx(0.0, abs=0.05))
+    found = fit("platt", 5 * score - 7, lens)
+    assert (found.a, found.b) == (pytest.approx(0.4, abs=0.01), pytest.approx(2.8, abs=0.07))
 
 
 def test_temperature_recovers_the_scale():
     score, lens = two_gaussians()
-    assert fit("temperature", 2 * score / 3, lens) == (pytest.approx(3.0, abs=0.05), 0.0)
-    assert fit("none", score, lens) == (1.0, 0.0)
+    found = fit("temperature", 2 * score / 3, lens)
+    assert (found.a, found.b) == (pytest.approx(3.0, abs=0.05), 0.0)
+    plain = fit("none", score, lens)
+    assert plain(score) == pytest.approx(score)
+
+
+def test_beta_recovers_two_slopes():
+    rng = np.random.default_rng(8)
+    raw = rng.normal(0.5, 2.0, 200_000)
+    true = Calibration("beta", 0.5, 0.3, upper=1.8)
+    lens = rng.random(len(raw)) < 1 / (1 + np.exp(-true(raw)))
+    found = fit("beta", raw, lens, prior=0.5)
+    assert (found.a, found.b, found.upper) == (
+        pytest.approx(0.5, abs=0.03),
+        pytest.approx(0.3, abs=0.05),
+        pytest.approx(1.8, abs=0.06),
+    )
+    straight = fit("platt", raw, lens, prior=0.5)
+    assert log_loss(found(raw), lens) < log_loss(straight(raw), lens) - 0.003
+
+
+def test_beta_of_equal_slopes_is_platt():
+    x = np.linspace(-30, 30, 61)
+    np.testing.assert_allclose(Calibration("beta", 0.7, -1.0, upper=0.7)(x), Calibration("platt", 0.7, -1.0)(x))
+    far = Calibration("beta", 0.5, 0.0, upper=2.0)(np.array([-800.0, 800.0]))
+    assert far.tolist() == [-400.0, 1600.0]
+
+
+def test_the_cap_is_what_so_many_non_lenses_can_show():
+    score, lens = two_gaussians(n=30_000)
+    found = fit("platt", score, lens)
+    assert found.cap == pytest.approx(np.log((~lens).sum() / 3), abs=1e-6)
+    assert found(np.array([99.0]))[0] > 190, "the logit itself is not capped"
+    top = found.p_lens(np.array([190.0, 8000.0]), 1e-3)
+    odds = (~lens).sum() / 3 * 1e-3 / 0.999
+    assert top == pytest.approx([odds / (1 + odds)] * 2, rel=1e-5)
 
 
 def test_the_prior_is_divided_out():
     score, lens = two_gaussians(prior=0.02)
-    a, b = fit("platt", score, lens)
-    assert (a, b) == (pytest.approx(2.0, abs=0.1), pytest.approx(0.0, abs=0.1))
+    found = fit("platt", score, lens)
+    assert (found.a, found.b) == (pytest.approx(2.0, abs=0.1), pytest.approx(0.0, abs=0.1))
 
 
 def test_calibrated_probabilities_are_reliable():
     score, lens = two_gaussians()
     fresh, label = two_gaussians(seed=2)
-    a, b = fit("platt", 4 * score, lens)
-    logit = apply("platt", a, b, 4 * fresh)
-    assert expected_calibration_error(prevalence_shift(logit, 0.3), label) < 0.01
-    assert expected_calibration_error(prevalence_shift(4 * fresh, 0.3), label) > 0.03
+    found = fit("platt", 4 * score, lens)
+    logit = found(4 * fresh)
+    assert expected_calibration_error(found.p_lens(logit, 0.3), label) < 0.01
+    assert expected_calibration_error(Calibration().p_lens(4 * fresh, 0.3), label) > 0.03
     assert log_loss(logit + np.log(0.3 / 0.7), label) < log_loss(4 * fresh, label)
 
 
-@pytest.mark.parametrize("kind", ["none", "temperature", "platt"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_order_is_kept(kind):
     score = np.sort(np.random.default_rng(3).normal(size=100)).astype(np.float32)
-    out = apply(kind, 0.37, -2.0, score)
-    assert (np.diff(out) >= 0).all()
+    calibration = Calibration(kind, 0.37, -2.0, upper=0.2, cap=-1.9)
+    out = calibration(score)
+    assert (np.diff(out) > 0).all()
     assert out.dtype == np.float64
-    assert np.isnan(apply(kind, 0.37, -2.0, np.array([np.nan]))).all()
+    assert np.isnan(calibration(np.array([np.nan]))).all()
+    assert np.isnan(calibration.p_lens(calibration(np.array([np.nan])), 0.1)).all()
 
 
 def test_temperature_has_no_offset():
-    assert apply("temperature", 2.0, 5.0, np.array([1.0])) == 2.0
-    assert apply("none", 2.0, 5.0, np.array([1.0])) == 1.0
+    assert Calibration("temperature", 2.0, 5.0)(np.array([1.0])) == 2.0
+    assert Calibration("none", 2.0, 5.0)(np.array([1.0])) == 1.0
 
 
 def test_prevalence():
-    assert prevalence_shift(np.array([0.0]), 1e-3)[0] == pytest.approx(1e-3)
-    assert prevalence_shift(np.array([np.log(999.0)]), 1e-3)[0] == pytest.approx(0.5)
+    plain = Calibration()
+    assert plain.p_lens(np.array([0.0]), 1e-3)[0] == pytest.approx(1e-3)
+    assert plain.p_lens(np.array([np.log(999.0)]), 1e-3)[0] == pytest.approx(0.5)
+    assert plain.p_lens(np.array([-800.0, 800.0]), 1e-4).tolist() == [0.0, 1.0]
+    assert np.isnan(plain.p_lens(np.array([1.0, 2.0]), None)).all()
     with pytest.raises(ValueError, match="between 0 and 1"):
-        prevalence_shift(np.array([0.0]), 0.0)
+        plain.p_lens(np.array([0.0]), 0.0)
 
 
 def test_reliability_by_hand():
@@ -92,19 +131,17 @@ def test_log_loss_by_hand():
 
 
 def test_refusals():
+    for wrong in (Calibration("isotonic"), Calibration("platt", -1.0), Calibration("beta", upper=0.0)):
+        assert not wrong.sound
     with pytest.raises(ValueError, match="known are"):
-        apply("isotonic", 1.0, 0.0, np.zeros(1))
-    with pytest.raises(ValueError, match="not positive"):
-        apply("platt", -1.0, 0.0, np.zeros(1))
-    with pytest.raises(ValueError, match="known are"):
-        fit("beta", np.zeros(2), np.array([True, False]))
+        fit("isotonic", np.zeros(2), np.array([True, False]))
     with pytest.raises(ValueError, match="lenses and non-lenses"):
         fit("platt", np.zeros(2), np.array([True, True]))
 
 
 def test_weights_stand_for_copies():
     score, lens = two_gaussians(400)
-    p = prevalence_shift(2 * score, 0.3)
+    p = Calibration().p_lens(2 * score, 0.3)
     counts = np.random.default_rng(5).integers(1, 4, 400)
     drawn = np.repeat(np.arange(400), counts)
     assert brier(p, lens, counts) == pytest.approx(brier(p[drawn], lens[drawn]))
@@ -126,8 +163,8 @@ def test_error_at_another_prevalence():
     """Calibrated logits stay calibrated when the population changes; a shift of the logit shows."""
     score, lens = two_gaussians(200_000, prior=0.5)
     weight = class_weights(lens, 1e-2)
-    right = expected_calibration_error(prevalence_shift(2 * score, 1e-2), lens, weight=weight)
-    wrong = expected_calibration_error(prevalence_shift(2 * score + 1, 1e-2), lens, weight=weight)
+    right = expected_calibration_error(Calibration().p_lens(2 * score, 1e-2), lens, weight=weight)
+    wrong = expected_calibration_error(Calibration().p_lens(2 * score + 1, 1e-2), lens, weight=weight)
     assert right < 5e-4
     assert wrong > 5e-3
 
@@ -135,7 +172,7 @@ def test_error_at_another_prevalence():
 def test_against_scikit_learn():
     metrics = pytest.importorskip("sklearn.metrics")
     score, lens = two_gaussians(5000)
-    p = prevalence_shift(2 * score, 0.3)
+    p = Calibration().p_lens(2 * score, 0.3)
     assert brier(p, lens) == pytest.approx(metrics.brier_score_loss(lens, p))
     calibration = pytest.importorskip("sklearn.calibration")
     observed, predicted = calibration.calibration_curve(lens, p, n_bins=10, strategy="quantile")

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 import lensscan
 from lensscan.errors import ConfigError, ModelError
-from lensscan.nets.card import Calibration
+from lensscan.metrics.calibration import Calibration
 from lensscan.nets.model import KEY, Card, Model, build_network, make_trivial
 from lensscan.nets.scorer import Scorer
 from lensscan.survey.stamps import allocate
