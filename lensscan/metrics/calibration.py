@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
-from scipy.special import expit
+from scipy.special import expit, xlogy
 
 __all__ = [
     "KINDS",
@@ -23,7 +26,12 @@ __all__ = [
     "reliability",
 ]
 
-KINDS = ("none", "temperature", "platt", "beta")
+KINDS = ("none", "temperature", "platt", "beta", "bent")
+RARE = (0.5, 1e-2, 1e-3)
+"""Prevalences at which ``bent`` is fitted: where most rows are told apart, and where surveys look for lenses."""
+KNEES = (0.0, 2.0, 4.0)
+KNEE_BOUNDS = (-4.0, 10.0)
+SLOPE_BOUNDS = (-3.0, 3.0)
 RULE_OF_THREE = 3.0
 Floats = NDArray[np.floating]
 
@@ -35,12 +43,12 @@ class Calibration:
     Attributes
     ----------
     kind : str
-        ``none``; ``temperature``, a x; ``platt``, a x + b; ``beta``, upper softplus(x) - a softplus(-x) + b, whose
-        slope is a where the network says no and `upper` where it says yes.
+        ``none``; ``temperature``, a x; ``platt``, a x + b; ``beta`` and ``bent``, a line that bends smoothly at the
+        knee k, upper softplus(x - k) - a softplus(k - x) + b: its slope is a below and `upper` above.
     a, b : float
         Slope (positive) and offset.
-    upper : float
-        Of ``beta`` alone; positive.
+    upper, knee : float
+        Of ``beta``, whose knee is 0, and ``bent``; the slope is positive.
     cap : float or None
         Largest log likelihood ratio that enters a probability: log(N / 3) of the N non-lenses it was fitted on.  Even
         a score that none of them reached may be reached by one in N / 3 (95 %); None = no such limit.
@@ -56,12 +64,14 @@ class Calibration:
     b: float = 0.0
     upper: float = 1.0
     cap: float | None = None
+    knee: float = 0.0
 
     @property
     def sound(self) -> bool:
         """Whether the map is known, strictly increasing and finite."""
         slopes = all(0 < slope < np.inf for slope in (self.a, self.upper))
-        return self.kind in KINDS and slopes and bool(np.isfinite(self.b)) and not np.isnan(self.cap or 0.0)
+        finite = bool(np.isfinite(self.b) and np.isfinite(self.knee))
+        return self.kind in KINDS and slopes and finite and not np.isnan(self.cap or 0.0)
 
     def __call__(self, logit: ArrayLike) -> NDArray[np.float64]:
         """Return calibrated logits in float64, not capped: they rank as the raw ones do."""
@@ -73,7 +83,8 @@ class Calibration:
         if self.kind == "platt":
             return self.a * values + self.b
         with np.errstate(invalid="ignore"):  # NaN stays NaN
-            return self.upper * np.logaddexp(0.0, values) - self.a * np.logaddexp(0.0, -values) + self.b
+            above, below = np.logaddexp(0.0, values - self.knee), np.logaddexp(0.0, self.knee - values)
+        return np.asarray(self.upper * above - self.a * below + self.b)
 
     def capped(self, logit: ArrayLike) -> NDArray[np.float64]:
         """Return calibrated logits (what `__call__` gave) as they enter a probability: at most `cap`."""
@@ -98,7 +109,11 @@ class Calibration:
 
 
 def fit(kind: str, logit: Floats, is_lens: NDArray[np.bool_], prior: float | None = None) -> Calibration:
-    """Fit a calibration by maximum likelihood on a split of its own, both classes as heavy as they are there.
+    """Fit a calibration by maximum likelihood on a split of its own.
+
+    Both classes are as heavy as they are there, but for ``bent``: it minimises the mean log loss of several
+    prevalences, each over its entropy, so that the few non-lenses among the highest scores count as they will in a
+    survey.  Every such mean is a proper score: the true likelihood ratio, and nothing else, minimises it.
 
     Parameters
     ----------
@@ -109,7 +124,7 @@ def fit(kind: str, logit: Floats, is_lens: NDArray[np.bool_], prior: float | Non
     is_lens : (n,) bool array
     prior : float, optional
         Lens fraction of the split; default: its own.  It is divided out, so that the result is a log
-        likelihood ratio.
+        likelihood ratio.  Of no meaning to ``bent``.
 
     Returns
     -------
@@ -130,28 +145,67 @@ def fit(kind: str, logit: Floats, is_lens: NDArray[np.bool_], prior: float | Non
     if kind == "none":
         return Calibration(cap=cap)
     fraction = is_lens.mean() if prior is None else prior
-    shift = np.log(fraction) - np.log1p(-fraction)
-    slopes, constant = _terms(kind, np.asarray(logit, np.float64))
-    sign = np.where(is_lens, -1.0, 1.0)
-
-    def loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        scale = np.exp(parameters[: len(slopes)])
-        argument = sign * (scale @ slopes + (parameters[-1] if constant else 0.0) + shift)
-        weight = sign * expit(argument) / len(is_lens)
-        gradient = [*(slopes @ weight * scale), *([weight.sum()] if constant else [])]
-        return float(np.logaddexp(0.0, argument).mean()), np.array(gradient)
-
-    found = minimize(loss, np.zeros(len(slopes) + constant), jac=True, method="L-BFGS-B").x
-    scale = np.round(np.exp(found[: len(slopes)]), 6)
-    offset = round(float(found[-1]), 6) if constant else 0.0
-    return Calibration(kind, float(scale[0]), offset, float(scale[-1]) if kind == "beta" else 1.0, cap)
+    if kind == "bent":
+        weights = [class_weights(is_lens, pi) / -(xlogy(pi, pi) + xlogy(1 - pi, 1 - pi)) for pi in RARE]
+        loss = _Loss(np.asarray(logit, np.float64), is_lens, weights, RARE)
+    else:
+        loss = _Loss(np.asarray(logit, np.float64), is_lens, [np.full(len(is_lens), 1 / len(is_lens))], (fraction,))
+    ends: list[NDArray[np.float64]] = []
+    losses: list[float] = []
+    for knee in KNEES if kind == "bent" else (0.0,):
+        found = minimize(partial(loss, kind), _start(kind, knee), jac=True, method="L-BFGS-B", bounds=_bounds(kind))
+        ends.append(found.x)
+        losses.append(float(found.fun))
+    return dataclasses.replace(_calibration(kind, np.round(ends[int(np.argmin(losses))], 9)), cap=cap)
 
 
-def _terms(kind: str, values: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
-    """Return what each slope is a factor of, (k, n), `Calibration.a` first, and whether there is an offset."""
-    if kind == "beta":
-        return np.stack([-np.logaddexp(0.0, -values), np.logaddexp(0.0, values)]), True
-    return values[None], kind == "platt"
+def _start(kind: str, knee: float) -> list[float]:
+    """Return the first parameters of a fit: logarithms of slopes, offset, knee, as far as the kind has them."""
+    return {"temperature": [0.0], "platt": [0.0, 0.0], "beta": [0.0] * 3, "bent": [0.0, 0.0, knee, knee]}[kind]
+
+
+def _bounds(kind: str) -> list[tuple[float | None, float | None]] | None:
+    """Return the bounds of the parameters: those of ``bent`` can run away where no row is."""
+    return [SLOPE_BOUNDS, SLOPE_BOUNDS, (None, None), KNEE_BOUNDS] if kind == "bent" else None
+
+
+def _calibration(kind: str, parameters: NDArray[np.float64]) -> Calibration:
+    """Return the calibration that the parameters of a fit stand for."""
+    values = [float(value) for value in parameters]
+    if kind in ("temperature", "platt"):
+        return Calibration(kind, round(float(np.exp(values[0])), 6), round(values[1], 6) if kind == "platt" else 0.0)
+    slopes = [round(float(np.exp(value)), 6) for value in values[:2]]
+    knee = round(values[3], 6) if kind == "bent" else 0.0
+    return Calibration(kind, slopes[0], round(values[2], 6), slopes[1], knee=knee)
+
+
+class _Loss:
+    """Weighted log loss of a calibration on a split, and its gradient by the parameters of `_start`."""
+
+    def __init__(
+        self, logit: Floats, is_lens: NDArray[np.bool_], weights: Sequence[Floats], prevalences: Sequence[float]
+    ) -> None:
+        self.x = np.asarray(logit, np.float64)
+        self.sign = np.where(is_lens, -1.0, 1.0)
+        self.parts = [(weight, np.log(pi) - np.log1p(-pi)) for weight, pi in zip(weights, prevalences, strict=True)]
+
+    def __call__(self, kind: str, parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        x, slopes = self.x, np.exp(parameters[:1] if kind in ("temperature", "platt") else parameters[:2])
+        if len(slopes) == 1:
+            by = [slopes[0] * x, np.ones_like(x)][: len(parameters)]
+            value = by[0] + (parameters[1] if kind == "platt" else 0.0)
+        else:
+            knee = parameters[3] if kind == "bent" else 0.0
+            low, high = -slopes[0] * np.logaddexp(0.0, knee - x), slopes[1] * np.logaddexp(0.0, x - knee)
+            value = low + high + parameters[2]
+            bend = -slopes[0] * expit(knee - x) - slopes[1] * expit(x - knee)
+            by = [low, high, np.ones_like(x), bend][: len(parameters)]
+        total, pull = 0.0, np.zeros_like(x)
+        for weight, shift in self.parts:
+            argument = self.sign * (value + shift)
+            total += float((weight * np.logaddexp(0.0, argument)).sum())
+            pull += weight * self.sign * expit(argument)
+        return total, np.array([float((pull * part).sum()) for part in by])
 
 
 def log_loss(logit: Floats, is_lens: NDArray[np.bool_], weight: Floats | None = None) -> float:

@@ -129,12 +129,12 @@ class Finish:
     evaluation : int
         Mocks of the short evaluation in the card.
     kind : str
-        Calibration of the logit: ``none``, ``temperature``, ``platt`` or ``beta``.
+        Calibration of the logit: ``none``, ``temperature``, ``platt``, ``beta`` or ``bent``.
     """
 
     calibration: int = 20_000
     evaluation: int = 20_000
-    kind: Literal["none", "temperature", "platt", "beta"] = "platt"
+    kind: Literal["none", "temperature", "platt", "beta", "bent"] = "platt"
 
 
 @dataclass(frozen=True, slots=True)

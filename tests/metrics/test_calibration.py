@@ -8,6 +8,7 @@ import pytest
 from lensscan.metrics.calibration import (
     KINDS,
     Calibration,
+    _Loss,
     brier,
     class_weights,
     expected_calibration_error,
@@ -53,6 +54,50 @@ def test_beta_recovers_two_slopes():
     )
     straight = fit("platt", raw, lens, prior=0.5)
     assert log_loss(found(raw), lens) < log_loss(straight(raw), lens) - 0.003
+
+
+def heavy_tail(n, seed):
+    """Scores whose likelihood ratio is that of two Gaussians up to a knee, and hardly grows beyond."""
+    rng = np.random.default_rng(seed)
+    lens = rng.random(n) < 0.5
+    score = rng.normal(np.where(lens, 3.0, -3.0), 2.0)
+    stray = ~lens & (rng.random(n) < 0.003)  # non-lenses that look like the best lenses
+    score[stray] = rng.normal(4.5, 1.5, int(stray.sum()))
+    return score, lens
+
+
+def test_bent_sees_the_few_among_the_best():
+    found = {kind: fit(kind, *heavy_tail(200_000, 1)) for kind in ("platt", "bent")}
+    score, lens = heavy_tail(400_000, 2)
+    top = score > 5
+    weight = class_weights(lens, 1e-3)
+    true = float((weight * lens)[top].sum())
+    stated = {kind: float((weight * way.p_lens(way(score), 1e-3))[top].sum()) for kind, way in found.items()}
+    assert stated["platt"] > 2 * true
+    assert stated["bent"] == pytest.approx(true, rel=0.2)
+    even = expected_calibration_error(found["bent"].p_lens(found["bent"](score), 0.5), lens)
+    assert even < 0.01
+
+
+def test_bent_of_a_straight_line_is_straight():
+    score, lens = two_gaussians()
+    found = fit("bent", score, lens)
+    x = np.linspace(-3, 3, 13)
+    np.testing.assert_allclose(found(x), 2 * x, atol=0.35)
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_the_gradient_of_the_fit_is_that_of_its_loss(kind):
+    rng = np.random.default_rng(5)
+    logit, lens = rng.normal(0, 3, 400), rng.random(400) < 0.4
+    weights = [rng.random(400), rng.random(400)]
+    loss = _Loss(logit, lens, weights, (0.5, 0.01))
+    at = rng.normal(0, 0.5, {"temperature": 1, "platt": 2, "beta": 3, "bent": 4}[kind])
+    step = 1e-6
+    numeric = [
+        (loss(kind, at + step * unit)[0] - loss(kind, at - step * unit)[0]) / (2 * step) for unit in np.eye(len(at))
+    ]
+    np.testing.assert_allclose(loss(kind, at)[1], numeric, rtol=1e-5, atol=1e-6)
 
 
 def test_beta_of_equal_slopes_is_platt():
