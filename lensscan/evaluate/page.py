@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from lensscan.candidates.positions import MODES
 from lensscan.evaluate.detection import EVEN_ODDS, cut_words
 from lensscan.evaluate.galleries import KINDS
+from lensscan.evaluate.images import ABOVE
 from lensscan.evaluate.markup import STYLE, figure, note, number, picture, table
 from lensscan.evaluate.posteriors import PARAMETERS
 from lensscan.evaluate.regression import CONVENTIONS, LEVELS
@@ -26,6 +28,7 @@ def make_page(report: Report, pictures: Mapping[str, bytes]) -> str:
         "completeness": ("Completeness and false positives", _completeness(report, pictures)),
         "regression": ("Lens parameters", _regression(report, pictures)),
         "posterior": ("Calibration of the posterior", _posterior(report, pictures)),
+        "images": ("Images and time delays", _images(report)),
         "compared": ("Compared with other models", _comparisons(report)),
         "gallery": ("Galleries", _galleries(report, pictures)),
         "set": ("Test set and provenance", _provenance(report)),
@@ -314,6 +317,32 @@ def _posterior(report: Report, pictures: Mapping[str, bytes]) -> str:
     if "selected" in report["groups"]:
         text += f" Selected: what the score puts above {cut_words(next(iter(report['thresholds'])))}."
     return body + "<h3>By kind of lens</h3>" + note(text) + table(head, rows)
+
+
+def _images(report: Report) -> str:
+    found, systems = report.get("images"), report.get("image_systems")
+    if not found or not systems:
+        return ""
+    body = note(
+        "Images that the predicted lenses give, against those of the true ones, matched by order of arrival. "
+        "posterior: lens and source predicted; first_image: the first image is known (HOLISMOKES IV, as we understand "
+        "it); true_source: the source is known. Position (arcsec) and delay (fraction of the true one) of the later "
+        "images of systems whose number of images is right: read them with the share beside."
+        + ("" if systems["isothermal"] else " True masses are not isothermal; the true images are those of isothermal "
+           "lenses with the same Einstein radius.")
+    )  # fmt: skip
+    keys = ("right_number", "dx.bias", "dx.half_width_68", "dy.bias", "dy.half_width_68", "delay.bias",
+            "delay.half_width_68", "delay.inside_68")  # fmt: skip
+    head = ("mode", "theta_E", "systems", "right number", "dx bias", "dx 68 %", "dy bias", "dy 68 %", "delay bias",
+            "delay 68 %", "delays in their 68 %")  # fmt: skip
+    rows = [
+        (mode, "all" if name == "all" else f"> {above:g}", f"{systems[name]:,}",
+         *(figure(found[f"{mode}.{name}.{key}"]) for key in keys))
+        for mode in MODES
+        for name, above in ABOVE.items()
+        if systems[name]
+    ]  # fmt: skip
+    return body + table(head, rows)
 
 
 def _comparisons(report: Report) -> str:

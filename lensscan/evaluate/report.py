@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from lensscan import __version__
 from lensscan.errors import ConfigError
 from lensscan.evaluate.detection import Detection, ambiguous, completeness_table, detect, false_positives
+from lensscan.evaluate.images import Images, measure_images
 from lensscan.evaluate.lightonly import GROUPS, columns_of, linear_scores
 from lensscan.evaluate.posteriors import PARAMETERS, Posteriors, reduce_posteriors, truth_table
 from lensscan.evaluate.predict import Predictions, Scored
@@ -56,6 +57,9 @@ COMPARED = (
     "regression:coverage.0.68.joint_7",
     "regression:nll.joint_5",
     "regression:nll.joint_7",
+    "images:first_image.above_0.8.right_number",
+    "images:first_image.above_0.8.dx.half_width_68",
+    "images:first_image.above_0.8.delay.half_width_68",
 )
 
 
@@ -66,7 +70,7 @@ class Outcome:
     Attributes
     ----------
     predictions : Predictions
-    detection, regression, posteriors
+    detection, regression, posteriors, images
         None where it has none.
     regressed : (n,) bool array
         Scored rows behind `regression` and `posteriors`.
@@ -78,13 +82,14 @@ class Outcome:
     detection: Detection | None
     regression: Regression | None
     posteriors: Posteriors | None
+    images: Images | None
     regressed: NDArray[np.bool_]
     bootstrap: Bootstrap
 
     def estimate(self, name: str) -> Estimate | None:
         """Return the figure ``section:key``, None if it was not measured."""
         section, _, key = name.partition(":")
-        part = self.detection if section == "detection" else self.regression
+        part = {"detection": self.detection, "regression": self.regression, "images": self.images}[section]
         return None if part is None else part.figures.get(key)
 
 
@@ -138,7 +143,13 @@ def assess(scored: Scored, pixel_scale: float, replicates: int, seed: int = 0) -
                 if scores
                 else f"model {name} gives neither scores nor posteriors; train it anew"
             )
-        outcomes.append(Outcome(predictions, detection, regression, posteriors, rows, found))
+        galaxies = clusters(scored)
+        images = (
+            measure_images(predictions.posterior, scored.truth, rows, galaxies, replicates, seed)
+            if regression
+            else None
+        )
+        outcomes.append(Outcome(predictions, detection, regression, posteriors, images, rows, found))
     return Assessment(scored, outcomes)
 
 
@@ -232,6 +243,9 @@ def make_report(
         report["groups"] = regression.counts
         report["curves"] = {name: values.tolist() for name, values in regression.curves.items()}
         report["noise"] = {"ks_95": 1.358 / np.sqrt(regression.counts["all"])}
+    if outcome.images is not None:
+        report["images"] = {name: plain(value) for name, value in outcome.images.figures.items()}
+        report["image_systems"] = outcome.images.systems | {"isothermal": outcome.images.isothermal}
     report["comparisons"] = compare(assessment, number)
     return report
 
