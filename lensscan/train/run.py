@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 SEEDS = {"training": 0, "validation": 1, "calibration": 2, "evaluation": 3, "novelty": 4}
 """Offsets of the seeds: purpose p of a training with seed s uses mocks of seed ``10 s + SEEDS[p]``."""
 UNITS_SAMPLE = 2048
+TURNED = 5000
+"""Most mocks whose eight views are scored, to calibrate their posterior."""
 PLAIN: dict[str, Any] = {
     "posterior_scale": (1.0,) * N_LATENT,
     "posterior_scale_views": (),
@@ -198,7 +200,7 @@ class TrainRun:
         scored = score_mocks(model, recipe, seed, finish.calibration, self.report, views=1)
         turned = None
         if model.module.regresses:
-            few = max(1, finish.calibration // 4)
+            few = min(TURNED, max(1, finish.calibration // 4))
             turned = score_mocks(model, recipe, seed, few, self.report, views=N_VIEWS)
         model = calibrate(model, scored, finish, settings.augmentation, turned)
         seed = mock_seed(settings, "evaluation")
