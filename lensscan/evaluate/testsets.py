@@ -22,7 +22,7 @@ from lensscan.config import build, read_toml
 from lensscan.errors import ConfigError, VerificationError
 from lensscan.mocks.batches import fill_batch
 from lensscan.mocks.recipes import Recipe, load_recipe
-from lensscan.mocks.simulate import draw_truth, simulate
+from lensscan.mocks.simulate import Mocks, draw_truth, simulate
 from lensscan.survey.stamps import Batch, Frame, allocate, check_scale
 
 __all__ = ["SEEDS", "SIZES", "SealedSet", "TestSet", "hash_truth", "open_testset", "seal", "truth_hash"]
@@ -144,17 +144,21 @@ class SealedSet(TestSet):
         slots = [allocate(rows, frame) for frame in frames]
         for start in range(0, self.n, CHUNK):
             count = min(CHUNK, self.n - start)
-            mocks = simulate(self.recipe, seed=self.seed, start=start, n=count, device=self.device)
+            mocks = self.make(start, count)
             for low in range(0, count, rows):
                 part = slice(low, min(low + rows, count))
                 for slot, frame in zip(slots, frames, strict=True):
                     fill_batch(slot, frame, self.recipe, [mocks], part, self.resample)
                 yield slots, {key: value.numpy()[part] for key, value in mocks.truth.items()}
 
+    def make(self, start: int, n: int) -> Mocks:
+        """Simulate the rows [start, start + n)."""
+        return simulate(self.recipe, seed=self.seed, start=start, n=n, device=self.device)
+
     def stamps(self, rows: NDArray[np.int64], frame: Frame) -> Batch:
         """Simulate single rows again."""
         slot = allocate(max(len(rows), 1), frame)
-        mocks = [simulate(self.recipe, seed=self.seed, start=int(row), n=1, device=self.device) for row in rows]
+        mocks = [self.make(int(row), 1) for row in rows]
         if mocks:
             fill_batch(slot, frame, self.recipe, mocks, slice(0, len(rows)), self.resample)
         return slot

@@ -162,7 +162,9 @@ def test_files_hold_the_table(table, tmp_path):
     assert "des-griz (own)" in text
     assert not re.search(r'(src|href)="(?!data:|#)', text), "nothing from elsewhere"
     assert image.read_bytes().startswith(b"\x89PNG")
-    assert "figures of every model" not in (transferreport.write_transfer(table, tmp_path / "bare", False)[0]).read_text()
+    assert (
+        "figures of every model" not in (transferreport.write_transfer(table, tmp_path / "bare", False)[0]).read_text()
+    )
 
 
 def test_pictures_show_every_figure_that_exists(monkeypatch, table):
