@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 
-from lensscan.cli.arguments import at_least
+from lensscan.cli.arguments import add_assignments, at_least, need_gpu
 
 EXAMPLE = "lensscan bench scan --rounds 5 -o bench.json"
 NAMES = ("scan", "scheduler", "memory", "solver", "simulate", "train")
@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="des-griz", help="network of scan and train (default des-griz)")
     parser.add_argument("--train", default="des-griz", metavar="TRAIN.toml", help="of train (default des-griz)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of train (default cpu)")
+    add_assignments(parser, "change a setting of the training of train, such as stream.split=true")
     parser.add_argument("--folder", help="where to put the test data (default: a temporary folder)")
     parser.add_argument("-o", "--output", metavar="FILE.json", help="also write the figures as JSON")
 
@@ -45,11 +46,10 @@ def run(args: argparse.Namespace) -> int:
 
         report = bench_simulate(args.rounds)
     elif args.name == "train":
-        from lensscan.cli.arguments import need_gpu
         from lensscan.site.bench.training import bench_train
 
         need_gpu(args.device)
-        report = bench_train(args.train, args.model, args.rounds, args.device)
+        report = bench_train(args.train, args.model, args.rounds, args.device, assignments=args.assignments)
     elif args.name == "memory":
         from lensscan.site.bench.memory import ROWS, bench_memory
 

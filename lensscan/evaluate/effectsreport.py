@@ -139,6 +139,9 @@ def make_page(found: Effects, pictures: dict[str, bytes]) -> str:
         rows.append([escape(each.condition.words), hidden, *cells])
     units = "; ".join(f"{GRIDS[kind]}: {grid_unit(kind, settings.recipe)}" for kind in GRIDS)
     body = note(text) + picture(pictures, "curves", "half-widths over masks, noise and PSF")
+    body += note(
+        "Bands: each point by itself; points of a curve share their lenses, so steps are surer than they look."
+    )
     if "switches" in pictures:
         body += note(
             "Change of the half-width when one effect is turned off while all others stay on (against everything), and "

@@ -26,15 +26,12 @@ class CurvePanel:
     x : (k,) array
     curves : dict of (k, 3) arrays
         Value and ends of the interval, by parameter.
-    reference : (float, float), optional
-        Limits between which the recipe draws the quantity.
     """
 
     x_label: str
     y_label: str
     x: Floats
     curves: Mapping[str, Floats]
-    reference: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +52,14 @@ def curve_diagram(rows: Sequence[Sequence[CurvePanel]]) -> bytes:
             x, (value, low, high) = panel.x[order], values[order].T
             place.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
             place.plot(x, value, "o-", color=colour, ms=3.5, lw=1.4, label=name)
-        if panel.reference is not None:
-            place.axvspan(*panel.reference, color=GREY, alpha=0.1, lw=0)
         place.set(xlabel=panel.x_label, ylabel=panel.y_label)
     width = len(rows[0])
     for start in range(0, len(axes), width):
         top = max(place.get_ylim()[1] for place in axes[start : start + width])
         for place in axes[start : start + width]:
             place.set_ylim(0, top)
-        axes[start].legend(frameon=False, fontsize=8.5)
+        last = axes[start + width - 1]
+        last.legend(frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return _png(figure)
 
 

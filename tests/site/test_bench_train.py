@@ -147,6 +147,7 @@ def test_ratios_are_taken_round_by_round(bench):
     assert len(asked) == 15
     assert all(case.cores == (3, 5) for case, _ in asked)
     assert [case.stored for case, _ in asked[:5]] == [False, True, False, False, False]
+    assert [case.backend for case, _ in asked[:5]] == ["none", "none", "horovod", "horovod", "torch"]
     figure = figures["two ranks, Horovod / one rank, Horovod"]
     assert (figure["value"], figure["reached"], figure["goal"]) == (pytest.approx(2.04), True, ">= 1.8")
     figure = figures["two ranks, torch.distributed / plain serial"]
@@ -190,6 +191,12 @@ def test_what_cannot_be_measured_is_said(bench, monkeypatch, change, words):
         assert math.isnan(figures[name]["value"])
         assert words in figures[name]["note"]
     assert {ranks for _, ranks in asked} == ({0} if "mpiexec" in words else {0, 2})
+
+
+def test_settings_of_the_training_can_be_changed(bench):
+    figures, asked, _ = bench(assignments=["batch=64", "stream.split=true"])
+    assert "plain serial, batch 64" in figures
+    assert all(case.settings().batch == 64 and case.settings().stream.split for case, _ in asked)
 
 
 def test_two_ranks_need_two_cores(bench, monkeypatch):

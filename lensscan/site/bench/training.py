@@ -10,13 +10,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
-from lensscan.config import find, read_toml
 from lensscan.errors import LensscanError
 from lensscan.nets.model import Model
 from lensscan.process import tune_allocator
@@ -24,7 +23,6 @@ from lensscan.site.bench.endtoend import BATCH, FAST_BATCH, network
 from lensscan.site.bench.launcher import ENVIRONMENT, find_mpiexec
 from lensscan.site.bench.report import Rate, Report, interleave, on_threads
 from lensscan.site.bench.trainrank import Case, Timed
-from lensscan.train.settings import TrainSettings
 
 __all__ = ["Measured", "bench_train", "run_case"]
 
@@ -105,6 +103,7 @@ def bench_train(
     rounds: int = 3,
     device: str = "cpu",
     periods: int = 2,
+    assignments: Sequence[str] = (),
     runner: Runner = run_case,
 ) -> Report:
     """Measure training plain and on ranks, all with the same global batch, and classification.
@@ -120,15 +119,18 @@ def bench_train(
     device : str
     periods : int
         Length of a measurement, see `lensscan.site.bench.trainrank.Case`.
+    assignments : sequence of str
+        Changes of the training file, ``KEY=VALUE``.
     runner : callable
         Does a case on so many ranks.
     """
     tune_allocator()
     report = Report("train")
-    path = find("training", training)
-    settings = TrainSettings.from_mapping(read_toml(path), str(path))
+    cores = () if device == "cuda" else tuple(sorted(os.sched_getaffinity(0)))
+    plain = Case(training, device=device, periods=periods, cores=cores, assignments=tuple(assignments))
+    settings = plain.settings()
     report.add("load of the machine before, 1 minute", os.getloadavg()[0], "", note="whatever else was running")
-    found = _measure(training, rounds, device, periods, _missing(device), runner)
+    found = _measure(plain, rounds, _missing(device), runner)
     for name, case in found.items():
         report.rate(f"{name}, batch {settings.batch}", case.rates)
     _ratios(report, found, _missing(device))
@@ -152,16 +154,13 @@ def _missing(device: str) -> dict[str, str]:
     return missing
 
 
-def _measure(
-    training: str, rounds: int, device: str, periods: int, missing: Mapping[str, str], runner: Runner
-) -> dict[str, Measured]:
+def _measure(plain: Case, rounds: int, missing: Mapping[str, str], runner: Runner) -> dict[str, Measured]:
     """Run every case that can be run, in turn, `rounds` times."""
-    cores = () if device == "cuda" else tuple(sorted(os.sched_getaffinity(0)))
     backends = {SERIAL: "none", STORED: "none", ONE: "horovod", TWO: "horovod", TORCH: "torch"}
     samples: dict[str, list[list[Timed]]] = {name: [] for name in RANKS if name not in missing}
     for _ in range(rounds):
         for name, rows in samples.items():
-            case = Case(training, backends[name], device, name == STORED, periods, cores)
+            case = dataclasses.replace(plain, backend=backends[name], stored=name == STORED)
             rows.append(runner(case, RANKS[name]))
     return {name: Measured.of(rows) for name, rows in samples.items()}
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lensscan import mpi
-from lensscan.config import find, read_toml
+from lensscan.config import find, override, read_toml
 from lensscan.mocks.recipes import Recipe, load_recipe
 from lensscan.process import tune_allocator
 from lensscan.train.augment import Sample
@@ -51,6 +51,8 @@ class Case:
         Measured steps, in periods of the stream of mocks (see `shorten`); one more warms up.
     cores : tuple of int
         Rank k works on the k-th of them, with all its threads; empty: anywhere.
+    assignments : tuple of str
+        Changes of the training file, ``KEY=VALUE``.
     """
 
     training: str
@@ -59,6 +61,12 @@ class Case:
     stored: bool = False
     periods: int = 2
     cores: tuple[int, ...] = ()
+    assignments: tuple[str, ...] = ()
+
+    def settings(self) -> TrainSettings:
+        """Read the training file."""
+        path = find("training", self.training)
+        return TrainSettings.from_mapping(override(read_toml(path), self.assignments), str(path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,14 +218,13 @@ def time_steps(case: Case, settings: TrainSettings, mocks: Mocks = simulate_samp
 def main(arguments: list[str]) -> None:
     """Do the case (JSON) of the first argument; write ``<rank>.json`` into the folder of the second."""
     values = json.loads(arguments[0])
-    case = Case(**{**values, "cores": tuple(values["cores"])})
+    case = Case(**values | {name: tuple(values[name]) for name in ("cores", "assignments")})
     if case.cores:
         os.sched_setaffinity(0, {case.cores[mpi.local_rank() % len(case.cores)]})
     mpi.pin_device()
     tune_allocator()
     torch.set_num_threads(1)
-    path = find("training", case.training)
-    found = time_steps(case, TrainSettings.from_mapping(read_toml(path), str(path)))
+    found = time_steps(case, case.settings())
     name = f"{mpi.local_rank()}.json"
     Path(arguments[1], name).write_text(json.dumps(dataclasses.asdict(found)))
 
