@@ -33,10 +33,20 @@ def settings(**changes):
     return EffectsSettings(**{"model": network(), "recipe": RECIPE, "n": 24, "replicates": 20} | changes)
 
 
+def few():
+    """Return one or two conditions of each kind."""
+    chosen = {}
+    for each in conditions_of(RECIPE):
+        chosen.setdefault(each.kind, []).append(each)
+    return [each for kind in chosen.values() for each in kind[:: max(1, len(kind) - 1)]]
+
+
 @pytest.fixture(scope="module")
 def measured():
-    """A network with random weights under every condition, on few lenses."""
-    return measure_effects(settings())
+    """A network with random weights under some conditions, on few lenses."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lensscan.evaluate.effects.conditions_of", lambda recipe: few())
+        return measure_effects(settings())
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +80,10 @@ def test_differences_are_paired(known):
 
 
 def test_every_condition_is_measured_on_the_same_lenses(measured):
-    assert [each.condition.words for each in measured.outcomes] == [each.words for each in conditions_of(RECIPE)]
+    assert [each.condition.words for each in measured.outcomes] == [each.words for each in few()]
     assert 20 <= measured.n_lens <= 24
     widths = {each.condition.words: each.widths["theta_E"].value for each in measured.outcomes}
-    assert len(set(widths.values())) > 20, "other pixels, other answers"
+    assert len(set(widths.values())) == len(few()) == 12, "other pixels, other answers"
     hidden = [each.hidden for each in measured.outcomes if each.condition.kind == "masks"]
     assert hidden[0] == 0
     assert hidden == sorted(hidden)
