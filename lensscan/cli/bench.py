@@ -3,17 +3,17 @@
 NAME is one of: scan (end to end against its ceilings and against what one would write instead),
 scheduler (block messages a second), memory (peak memory against the number of rows), solver (image
 positions of lenses a second, beside lenstronomy's), simulate (simulated images a second, beside caustics
-and lenstronomy).
+and lenstronomy), train (training on one and two ranks, with and without Horovod, and milliseconds a stamp).
 """
 
 from __future__ import annotations
 
 import argparse
 
-from lensscan.cli.arguments import at_least
+from lensscan.cli.arguments import add_assignments, at_least, need_gpu
 
 EXAMPLE = "lensscan bench scan --rounds 5 -o bench.json"
-NAMES = ("scan", "scheduler", "memory", "solver", "simulate")
+NAMES = ("scan", "scheduler", "memory", "solver", "simulate", "train")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rows", type=at_least(1), nargs="+", metavar="N", help="catalog lengths of the memory benchmark"
     )
-    parser.add_argument("--model", default="des-griz", help="network of the scan benchmark (default des-griz)")
+    parser.add_argument("--model", default="des-griz", help="network of scan and train (default des-griz)")
+    parser.add_argument("--train", default="des-griz", metavar="TRAIN.toml", help="of train (default des-griz)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of train (default cpu)")
+    add_assignments(parser, "change a setting of the training of train, such as stream.split=true")
     parser.add_argument("--folder", help="where to put the test data (default: a temporary folder)")
     parser.add_argument("-o", "--output", metavar="FILE.json", help="also write the figures as JSON")
 
@@ -42,6 +45,11 @@ def run(args: argparse.Namespace) -> int:
         from lensscan.site.bench.simulate import bench_simulate
 
         report = bench_simulate(args.rounds)
+    elif args.name == "train":
+        from lensscan.site.bench.training import bench_train
+
+        need_gpu(args.device)
+        report = bench_train(args.train, args.model, args.rounds, args.device, assignments=args.assignments)
     elif args.name == "memory":
         from lensscan.site.bench.memory import ROWS, bench_memory
 

@@ -6,6 +6,7 @@ like. A folder made by lensscan simulate serves too. Several models are compared
 
 --realism gates a recipe: what simple probes tell apart, lens from non-lens and mock from real stamps, and what the
 model makes of real stamps with and without painted arcs. --difficulty trains two published baselines on its mocks.
+--transfer puts models on the mocks of other surveys; --effects observes the same lenses under other conditions.
 """
 
 from __future__ import annotations
@@ -49,14 +50,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--number",
         type=at_least(50),
         metavar="N",
-        help="mocks to simulate (default: realism 4000, difficulty 16000)",
+        help="mocks to simulate (default: realism 4000, transfer 4000 of each recipe, effects 1000, difficulty 16000)",
     )
-    add_assignments(parser, "change a setting of the recipe of --realism or --difficulty")
+    add_assignments(parser, "change a setting of the recipe of --realism, --effects or --difficulty")
     real = parser.add_argument_group("realism gate")
     real.add_argument("--realism", metavar="RECIPE", help="gate this recipe, and MODEL if one is given")
     real.add_argument("--catalog", metavar="FILE", help="catalog of real stamps, as for a scan")
     real.add_argument("--survey", metavar="S", help="its survey")
     real.add_argument("--stamps", metavar="SPEC", help="its stamps, as for a scan")
+    other = parser.add_argument_group("transfer")
+    other.add_argument(
+        "--transfer", action="store_true", help="each MODEL on the mocks of each recipe that has its bands"
+    )
+    other.add_argument("--recipes", nargs="+", metavar="RECIPE", help="recipes (default: those of the five surveys)")
+    seen = parser.add_argument_group("conditions")
+    seen.add_argument(
+        "--effects", metavar="RECIPE", help="errors of MODEL under this recipe's effects, on and off, masks, noise, PSF"
+    )
     hard = parser.add_argument_group("difficulty")
     hard.add_argument("--difficulty", metavar="RECIPE", help="train the published baselines on this recipe's mocks")
     hard.add_argument("--epochs", type=at_least(1), default=200, metavar="E", help="of the network (default 200)")
@@ -70,6 +80,8 @@ COMMON = {"output", "bootstrap", "device", "threads", "no_plots"}
 TASKS = {
     "seal": {"seal"},
     "realism": COMMON | {"realism", "models", "number", "assignments", "catalog", "survey", "stamps", "batch"},
+    "transfer": COMMON | {"transfer", "models", "recipes", "number", "views", "batch"},
+    "effects": COMMON | {"effects", "models", "number", "assignments", "views", "batch"},
     "difficulty": COMMON | {"difficulty", "number", "assignments", "epochs", "seeds", "patience", "hog", "new"},
     "testset": COMMON | {"testset", "models", "baseline", "views", "batch", "overwrite"},
 }
@@ -77,10 +89,17 @@ TASKS = {
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run what was asked for: seal, gate, calibrate, or evaluate."""
+    """Run what was asked for: seal, gate, transfer, conditions, calibrate, or evaluate."""
     task = next((name for name in TASKS if getattr(args, name)), "testset")
     refuse_others(args, task)
-    runs = {"seal": run_seal, "realism": run_realism, "difficulty": run_difficulty, "testset": run_evaluation}
+    runs = {
+        "seal": run_seal,
+        "realism": run_realism,
+        "transfer": run_transfer,
+        "effects": run_effects,
+        "difficulty": run_difficulty,
+        "testset": run_evaluation,
+    }
     return runs[task](args)
 
 
@@ -190,6 +209,69 @@ def run_realism(args: argparse.Namespace) -> int:
     found = measure_realism(settings, Stages())
     print("\n".join(lines(found)))
     for path in write_realism(found, Path(args.output), not args.no_plots):
+        print(path)
+    return 0
+
+
+def run_transfer(args: argparse.Namespace) -> int:
+    """Put every model on the mocks of every recipe."""
+    from pathlib import Path
+
+    from lensscan.errors import ConfigError
+    from lensscan.evaluate.plots import require_matplotlib
+    from lensscan.files import check_folder
+
+    if not args.models:
+        raise ConfigError("--transfer needs at least one MODEL, such as lensscan evaluate des-griz --transfer")
+    start_torch(args)
+    from lensscan.evaluate.transfer import SURVEYS, TransferSettings, measure_transfer
+    from lensscan.evaluate.transferreport import lines, write_transfer
+    from lensscan.nets.model import Model
+
+    if not args.no_plots:
+        require_matplotlib()
+    settings = TransferSettings(
+        models=[Model.load(name) for name in args.models],
+        recipes=args.recipes or SURVEYS,
+        n=args.number or 4000,
+        replicates=args.bootstrap,
+        views=args.views,
+        device=args.device,
+        batch=args.batch,
+    )
+    check_folder(args.output)
+    found = measure_transfer(settings, Stages())
+    print("\n".join(lines(found)))
+    for path in write_transfer(found, Path(args.output), not args.no_plots):
+        print(path)
+    return 0
+
+
+def run_effects(args: argparse.Namespace) -> int:
+    """Measure a model's errors under other conditions."""
+    from pathlib import Path
+
+    from lensscan.errors import ConfigError
+
+    if len(args.models) != 1:
+        raise ConfigError("--effects takes one MODEL, such as lensscan evaluate des-griz --effects des-griz")
+    recipe = prepare(args, args.effects)
+    from lensscan.evaluate.effects import EffectsSettings, measure_effects
+    from lensscan.evaluate.effectsreport import lines, write_effects
+    from lensscan.nets.model import Model
+
+    settings = EffectsSettings(
+        model=Model.load(args.models[0]),
+        recipe=recipe,
+        n=args.number or 1000,
+        replicates=args.bootstrap,
+        views=args.views,
+        device=args.device,
+        batch=args.batch,
+    )
+    found = measure_effects(settings, Stages())
+    print("\n".join(lines(found)))
+    for path in write_effects(found, Path(args.output), not args.no_plots):
         print(path)
     return 0
 

@@ -124,13 +124,14 @@ def choose_device(name: str, precision: str) -> torch.device:
     """
     import torch
 
+    from lensscan.train.run import set_precision
+
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     need_gpu(name)
-    if name == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
-        torch.backends.cudnn.allow_tf32 = precision != "fp32"
-    return torch.device(name)
+    device = torch.device(name)
+    set_precision(device, precision)
+    return device
 
 
 class Reporter:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-__all__ = ["STYLE", "figure", "note", "number", "picture", "table"]
+__all__ = ["STYLE", "figure", "note", "number", "picture", "simple_page", "table"]
 
 STYLE = """
 :root { --ink:#1b2a41; --soft:#5b677a; --line:#dfe4ec; --blue:#1f6fb4; --paper:#fff; --back:#f4f6f9 }
@@ -82,3 +82,13 @@ def picture(pictures: Mapping[str, bytes], name: str, words: str) -> str:
 def note(text: str) -> str:
     """Return a line of explanation."""
     return f'<p class="note">{text}</p>'
+
+
+def simple_page(title: str, caption: str, body: str) -> str:
+    """Return a page of one section."""
+    return (
+        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>'
+        f"<header><div><h1>{escape(title)}</h1><p>{escape(caption)}</p></div></header>"
+        f"<main><section>{body}</section></main></body></html>\n"
+    )

@@ -22,7 +22,7 @@ from lensscan.config import build, read_toml
 from lensscan.errors import ConfigError, VerificationError
 from lensscan.mocks.batches import fill_batch
 from lensscan.mocks.recipes import Recipe, load_recipe
-from lensscan.mocks.simulate import draw_truth, simulate
+from lensscan.mocks.simulate import Mocks, draw_truth, simulate
 from lensscan.survey.stamps import Batch, Frame, allocate, check_scale
 
 __all__ = ["SEEDS", "SIZES", "SealedSet", "TestSet", "hash_truth", "open_testset", "seal", "truth_hash"]
@@ -96,13 +96,22 @@ class SealedSet(TestSet):
         Hash of the truth; without it the set is not sealed.
     device : str
         Where images are made.
+    resample : bool
+        Take models as a scan with ``--resample`` does: other pixels, and fewer bands down to the card's limit.
     """
 
     def __init__(
-        self, name: str, recipe: Recipe, n: int, seed: int, sha256: str | None = None, device: str = "cpu"
+        self,
+        name: str,
+        recipe: Recipe,
+        n: int,
+        seed: int,
+        sha256: str | None = None,
+        device: str = "cpu",
+        resample: bool = False,
     ) -> None:
         self.name, self.recipe, self.n, self.seed = name, recipe, n, seed
-        self.sha256, self.device = sha256, device
+        self.sha256, self.device, self.resample = sha256, device, resample
         self.sealed = sha256 is not None
 
     def describe(self) -> dict[str, Any]:
@@ -119,8 +128,10 @@ class SealedSet(TestSet):
         }
 
     def check(self, frame: Frame) -> None:
-        """Raise a `ConfigError` if a band is missing or the pixels differ."""
+        """Raise a `ConfigError` if a band is missing or pixels differ; with `resample`, if too few bands are there."""
         missing = [band for band in frame.bands if band not in self.recipe.bands]
+        if self.resample and len(frame.bands) - len(missing) >= frame.min_bands:
+            return
         if missing:
             raise ConfigError(
                 f"test set {self.name} has bands {', '.join(self.recipe.bands)}, the model wants {missing[0]}; "
@@ -133,19 +144,23 @@ class SealedSet(TestSet):
         slots = [allocate(rows, frame) for frame in frames]
         for start in range(0, self.n, CHUNK):
             count = min(CHUNK, self.n - start)
-            mocks = simulate(self.recipe, seed=self.seed, start=start, n=count, device=self.device)
+            mocks = self.make(start, count)
             for low in range(0, count, rows):
                 part = slice(low, min(low + rows, count))
                 for slot, frame in zip(slots, frames, strict=True):
-                    fill_batch(slot, frame, self.recipe, [mocks], part)
+                    fill_batch(slot, frame, self.recipe, [mocks], part, self.resample)
                 yield slots, {key: value.numpy()[part] for key, value in mocks.truth.items()}
+
+    def make(self, start: int, n: int) -> Mocks:
+        """Simulate the rows [start, start + n)."""
+        return simulate(self.recipe, seed=self.seed, start=start, n=n, device=self.device)
 
     def stamps(self, rows: NDArray[np.int64], frame: Frame) -> Batch:
         """Simulate single rows again."""
         slot = allocate(max(len(rows), 1), frame)
-        mocks = [simulate(self.recipe, seed=self.seed, start=int(row), n=1, device=self.device) for row in rows]
+        mocks = [self.make(int(row), 1) for row in rows]
         if mocks:
-            fill_batch(slot, frame, self.recipe, mocks, slice(0, len(rows)))
+            fill_batch(slot, frame, self.recipe, mocks, slice(0, len(rows)), self.resample)
         return slot
 
     def verify(self, truth: Truth) -> None:

@@ -10,34 +10,50 @@ from numpy.typing import NDArray
 
 from lensscan.mocks.recipes import Recipe
 from lensscan.mocks.simulate import Mocks
+from lensscan.schema import Flag
 from lensscan.survey.placement import place_centred
-from lensscan.survey.stamps import Batch, Frame
+from lensscan.survey.stamps import Batch, Frame, check_scale
 
 __all__ = ["fill_batch", "lay"]
 
 
-def fill_batch(batch: Batch, frame: Frame, recipe: Recipe, parts: Sequence[Mocks], rows: slice) -> None:
-    """Lay rows of mocks into a batch as readers of files do: the network's bands, cropped or padded.
+def fill_batch(
+    batch: Batch, frame: Frame, recipe: Recipe, parts: Sequence[Mocks], rows: slice, resample: bool = False
+) -> None:
+    """Lay rows of mocks into a batch as readers of files do: the network's bands, cropped, padded or resampled.
 
     Parameters
     ----------
     batch : Batch
         Of the frame's shape; closed on return.
     frame : Frame
-        Its bands must be among the recipe's.
+        Bands that the recipe lacks are absent.
     recipe : Recipe
     parts : sequence of Mocks
         Of that recipe: all state missing pixels, or none does.
     rows : slice
         Taken of each part.
+    resample : bool
+        Resample to the frame's pixels, flux-conserving, where they differ by more than 1 %, as a scan does.
+
+    Raises
+    ------
+    ConfigError
+        If pixels differ and `resample` is False.
     """
-    chosen = [recipe.bands.index(band) for band in frame.bands]
+    known = [k for k, band in enumerate(frame.bands) if band in recipe.bands]
+    chosen = [recipe.bands.index(frame.bands[k]) for k in known]
+    resampled = check_scale(recipe.pixel_scale, frame, resample, f"recipe {recipe.name}")
 
-    def joined(name: str) -> NDArray[Any]:
-        return np.concatenate([getattr(part, name)[rows].cpu().numpy() for part in parts])[:, chosen]
+    def joined(name: str, blank: float) -> NDArray[Any]:
+        values = np.concatenate([getattr(part, name)[rows].cpu().numpy() for part in parts])[:, chosen]
+        whole = np.full((len(values), len(frame.bands), *values.shape[2:]), blank, values.dtype)
+        whole[:, known] = values
+        return whole
 
-    missing = None if parts[0].missing is None else joined("missing")
-    lay(batch, frame, joined("images"), joined("present"), joined("fwhm"), missing)
+    missing = None if parts[0].missing is None else joined("missing", False)
+    step = frame.pixel_scale / recipe.pixel_scale if resampled else None
+    lay(batch, frame, joined("images", 0.0), joined("present", False), joined("fwhm", np.nan), missing, step)
 
 
 def lay(
@@ -47,8 +63,9 @@ def lay(
     present: NDArray[np.bool_],
     fwhm: NDArray[np.float32],
     missing: NDArray[np.bool_] | None,
+    step: float | None = None,
 ) -> None:
-    """Lay stamps of the frame's bands into a batch, cropped or padded.
+    """Lay stamps of the frame's bands into a batch, cropped, padded or resampled.
 
     Parameters
     ----------
@@ -60,8 +77,10 @@ def lay(
     present, fwhm : (n, C) arrays
     missing : (n, C, S, S) array, or None
         Pixels without a value.
+    step : float, optional
+        Frame pixel in stamp pixels, to resample.
     """
-    place = place_centred(images.shape[2:], frame.size)
+    place = place_centred(images.shape[2:], frame.size, step)
     nothing = np.zeros(images.shape[2:], bool)
     batch.clear()
     n = len(images)
@@ -76,4 +95,6 @@ def lay(
                 place.put_mask(gone, batch.mask_of(row)[band])
     batch.present[:n], batch.fwhm[:n] = present, fwhm
     batch.origin[:n] = np.array(place.offset) * frame.pixel_scale
+    if step is not None:
+        batch.flags[:n] |= np.uint32(Flag.RESAMPLED)
     batch.close(n)

@@ -6,6 +6,7 @@ hash of a recipe enters every draw: change a number, and all mocks change.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ from lensscan.mocks.tables import (
     SourcePrior,
 )
 
-__all__ = ["CLASSES", "SIMULATOR", "Recipe", "load_recipe", "make_recipe"]
+__all__ = ["CLASSES", "SIMULATOR", "Recipe", "load_recipe", "make_recipe", "reobserved"]
 
 SIMULATOR = 2
 """Raised whenever the same recipe gives other mocks than before; part of every digest."""
@@ -75,6 +76,29 @@ class Recipe:
     def weights(self) -> list[float]:
         """Relative weight of every class, in the order of `CLASSES`."""
         return [float(self.classes.get(name, 0.0)) for name in CLASSES]
+
+
+def reobserved(recipe: Recipe, **changes: Any) -> Recipe:
+    """Return other conditions under which the very systems of a recipe can be observed; see `simulate`.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    changes
+        Of ``band`` (noise, seeing), ``noise``, ``psf`` and ``effects``; the digest stays, so that whatever they do
+        not touch is drawn as it was.
+
+    Raises
+    ------
+    ValueError
+        If anything else is to be changed: it would belong to the systems.
+    """
+    others = set(changes) - {"band", "noise", "psf", "effects"}
+    if others:
+        raise ValueError(f"{others.pop()} is no condition of the observation")
+    changed = dataclasses.replace(recipe, **changes)
+    object.__setattr__(changed, "digest", recipe.digest)
+    return changed
 
 
 def load_recipe(name: str | Path) -> Recipe:

@@ -30,7 +30,7 @@ from lensscan.mocks.psf import draw_offsets, psf_transform, shift_transform
 from lensscan.mocks.realsky import paint_on, real_sky, takes_real
 from lensscan.mocks.recipes import CLASSES, Recipe, load_recipe
 from lensscan.mocks.scene import Frozen, paint_discs, paint_galaxies, paint_trails
-from lensscan.mocks.sky import Observation
+from lensscan.mocks.sky import Observation, observe
 from lensscan.mocks.systems import Systems, draw_systems
 from lensscan.survey.zeropoint import NJY_ZERO_POINT
 
@@ -79,6 +79,7 @@ def simulate(
     n: int,
     device: str | torch.device = "cpu",
     noise: bool = True,
+    conditions: Recipe | None = None,
 ) -> Mocks:
     """Simulate the rows [start, start + n) of a recipe.
 
@@ -94,28 +95,37 @@ def simulate(
         Where the images are made and stay.
     noise : bool
         False leaves out noise, sky and effects (the same scene, as seen with infinite exposure).
+    conditions : Recipe, optional
+        Observe the same systems under these conditions instead (`lensscan.mocks.recipes.reobserved`).  Labels and
+        arc S/N stay those of the recipe.
 
     Raises
     ------
     ConfigError
-        If the recipe cannot be used, or `n` or `start` is negative.
+        If the recipe cannot be used, `n` or `start` is negative, or the conditions do not belong to the recipe or
+        would have to change a real stamp.
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
     if n < 0 or start < 0:
         raise ConfigError(f"simulate: start={start} and n={n} must not be negative")
+    seen = recipe if conditions is None else conditions
+    if conditions is not None and (conditions.digest != recipe.digest or takes_real(recipe)):
+        raise ConfigError(f"simulate: these are no conditions of recipe {recipe.name}, or its stamps are real")
     device = torch.device(device)
     width, size = len(recipe.bands), recipe.size
     images = torch.empty(n, width, size, size, dtype=torch.float32, device=device)
-    flagged = _real_pixels_missing(recipe) or (noise and flags_pixels(recipe))
+    flagged = _real_pixels_missing(recipe) or (noise and flags_pixels(seen))
     missing = torch.zeros_like(images, dtype=torch.bool) if flagged else None
     drawn: list[dict[str, np.ndarray]] = []
     for low in range(0, max(n, 1), DRAW):
         high = min(low + DRAW, n)
         systems = draw_systems(recipe, seed, np.arange(start + low, start + high, dtype=np.int64))
         scene, central = compose(recipe, seed, systems, MARGIN)
+        if conditions is not None:
+            systems.sky = observe(Draws(recipe.digest, seed, systems.index), seen)
         part = None if missing is None else missing[low:high]
-        _render(images[low:high], part, recipe, seed, systems, scene.freeze(), noise)
+        _render(images[low:high], part, seen, seed, systems, scene.freeze(), noise)
         drawn.append(_truth(recipe, systems, central))
     columns = {key: torch.from_numpy(value) for key, value in _join(drawn).items()}
     extra = {key: columns.pop(key).to(device) for key in ("_present", "_fwhm", "_sigma")}

@@ -31,7 +31,7 @@ from lensscan.train.novelty import MOCKS, add_novelty
 from lensscan.train.settings import TrainSettings
 from lensscan.train.stream import simulate_sample
 
-__all__ = ["SEEDS", "Mocks", "TrainRun", "label_of", "make_trainer", "mock_seed", "with_units"]
+__all__ = ["SEEDS", "Mocks", "TrainRun", "label_of", "make_trainer", "mock_seed", "set_precision", "with_units"]
 
 log = logging.getLogger(__name__)
 
@@ -257,6 +257,13 @@ def make_trainer(
         folder,
         device,
     )
+
+
+def set_precision(device: torch.device, precision: str) -> None:
+    """Let a GPU round as a training's precision allows (`TrainSettings.precision`)."""
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
+        torch.backends.cudnn.allow_tf32 = precision != "fp32"
 
 
 def with_units(settings: TrainSettings, recipe: Recipe) -> TrainSettings:

@@ -35,6 +35,9 @@ class Stream:
     epochs : bool
         A fixed set instead: the first `window` chunks, once each in an order of its own in every epoch, as
         published trainings do.  `reuse` and `chunks` then mean nothing.
+    split : bool
+        Row i of the batch draws from the i-th of `batch` equal parts of each chunk, so that a rank simulates its
+        share of the mocks only.  Other draws than without, but the same for any number of ranks.
     """
 
     chunk: int = 4096
@@ -42,6 +45,7 @@ class Stream:
     reuse: float = 2.0
     chunks: int = 0
     epochs: bool = late(False)
+    split: bool = late(False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +216,8 @@ class TrainSettings:
         for key, value in positive.items():
             if not value > 0:
                 raise ConfigError(f"{where}: {key} must be positive, not {value}")
+        if settings.stream.split and (settings.stream.epochs or settings.stream.chunk < settings.batch):
+            raise ConfigError(f"{where}: stream.split needs chunks of at least batch mocks, and no epochs")
         if settings.views not in (1, 8):
             raise ConfigError(f"{where}: views must be 1 or 8, not {settings.views}")
         if not 0 <= settings.optimiser.ema < 1:

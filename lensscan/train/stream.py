@@ -69,7 +69,8 @@ class MockStream:
     At step s the newest chunk is number ``floor(s batch / (reuse chunk))``; the batch is drawn, with
     replacement, from the newest `window` chunks.  With ``window = 1`` and ``reuse = 1`` the batch is instead
     the rows ``[s batch, (s + 1) batch)`` themselves, and every rank makes only its own.  With ``epochs`` the
-    first `window` chunks are a fixed set, which every epoch goes through once in an order of its own.
+    first `window` chunks are a fixed set, which every epoch goes through once in an order of its own.  With
+    ``split`` every row of the batch draws from its own part of each chunk, and a rank makes the parts of its rows.
 
     Parameters
     ----------
@@ -91,6 +92,8 @@ class MockStream:
         self.first = rank * batch // size
         self.last = (rank + 1) * batch // size
         self.fresh = settings.window == 1 and settings.reuse == 1.0
+        self.low = settings.chunk * self.first // batch if settings.split else 0
+        self.high = settings.chunk * self.last // batch if settings.split else settings.chunk
         self.chunks: dict[int, Sample] = {}
         self.ahead: dict[int, Future[Sample]] = {}
         self.pool = ThreadPoolExecutor(1, "mocks", initializer=torch.set_num_threads, initargs=(1,))
@@ -116,9 +119,18 @@ class MockStream:
             draw = self._in_turn(step)
         else:
             self._prefetch([newest + 1], keep=wanted[0])
-            generator = step_generator(self.seed, step, 2)
-            draw = torch.randint(len(wanted) * self.settings.chunk, (self.batch,), generator=generator)
+            draw = self._at_random(step, len(wanted))
         return self._draw(draw[self.first : self.last], wanted)
+
+    def _at_random(self, step: int, n_chunks: int) -> torch.Tensor:
+        """Return the rows of `n_chunks` chunks that one step draws; with ``split``, of this rank's part of them."""
+        generator, chunk = step_generator(self.seed, step, 2), self.settings.chunk
+        draw = torch.randint(n_chunks * chunk, (self.batch,), generator=generator)
+        if not self.settings.split:
+            return draw
+        edges = torch.arange(self.batch + 1) * chunk // self.batch
+        within = edges[:-1] + draw % chunk % edges.diff()
+        return draw // chunk * chunk + within - self.low
 
     def _in_turn(self, step: int) -> torch.Tensor:
         """Return the rows of the fixed set that one step draws: every epoch is a permutation of its own.
@@ -152,7 +164,7 @@ class MockStream:
             number %= self.settings.chunks
         if self.fresh:
             return self.source(number * self.batch + self.first, self.last - self.first)
-        sample = self.source(number * self.settings.chunk, self.settings.chunk)
+        sample = self.source(number * self.settings.chunk + self.low, self.high - self.low)
         sample.images = (sample.images / STORED_UNIT).clamp(-LARGEST, LARGEST).half()
         return sample
 

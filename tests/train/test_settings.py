@@ -32,6 +32,8 @@ BAD = {
     "no steps": ({"steps": 0}, "steps must be positive"),
     "negative rate": ({"optimiser": {"lr": -1.0}}, "optimiser.lr must be positive"),
     "no reuse": ({"stream": {"reuse": 0.0}}, "stream.reuse must be positive"),
+    "parts of epochs": ({"stream": {"epochs": True, "split": True}}, "stream.split needs chunks of at least batch"),
+    "small parts": ({"stream": {"chunk": 64, "split": True}}, "stream.split needs chunks of at least batch mocks"),
     "views": ({"views": 4}, "views must be 1 or 8"),
     "ema": ({"optimiser": {"ema": 1.0}}, "optimiser.ema"),
     "precision": ({"precision": "fp8"}, "must be one of fp32, tf32, bf16"),
@@ -61,6 +63,7 @@ def test_bad_settings_are_one_line(name):
     [{"seed": 2}, {"steps": 11}, {"softening": 3.0}, {"optimiser": {"lr": 1e-3}}, {"stream": {"window": 3}}]
     + [
         {"stream": {"epochs": True}},
+        {"stream": {"split": True}},
         {"optimiser": {"decay": 0.1}},
         {"network": {"kind": "argonne"}},
         {"network": {"components": 2}},

@@ -12,6 +12,7 @@ from lensscan.train.settings import Stream
 from lensscan.train.stream import MockStream
 
 WINDOWED = Stream(chunk=32, window=3, reuse=2.0)
+SPLIT = Stream(chunk=37, window=3, reuse=2.0, split=True)
 
 
 @pytest.fixture
@@ -37,13 +38,48 @@ def test_any_step_can_be_asked_first(streams):
         assert torch.equal(batch.is_lens, batches[step].is_lens)
 
 
-@pytest.mark.parametrize("settings", [WINDOWED, Stream(window=1, reuse=1.0)])
+@pytest.mark.parametrize("settings", [WINDOWED, SPLIT, Stream(window=1, reuse=1.0)])
 def test_ranks_share_the_global_batch(streams, settings):
     whole = streams(toy_source, settings, 16, 1)
     ranks = [streams(toy_source, settings, 16, 1, rank, 3) for rank in range(3)]
     for step in (0, 1, 7):
         joined = torch.cat([rank(step).images for rank in ranks])
         assert torch.equal(joined, whole(step).images)
+
+
+def test_split_chunks_are_made_by_the_ranks_that_draw_from_them(streams):
+    made = {rank: set() for rank in range(3)}
+
+    def source(rank):
+        def make(start, n):
+            made[rank] |= set(range(start, start + n))
+            return toy_source(start, n)
+
+        return make
+
+    ranks = [streams(source(rank), SPLIT, 16, 1, rank, 3) for rank in range(3)]
+    for step in range(15):
+        for rank in ranks:
+            rank(step)
+    for rank in ranks:
+        rank.close()
+    assert not made[0] & made[1]
+    assert not made[1] & made[2]
+    assert made[0] | made[1] | made[2] == set(range(max(made[2]) + 1))
+
+
+def test_split_rows_draw_from_all_of_their_own_part_of_every_chunk(streams):
+    stored = (toy_source(0, 740).images / 16).half().float() * 16
+    place = {tuple(row.flatten()[:4].tolist()): number for number, row in enumerate(stored)}
+    stream = streams(toy_source, SPLIT, 16, 1)
+    seen = [set() for _ in range(16)]
+    for step in range(60):
+        drawn = [place[tuple(row.flatten()[:4].tolist())] for row in stream(step).images]
+        newest = stream.newest(step)
+        assert {number // 37 for number in drawn} <= set(range(max(0, newest - 2), newest + 1))
+        for row, number in enumerate(drawn):
+            seen[row].add(number % 37)
+    assert seen == [set(range(37 * row // 16, 37 * (row + 1) // 16)) for row in range(16)]
 
 
 def test_fresh_stream_uses_every_mock_once(streams):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from lensscan.nets.model import Model, make_trivial
 from lensscan.nets.scorer import Scorer
 from lensscan.process import tune_allocator
 from lensscan.site.bench.dataset import Dataset, make_loose, make_packs
+from lensscan.site.bench.launcher import ENVIRONMENT, find_mpiexec
 from lensscan.site.bench.report import Rate, Report, interleave
 from lensscan.survey.catalog import open_catalog
 from lensscan.survey.fits import open_fitsio
@@ -255,10 +255,10 @@ def bare_map(data: Dataset, size: int) -> Callable[[], int]:
     return task
 
 
-def network(model: Model, n: int, size: int) -> Callable[[], int]:
+def network(model: Model, n: int, size: int, device: str = "cpu") -> Callable[[], int]:
     """Return a task that scores batches of noise, `n` stamps in all."""
     frame: Frame = model.frame()
-    scorer = Scorer([model], "cpu", size)
+    scorer = Scorer([model], device, size)
     batch = allocate(size, frame)
     batch.images[:] = np.random.default_rng(0).normal(0, 1, batch.images.shape)
     batch.present[:] = True
@@ -328,19 +328,16 @@ def scan(
 
 def _two_ranks(report: Report, name: str, packs: Dataset, cores: list[int], rounds: int) -> None:
     """Compare two ranks on two cores with two one-process scans side by side, each on a core and half the rows."""
-    launcher = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
+    launcher = find_mpiexec()
     if launcher is None:
         report.add("two ranks / two scans side by side", float("nan"), "", note="not measured: no mpiexec")
         return
     half = Subset(packs, packs.n // 2).catalog()
     ranks: list[float] = []
     pairs: list[float] = []
-    environment = {
-        "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
     for _ in range(rounds):
         ranks.append(
-            scan(packs, name, packs.catalog, BATCH, (launcher, "-n", "2", "--bind-to", "core"), FINE, environment).rate
+            scan(packs, name, packs.catalog, BATCH, (launcher, "-n", "2", "--bind-to", "core"), FINE, ENVIRONMENT).rate
         )
         pairs.append(_side_by_side(packs, name, half, cores))
     ratio = float(np.median(ranks) / np.median(pairs))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +10,7 @@ from lensscan.errors import ConfigError
 from lensscan.nets.model import make_trivial
 from lensscan.site.bench.dataset import make_packs
 from lensscan.site.bench.endtoend import scan
+from lensscan.site.bench.launcher import ENVIRONMENT, find_mpiexec
 from lensscan.site.bench.report import Report
 from lensscan.survey.stamps import Frame
 
@@ -37,13 +36,12 @@ def bench_memory(rows: Sequence[int], folder: str | None = None) -> Report:
     ConfigError
         If no mpiexec is found.
     """
-    launcher = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
+    launcher = find_mpiexec()
     if launcher is None:
         raise ConfigError(
             "lensscan bench memory needs an mpiexec, for a root apart from its worker; see lensscan doctor"
         )
     report = Report("memory")
-    environment = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1"}
     peaks: list[tuple[int, int, int]] = []
     for n in sorted(rows):
         with tempfile.TemporaryDirectory(dir=folder) as temp:
@@ -51,7 +49,7 @@ def bench_memory(rows: Sequence[int], folder: str | None = None) -> Report:
             model = Path(temp) / "trivial.safetensors"
             make_trivial(FRAME.bands, FRAME.size, FRAME.pixel_scale).save(model)
             settings = ("root_scores=no", "top=1000")
-            run = scan(data, str(model), data.catalog, BATCH, (launcher, "-n", "2"), settings, environment)
+            run = scan(data, str(model), data.catalog, BATCH, (launcher, "-n", "2"), settings, ENVIRONMENT)
         peaks.append((n, run.root_peak, run.peaks[1]))
         report.add(f"{n:,} rows: root", run.root_peak / 2**20, "MiB", note=f"worker {run.peaks[1] / 2**20:.0f} MiB")
     (n0, root0, worker0), (n1, root1, worker1) = peaks[0], peaks[-1]

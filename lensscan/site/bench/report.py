@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lensscan.errors import OutputError
 from lensscan.process import available_cores
 
-__all__ = ["Rate", "Report", "interleave"]
+__all__ = ["Rate", "Report", "interleave", "on_threads"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,20 @@ def interleave(tasks: Mapping[str, Callable[[], int]], rounds: int) -> dict[str,
             if turn:
                 samples[name].append(items / seconds)
     return {name: Rate(tuple(values)) for name, values in samples.items()}
+
+
+def on_threads(threads: int, task: Callable[[], int]) -> Callable[[], int]:
+    """Return the task as one that torch does with so many CPU threads."""
+
+    def bounded() -> int:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            return task()
+        finally:
+            torch.set_num_threads(before)
+
+    return bounded
 
 
 @dataclass(slots=True)

@@ -20,7 +20,7 @@ from lensscan.mocks.fused import Fusable
 from lensscan.mocks.paint import render_source
 from lensscan.mocks.simulate import simulate
 from lensscan.process import tune_allocator
-from lensscan.site.bench.report import Rate, Report, interleave
+from lensscan.site.bench.report import Rate, Report, interleave, on_threads
 
 __all__ = ["bench_simulate"]
 
@@ -168,31 +168,19 @@ def lenstronomy_images(systems: Systems, n: int) -> Callable[[], np.ndarray]:
     return task
 
 
-def _on_threads(threads: int, draw: Callable[[], Any]) -> Callable[[], int]:
-    def task() -> int:
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
-            return len(draw())
-        finally:
-            torch.set_num_threads(before)
-
-    return task
-
-
 def _tasks(systems: Systems, rivals: Mapping[str, Any]) -> dict[str, Callable[[], int]]:
     tasks: dict[str, Callable[[], int]] = {}
     for threads in (1, 2):
         on = f"{threads} thread{'s' * (threads > 1)}"
-        tasks[f"lensscan, eager, {on}"] = _on_threads(threads, lambda: systems.ours(1, False))
-        tasks[f"lensscan, compiled, {on}"] = _on_threads(threads, lambda: systems.ours(1, True))
-        tasks[f"lensscan, compiled, griz, {on}"] = _on_threads(threads, lambda: systems.ours(4, True))
+        tasks[f"lensscan, eager, {on}"] = on_threads(threads, lambda: len(systems.ours(1, False)))
+        tasks[f"lensscan, compiled, {on}"] = on_threads(threads, lambda: len(systems.ours(1, True)))
+        tasks[f"lensscan, compiled, griz, {on}"] = on_threads(threads, lambda: len(systems.ours(4, True)))
         if "caustics" in rivals:
-            tasks[f"caustics, vmap and compiled, {on}"] = _on_threads(
-                threads, lambda: systems.caustics(rivals["caustics"])
+            tasks[f"caustics, vmap and compiled, {on}"] = on_threads(
+                threads, lambda: len(systems.caustics(rivals["caustics"]))
             )
         if "lenstronomy" in rivals:
-            tasks[f"lenstronomy, {on}"] = _on_threads(threads, rivals["lenstronomy"])
+            tasks[f"lenstronomy, {on}"] = on_threads(threads, lambda: len(rivals["lenstronomy"]()))
     return tasks
 
 

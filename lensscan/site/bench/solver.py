@@ -11,7 +11,7 @@ import torch
 from lensscan.lens.caustics import image_number
 from lensscan.lens.sie import SIE
 from lensscan.process import tune_allocator
-from lensscan.site.bench.report import Report, interleave
+from lensscan.site.bench.report import Report, interleave, on_threads
 
 __all__ = ["bench_solver"]
 
@@ -48,18 +48,6 @@ class Systems:
         return int((torch.cat(want).clamp(max=5) != counts).sum())
 
 
-def _on_threads(threads: int, systems: Systems) -> Callable[[], int]:
-    def task() -> int:
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
-            return systems.solve()
-        finally:
-            torch.set_num_threads(before)
-
-    return task
-
-
 def _rival(systems: Systems) -> Callable[[], int]:
     """Return the same first lenses as a task of lenstronomy, one after the other, as its solver works."""
     from lenstronomy.LensModel.lens_model import LensModel
@@ -83,8 +71,8 @@ def bench_solver(rounds: int = 3) -> Report:
     tune_allocator()
     report = Report("solver")
     plain, sheared = Systems(LENSES, 0.0), Systems(LENSES, SHEAR)
-    tasks = {f"lensscan, {n} thread{'s' * (n > 1)}": _on_threads(n, plain) for n in (1, 2)}
-    tasks[f"lensscan, 2 threads, shear {SHEAR}"] = _on_threads(2, sheared)
+    tasks = {f"lensscan, {n} thread{'s' * (n > 1)}": on_threads(n, plain.solve) for n in (1, 2)}
+    tasks[f"lensscan, 2 threads, shear {SHEAR}"] = on_threads(2, sheared.solve)
     rival = importlib.util.find_spec("lenstronomy") is not None
     if rival:
         tasks["lenstronomy, analytical"] = _rival(plain)

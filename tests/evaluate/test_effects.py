@@ -1,0 +1,176 @@
+"""Errors under other conditions: paired differences of known widths, files, and the command on a small network."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from lensscan.cli.main import main
+from lensscan.errors import ConfigError
+from lensscan.evaluate import effectsreport
+from lensscan.evaluate.effects import EffectsSettings, compare_widths, measure_effects
+from lensscan.mocks.conditions import Condition, conditions_of
+from lensscan.mocks.recipes import load_recipe
+from lensscan.nets.latent import PARAMETERS
+from lensscan.nets.model import Card, Model, build_network, make_trivial
+
+RECIPE = load_recipe("hezaveh2017-64")
+
+
+def network(name="one", size=32, pixel=0.12, bands=("F814W",)):
+    architecture = {"kind": "resnet", "widths": [8, 8], "depths": [1, 1], "squeeze": 4, "hidden": 8}
+    torch.manual_seed(1)
+    module = build_network(architecture, len(bands), size)
+    return Model(Card(name, architecture, bands, size, pixel, label="lens"), module.eval())
+
+
+def settings(**changes):
+    return EffectsSettings(**{"model": network(), "recipe": RECIPE, "n": 24, "replicates": 20} | changes)
+
+
+def few():
+    """Return one or two conditions of each kind."""
+    chosen = {}
+    for each in conditions_of(RECIPE):
+        chosen.setdefault(each.kind, []).append(each)
+    return [each for kind in chosen.values() for each in kind[:: max(1, len(kind) - 1)]]
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """A network with random weights under some conditions, on few lenses."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lensscan.evaluate.effects.conditions_of", lambda recipe: few())
+        return measure_effects(settings())
+
+
+@pytest.fixture(scope="module")
+def known():
+    """Made-up estimates: the errors of each condition are those of everything, times a factor."""
+    conditions = conditions_of(RECIPE)
+    rng = np.random.default_rng(3)
+    truth, errors = rng.normal(size=(2, 900, 7))
+    factors = 1 + 0.1 * np.arange(len(conditions))
+    estimates = truth + factors[:, None, None] * errors
+    estimates[4, 7] = np.nan
+    hidden = [0.5 * each.value if each.kind == "masks" else math.nan for each in conditions]
+    return compare_widths(settings(n=900, replicates=60), conditions, estimates, truth, hidden), factors
+
+
+def test_differences_are_paired(known):
+    found, factors = known
+    assert found.n_lens == 899
+    everything = found.outcomes[0]
+    for name in PARAMETERS:
+        assert everything.widths[name].value == pytest.approx(1.0, abs=0.1)
+        assert everything.differences[name].value == 0
+        for factor, outcome in zip(factors, found.outcomes, strict=True):
+            width, gap = outcome.widths[name], outcome.differences[name]
+            assert width.value == pytest.approx(factor * everything.widths[name].value)
+            np.testing.assert_allclose(gap.replicates, width.replicates * (1 - 1 / factor), atol=1e-12)
+            assert gap.low <= gap.value <= gap.high
+            percent = effectsreport.change(outcome, everything, name)
+            assert percent.value == pytest.approx(100 * (factor - 1))
+            assert percent.high - percent.low < 1e-6, "the same lenses in every resample"
+
+
+def test_every_condition_is_measured_on_the_same_lenses(measured):
+    assert [each.condition.words for each in measured.outcomes] == [each.words for each in few()]
+    assert 20 <= measured.n_lens <= 24
+    widths = {each.condition.words: each.widths["theta_E"].value for each in measured.outcomes}
+    assert len(set(widths.values())) == len(few()) == 12, "other pixels, other answers"
+    hidden = [each.hidden for each in measured.outcomes if each.condition.kind == "masks"]
+    assert hidden[0] == 0
+    assert hidden == sorted(hidden)
+    assert hidden[-1] > 0.1
+    assert all(math.isnan(each.hidden) for each in measured.outcomes if each.condition.kind != "masks")
+
+
+def test_files_hold_every_condition(known, tmp_path):
+    found, _ = known
+    page, values, *images = effectsreport.write_effects(found, tmp_path)
+    assert [path.name for path in (page, values)] == [f"effects--one--hezaveh2017-64.{end}" for end in ("html", "json")]
+    kept = json.loads(values.read_text())
+    assert len(kept["conditions"]) == len(found.outcomes)
+    third = kept["conditions"][2]
+    assert (third["kind"], third["name"], third["value"]) == ("without", "cosmic rays", None)
+    assert third["half_width_68"]["e1"]["value"] == pytest.approx(found.outcomes[2].widths["e1"].value, rel=1e-4)
+    assert third["minus_everything"]["e1"]["low"] <= third["minus_everything"]["e1"]["value"]
+    text = page.read_text()
+    assert text.count("<tr>") == 1 + len(found.outcomes)
+    assert text.count("data:image/png") == 2
+    assert not re.search(r'(src|href)="(?!data:|#)', text), "nothing from elsewhere"
+    assert [path.name[-12:] for path in images] == ["4-curves.png", "switches.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in images)
+
+
+def test_pictures_show_what_was_measured(known, monkeypatch):
+    found, _ = known
+    given = {}
+    monkeypatch.setattr(effectsreport, "curve_diagram", lambda rows: given.update(rows=rows) or b"")
+    monkeypatch.setattr(
+        effectsreport, "switch_diagram", lambda panels, names: given.update(panels=panels, names=names) or b""
+    )
+    assert set(effectsreport.draw(found)) == {"curves", "switches"}
+    masks, noise, psf = given["rows"][0]
+    assert masks.x.tolist() == pytest.approx([0, 0.05, 0.1, 0.15, 0.2]), "what is hidden, not the limit"
+    assert noise.x.tolist() == pytest.approx([0.01, 0.0325, 0.055, 0.0775, 0.1])
+    assert set(psf.curves) == {"theta_E", "x", "y", "sx", "sy"}
+    assert set(given["rows"][1][0].curves) == {"e1", "e2"}
+    outcome = next(each for each in found.outcomes if each.condition.words == "without gain")
+    row = given["names"].index("gain")
+    panel = next(each for each in given["panels"] if each.title == "e2")
+    expected = effectsreport.change(outcome, found.outcomes[0], "e2")
+    assert panel.without[row].tolist() == pytest.approx([expected.value, expected.low, expected.high])
+
+
+def test_a_recipe_without_effects_has_curves_only(known):
+    found, _ = known
+    conditions = [each for each in conditions_of(RECIPE) if each.kind not in ("without", "only", "nothing")]
+    rng = np.random.default_rng(1)
+    truth = rng.normal(size=(40, 7))
+    estimates = truth + rng.normal(size=(len(conditions), 40, 7))
+    bare = compare_widths(found.settings, conditions, estimates, truth, [0.1 * k for k in range(len(conditions))])
+    assert set(effectsreport.draw(bare)) == {"curves"}
+
+
+def test_too_few_lenses_are_refused():
+    conditions = [Condition("everything", "", math.nan, RECIPE)]
+    with pytest.raises(ConfigError, match="19 lenses could be measured, 20 are needed"):
+        compare_widths(settings(), conditions, np.zeros((1, 19, 7)), np.zeros((19, 7)), [math.nan])
+
+
+def test_a_model_without_posteriors_is_refused():
+    with pytest.raises(ConfigError, match="regresses no lens"):
+        measure_effects(settings(model=make_trivial(("F814W",), 32, 0.12)))
+
+
+def test_the_command_writes_its_files(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("lensscan.evaluate.effects.conditions_of", lambda recipe: conditions_of(recipe)[:3])
+    network().save(tmp_path / "one.safetensors")
+    words = ["evaluate", str(tmp_path / "one.safetensors"), "--effects", "hezaveh2017-64", "-n", "50", "--no-plots"]
+    assert main([*words, "-o", str(tmp_path / "out"), "--bootstrap", "4", "--debug"]) == 0
+    said = capsys.readouterr().out
+    assert "without cosmic rays" in said
+    assert "on 50 lenses" in said
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--effects", "hezaveh2017"], "--effects takes one MODEL"),
+        (["des-griz", "--effects", "hezaveh2017", "--no-plots"], "the model wants g"),
+        (["des-griz", "--effects", "des-griz", "--epochs", "4"], "--effects does not look at --epochs"),
+    ],
+)
+def test_what_does_not_fit_is_refused(arguments, said, capsys, tmp_path):
+    assert main(["evaluate", *arguments, "-o", str(tmp_path)]) == 2
+    text = capsys.readouterr().err
+    assert said in text
+    assert text.count("\n") == 1
