@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lensscan.candidates.ensemble import Ensemble
 from lensscan.errors import ModelError
 from lensscan.nets.card import Calibration, Card, LensDensity
 
 __all__ = [
     "MIN_SURVEY_ROWS",
     "Combination",
-    "Ensemble",
     "calibrate",
     "combine_cards",
     "p_lens",
@@ -70,14 +70,6 @@ def unique_names(names: Sequence[str]) -> tuple[str, ...]:
             candidate, number = f"{plain}_{number}", number + 1
         result.append(candidate)
     return tuple(result)
-
-
-@dataclass(frozen=True, slots=True)
-class Ensemble:
-    """The card of several networks together: both fitted on the mean logit of these very networks."""
-
-    calibration: Calibration
-    f_lens: LensDensity = field(default_factory=LensDensity)
 
 
 @dataclass(slots=True)

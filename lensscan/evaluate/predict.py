@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,8 @@ class Predictions:
     views : int
     flow : FlowPosteriors, optional
         The posteriors of a normalising flow as such.
+    raw : (n,) float64
+        Logit before its calibration.
     """
 
     card: Card
@@ -63,6 +65,7 @@ class Predictions:
     fwhm: NDArray[np.float32]
     views: int
     flow: FlowPosteriors | None = None
+    raw: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
     @property
     def out_of_range(self) -> float:
@@ -193,6 +196,7 @@ def _keep_scored(
                 flags=found["flags"][good],
                 fwhm=found["fwhm"][good],
                 views=views,
+                raw=found["logit"][good].astype(np.float64),
                 flow=_flow(model, found["post_flow"][good], found["origin"][good], views),
             )
         )
