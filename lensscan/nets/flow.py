@@ -91,7 +91,7 @@ class Flow(nn.Module):
     def log_density(self, white: Tensor, condition: Tensor) -> Tensor:
         """Return the log density (n, S), nats, at whitened points (n, S, 7), of conditions (n, n_condition)."""
         total = torch.zeros_like(white[..., 0])
-        for coupling in self.couplings:
+        for coupling in self._couplings():
             white, slope = coupling.transform(condition[:, None]).call_and_ladj(white)
             total = total + slope
         return total - 0.5 * white.square().sum(dim=-1) - 0.5 * N_LATENT * math.log(2 * math.pi)
@@ -99,9 +99,12 @@ class Flow(nn.Module):
     def bend(self, base: Tensor, condition: Tensor) -> Tensor:
         """Return the whitened points (n, S, 7) that base points (S, 7) or (n, S, 7) become."""
         points = base.expand(len(condition), *base.shape[-2:])
-        for coupling in reversed(self.couplings):
+        for coupling in reversed(self._couplings()):
             points = coupling.transform(condition[:, None]).inv(points)
         return points
+
+    def _couplings(self) -> list[Coupling]:
+        return [layer for layer in self.couplings if isinstance(layer, Coupling)]
 
 
 def whiten(points: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
