@@ -71,7 +71,7 @@ class PosteriorHead(nn.Module):
         each[:, :N_LATENT].normal_(std=APART)
         each[:, [N_LATENT + TRIANGLE.index((i, i)) for i in range(N_LATENT)]] = NARROW
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
         """Map features (n, f) to means (n, K, 7), lower Cholesky factors (n, K, 7, 7) and log weights (n, K)."""
         return self.gaussians(F.relu(self.hidden(features)))
 
