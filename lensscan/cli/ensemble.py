@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipe", action="append", metavar="R", help="recipe of the mocks, may be repeated (default: the models')"
     )
-    parser.add_argument("-n", "--number", type=at_least(500), default=20000, metavar="N", help="mocks (default 20000)")
+    parser.add_argument("-n", "--number", type=at_least(100), default=20000, metavar="N", help="mocks (default 20000)")
     parser.add_argument("--seed", type=at_least(0), metavar="S", help="of the mocks (default: one no training takes)")
     parser.add_argument("--kind", choices=("temperature", "platt"), default="platt", help="default platt")
     parser.add_argument("--views", type=int, choices=(1, 8), help="dihedral views to average (default: the cards')")

@@ -160,7 +160,7 @@ class Scorer:
         else:
             snr = torch.full_like(sigma[:, 0], torch.nan)
         seen = [network(images, mask, sigma, fwhm, present, self.frame.pixel_scale) for network in self.networks]
-        logit, ood = (torch.stack([each[k] for each in seen], dim=1) for k in (0, 1))
+        logit, ood = torch.stack([each[0] for each in seen], dim=1), torch.stack([each[1] for each in seen], dim=1)
         below = None if self.regress_above is None else ~(logit.mean(dim=1) > self.regress_above)
         idle = below is not None and self.device.type == "cpu" and bool(below.all())
         found = [network.posterior(each[2], idle) for network, each in zip(self.networks, seen, strict=True)]

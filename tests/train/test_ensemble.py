@@ -155,17 +155,17 @@ def test_commands_end_to_end(folder, monkeypatch, capsys):
     """The card of two models, and their evaluation as three: pooled and single figures, paired."""
     monkeypatch.chdir(folder)
     names = ["one.safetensors", "two.safetensors"]
-    assert main(["ensemble", *names, "-o", "duo.toml", "-n", "500", "--debug"]) == 0
+    assert main(["ensemble", *names, "-o", "duo.toml", "-n", "130", "--debug"]) == 0
     card = read_ensemble("duo.toml")
-    assert (card.name, card.models, card.recipes, card.n) == ("duo", tuple(names), ("des-griz",), 500)
+    assert (card.name, card.models, card.recipes, card.n) == ("duo", tuple(names), ("des-griz",), 130)
     assert len(card.posterior_scale) == 7
-    arguments = ["--testset", "des-griz:tune:100", "-o", "reports", "--no-plots", "--bootstrap", "6", "--debug"]
+    arguments = ["--testset", "des-griz:tune:80", "-o", "reports", "--no-plots", "--bootstrap", "6", "--debug"]
     assert main(["evaluate", "duo.toml", "one.safetensors", *arguments]) == 0
-    report = json.loads((folder / "reports" / "duo--des-griz-tune-100.json").read_text())
+    report = json.loads((folder / "reports" / "duo--des-griz-tune-80.json").read_text())
     assert report["model"]["kind"] == "ensemble"
     assert {row["other"] for row in report["comparisons"]} == {"one", "two"}
     assert {"detection:auroc", "regression:nll.joint_7"} <= {row["figure"] for row in report["comparisons"]}
-    assert (folder / "reports" / "two--des-griz-tune-100.html").is_file(), "members are reported too"
+    assert (folder / "reports" / "two--des-griz-tune-80.html").is_file(), "members are reported too"
     assert main(["evaluate", "duo.toml", "--views", "8", *arguments[:-1]]) == 1
     assert "other views" in capsys.readouterr().err
 
