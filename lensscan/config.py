@@ -40,6 +40,7 @@ __all__ = [
     "override",
     "read_toml",
     "shipped",
+    "toml_text",
 ]
 
 T = TypeVar("T")
@@ -350,3 +351,17 @@ def content(table: Any) -> dict[str, Any]:
             value = {key: content(v) if dataclasses.is_dataclass(v) else v for key, v in value.items()}
         found[item.name] = content(value) if dataclasses.is_dataclass(value) else value
     return found
+
+
+def toml_text(mapping: Mapping[str, Any], path: tuple[str, ...] = ()) -> str:
+    """Return a nested mapping of numbers, text, and lists of them as TOML: values first, then the tables."""
+    plain = [f"{key} = {_literal(value)}\n" for key, value in mapping.items() if not isinstance(value, Mapping)]
+    head = f"\n[{'.'.join(path)}]\n" if path and plain else ""
+    tables = [toml_text(value, (*path, key)) for key, value in mapping.items() if isinstance(value, Mapping)]
+    return head + "".join(plain) + "".join(tables)
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(_literal(item) for item in value)}]"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (str, bool)) else repr(value)

@@ -40,6 +40,7 @@ SOLE_IMPORTERS = {
     "mpi4py": {"mpi.py"},
     "fitsio": {"survey/fits.py"},
     "horovod": {"train/distributed.py"},
+    "zuko": {"nets/flow.py"},
     "optuna": {"train/sweep/journal.py", "train/sweep/space.py"},
 }
 HEAVY = ("torch", "mpi4py", "h5py", "astropy")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lensscan.candidates.ensemble import Ensemble
 from lensscan.errors import ModelError
 from lensscan.metrics.calibration import Calibration
 from lensscan.nets.card import Card, LensDensity
@@ -21,7 +22,6 @@ from lensscan.nets.card import Card, LensDensity
 __all__ = [
     "MIN_SURVEY_ROWS",
     "Combination",
-    "Ensemble",
     "combine_cards",
     "unique_names",
 ]
@@ -40,14 +40,6 @@ def unique_names(names: Sequence[str]) -> tuple[str, ...]:
             candidate, number = f"{plain}_{number}", number + 1
         result.append(candidate)
     return tuple(result)
-
-
-@dataclass(frozen=True, slots=True)
-class Ensemble:
-    """The card of several networks together: both fitted on the mean logit of these very networks."""
-
-    calibration: Calibration
-    f_lens: LensDensity = field(default_factory=LensDensity)
 
 
 @dataclass(slots=True)

@@ -31,7 +31,9 @@ EXAMPLE = "lensscan evaluate des-griz --testset des-griz:smoke -o reports"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("models", nargs="*", metavar="MODEL", help="shipped name or path of a model file")
+    parser.add_argument(
+        "models", nargs="*", metavar="MODEL", help="shipped name, path of a model file, or TOML of an ensemble"
+    )
     parser.add_argument("--testset", metavar="T", help="RECIPE:smoke, :full, :tune[:N], or a folder of mocks")
     parser.add_argument("-o", "--output", metavar="DIR", default="reports", help="folder (default reports)")
     parser.add_argument("--baseline", metavar="FILE.json", help="report of a baseline re-run on the same set")

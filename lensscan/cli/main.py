@@ -28,6 +28,7 @@ COMMANDS = {
     "mosaic": "PNG pages of the ranked candidates",
     "simulate": "mock stamps with truth, from a recipe and a seed",
     "train": "train a network, plain or under mpiexec",
+    "ensemble": "calibrate several models together, for a scan or an evaluation",
     "sweep": "search for good settings of a training, plain or under mpiexec",
     "evaluate": "measure models on a sealed test set: metrics, plots, the published figures beside",
     "doctor": "check the environment",

@@ -8,6 +8,7 @@ from typing import Any
 
 from lensscan.candidates.positions import MODES
 from lensscan.evaluate.detection import EVEN_ODDS, cut_words
+from lensscan.evaluate.flows import LEVELS as FLOW
 from lensscan.evaluate.galleries import KINDS
 from lensscan.evaluate.images import ABOVE
 from lensscan.evaluate.markup import STYLE, figure, note, number, picture, table
@@ -292,6 +293,7 @@ def _posterior(report: Report, pictures: Mapping[str, bytes]) -> str:
     body += "<h3>Negative log likelihood (nats, physical units)</h3>" + table(
         ("theta_E", "e1, e2", "5 parameters", "7 parameters"), scores
     )
+    body += _flow(report)
     body += "<h3>CRPS</h3>" + table(PARAMETERS, [[figure(found[f"crps.{name}"]) for name in PARAMETERS]])
     head = (
         "group",
@@ -343,6 +345,21 @@ def _images(report: Report) -> str:
         if systems[name]
     ]  # fmt: skip
     return body + table(head, rows)
+
+
+def _flow(report: Report) -> str:
+    """Return the figures of a normalising flow as such, beside those of the Gaussians that stand for it."""
+    flow = report.get("flow")
+    if not flow:
+        return ""
+    regions = [*PARAMETERS, "joint_7"]
+    rows = [[f"{100 * level:g} %", *(figure(flow[f"coverage.{level:g}.{name}"]) for name in regions)] for level in FLOW]
+    text = note(
+        "All other figures are of the Gaussians that a catalog has for it, recalibrated; these are the flow's own. "
+        f"Negative log likelihood of all seven: {figure(flow['nll.joint_7'])} nats, lower than the Gaussians' by "
+        f"{figure(flow['gained.joint_7'])}."
+    )
+    return "<h3>The normalising flow itself</h3>" + text + table(("", *map(_words, regions)), rows)
 
 
 def _comparisons(report: Report) -> str:

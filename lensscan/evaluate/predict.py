@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from lensscan.errors import ConfigError
 from lensscan.evaluate.lightonly import Features
 from lensscan.evaluate.testsets import TestSet, Truth
 from lensscan.nets.card import Card
+from lensscan.nets.flowposterior import FlowPosteriors
+from lensscan.nets.latent import N_LATENT
 from lensscan.nets.mixture import Mixture
 from lensscan.nets.model import Model
 from lensscan.nets.scorer import Scorer
@@ -20,7 +22,19 @@ from lensscan.schema import Flag, Status
 
 __all__ = ["Predictions", "Scored", "predict"]
 
-KEPT = ("logit", "post_mean", "post_cov", "post_weight", "sigma", "snr", "flags", "fwhm", "status")
+KEPT = (
+    "logit",
+    "post_mean",
+    "post_cov",
+    "post_weight",
+    "sigma",
+    "snr",
+    "flags",
+    "fwhm",
+    "status",
+    "post_flow",
+    "origin",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +51,10 @@ class Predictions:
     flags : (n,) uint32
     fwhm : (n, C) arcsec
     views : int
+    flow : FlowPosteriors, optional
+        The posteriors of a normalising flow as such.
+    raw : (n,) float64
+        Logit before its calibration.
     """
 
     card: Card
@@ -45,6 +63,8 @@ class Predictions:
     flags: NDArray[np.uint32]
     fwhm: NDArray[np.float32]
     views: int
+    flow: FlowPosteriors | None = None
+    raw: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
     @property
     def out_of_range(self) -> float:
@@ -110,7 +130,7 @@ def predict(
     frames = tuple(model.frame() for model in models)
     for frame in frames:
         testset.check(frame)
-    scorers = [Scorer([model], device, batch, views=views) for model in models]
+    scorers = [Scorer([model], device, batch, views=views, keep_flow=True) for model in models]
     parts: list[list[dict[str, NDArray[Any]]]] = [[] for _ in models]
     truths: list[Truth] = []
     features = Features(frames[0])
@@ -135,7 +155,18 @@ def _score(scorer: Scorer, slot: Any, n: int) -> dict[str, NDArray[Any]]:
     mean[..., 5:7] += slot.origin[:, None]
     columns = {"post_weight": np.ones(mean.shape[:2])} | found
     columns |= {"post_mean": mean, "logit": found["logit"][:, 0], "fwhm": slot.fwhm, "status": slot.status}
+    columns["post_flow"] = found.get("post_flow", np.zeros((len(mean), 0), np.float32))
+    columns["origin"] = slot.origin
     return {key: columns[key][:n].copy() for key in KEPT}
+
+
+def _flow(model: Model, packed: NDArray[np.float32], origin: NDArray[np.floating], views: int) -> FlowPosteriors | None:
+    """Return the posteriors of a normalising flow in the frame of the stamps, if the model has one."""
+    if model.module.flow is None:
+        return None
+    shift = np.zeros((len(packed), N_LATENT))
+    shift[:, 3:5] = shift[:, 5:7] = origin
+    return FlowPosteriors(model.module.flow, packed.reshape(len(packed), views, -1), shift)
 
 
 def _keep_scored(
@@ -164,6 +195,8 @@ def _keep_scored(
                 flags=found["flags"][good],
                 fwhm=found["fwhm"][good],
                 views=views,
+                raw=found["logit"][good].astype(np.float64),
+                flow=_flow(model, found["post_flow"][good], found["origin"][good], views),
             )
         )
     kept = {key: column[good] for key, column in truth.items()}

@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from lensscan import __version__
 from lensscan.errors import ConfigError
 from lensscan.evaluate.detection import Detection, ambiguous, completeness_table, detect, false_positives
+from lensscan.evaluate.flows import flow_figures
 from lensscan.evaluate.images import Images, measure_images
 from lensscan.evaluate.lightonly import GROUPS, columns_of, linear_scores
 from lensscan.evaluate.posteriors import PARAMETERS, Posteriors, reduce_posteriors, truth_table
@@ -76,6 +77,8 @@ class Outcome:
         Scored rows behind `regression` and `posteriors`.
     bootstrap : Bootstrap
         Of the detection: systems below the label rule are left out.
+    flow : dict of Estimate
+        See `lensscan.evaluate.flows.flow_figures`; empty without a normalising flow.
     """
 
     predictions: Predictions
@@ -85,6 +88,7 @@ class Outcome:
     images: Images | None
     regressed: NDArray[np.bool_]
     bootstrap: Bootstrap
+    flow: dict[str, Estimate] = field(default_factory=dict)
 
     def estimate(self, name: str) -> Estimate | None:
         """Return the figure ``section:key``, None if it was not measured."""
@@ -136,7 +140,7 @@ def assess(scored: Scored, pixel_scale: float, replicates: int, seed: int = 0) -
             detection = detect(predictions.logit[clear], lens[clear], found, objects, predictions.card.calibration.cap)
             selected = predictions.logit >= next(iter(detection.cuts().values()))
         rows = regressed & predictions.posterior.finite
-        regression, posteriors = _regression(scored, predictions, rows, selected, pixel_scale, replicates, seed)
+        regression, posteriors, flow = _regression(scored, predictions, rows, selected, pixel_scale, replicates, seed)
         if detection is None and regression is None:
             raise ConfigError(
                 f"model {name} gives scores only, the test set holds lenses only; take a set with non-lenses"
@@ -149,7 +153,7 @@ def assess(scored: Scored, pixel_scale: float, replicates: int, seed: int = 0) -
             if regression
             else None
         )
-        outcomes.append(Outcome(predictions, detection, regression, posteriors, images, rows, found))
+        outcomes.append(Outcome(predictions, detection, regression, posteriors, images, rows, found, flow))
     return Assessment(scored, outcomes)
 
 
@@ -179,15 +183,16 @@ def _regression(
     pixel_scale: float,
     replicates: int,
     seed: int,
-) -> tuple[Regression | None, Posteriors | None]:
+) -> tuple[Regression | None, Posteriors | None, dict[str, Estimate]]:
     if not rows.any() or any(name not in scored.truth for name in PARAMETERS):
-        return None, None
+        return None, None, {}
     truth = truth_table(scored.truth, rows)
     posteriors = reduce_posteriors(predictions.posterior[rows], truth, seed)
     groups = groups_of(scored.truth, rows, selected)
     bootstrap = Bootstrap(clusters(scored)[rows], replicates, seed)
     found = regress(posteriors, truth, groups, pixel_scale, scored.features[rows], bootstrap)
-    return found, posteriors
+    flow = predictions.flow
+    return found, posteriors, flow_figures(flow[rows], posteriors, truth, bootstrap) if flow else {}
 
 
 def compare(assessment: Assessment, ours: int) -> list[dict[str, Any]]:
@@ -242,6 +247,7 @@ def make_report(
         report["regression"] = {name: plain(value) for name, value in regression.figures.items()}
         report["groups"] = regression.counts
         report["curves"] = {name: values.tolist() for name, values in regression.curves.items()}
+        report["flow"] = {name: plain(value) for name, value in outcome.flow.items()}
         report["noise"] = {"ks_95": 1.358 / np.sqrt(regression.counts["all"])}
     if outcome.images is not None:
         report["images"] = {name: plain(value) for name, value in outcome.images.figures.items()}

@@ -10,6 +10,7 @@ from typing import Any
 
 from lensscan.errors import ConfigError
 from lensscan.evaluate.anchors import anchor_rows, load_anchors
+from lensscan.evaluate.members import line_up
 from lensscan.evaluate.page import make_page
 from lensscan.evaluate.plots import draw_plots, require_matplotlib
 from lensscan.evaluate.predict import predict
@@ -31,7 +32,7 @@ class Evaluation:
     Parameters
     ----------
     models : sequence of str
-        Shipped names or paths.
+        Shipped names or paths; ensembles by their TOML files, which bring their members.
     testset : str
         See `lensscan.evaluate.testsets.open_testset`.
     folder : Path
@@ -87,7 +88,8 @@ def evaluate(
     if settings.plots:
         require_matplotlib()
     testset = open_testset(settings.testset, settings.device)
-    models = [Model.load(name) for name in settings.models]
+    lineup = line_up(settings.models, settings.views)
+    models = lineup.models
     names = [model.card.name for model in models]
     if len(set(names)) < len(names):
         raise ConfigError(
@@ -102,8 +104,9 @@ def evaluate(
         return pages
     check_folder(settings.folder)
     scored = predict(
-        models, testset, device=settings.device, batch=settings.batch, views=settings.views, progress=progress
+        lineup.singles, testset, device=settings.device, batch=settings.batch, views=settings.views, progress=progress
     )
+    scored.models[:] = lineup.predictions(scored.models)
     say(
         f"{len(scored.rows)} stamps scored, {scored.failed} could not be; "
         f"measuring with {settings.replicates} resamples"

@@ -13,6 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, xlogy
 
+from lensscan.config import late
+
 __all__ = [
     "KINDS",
     "Calibration",
@@ -62,9 +64,9 @@ class Calibration:
     kind: str = "none"
     a: float = 1.0
     b: float = 0.0
-    upper: float = 1.0
-    cap: float | None = None
-    knee: float = 0.0
+    upper: float = late(1.0)
+    cap: float | None = late(None)
+    knee: float = late(0.0)
 
     @property
     def sound(self) -> bool:

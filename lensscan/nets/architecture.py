@@ -35,6 +35,10 @@ def network_config(table: Mapping[str, Any], where: str) -> NetworkConfig:
         config = build(ResNetConfig, arguments, where)
         if config.components < 1:
             raise ConfigError(f"{where}: components must be at least 1, not {config.components}")
+        if config.head == "flow" and config.components > 1:
+            raise ConfigError(f'{where}: head = "flow" bends one Gaussian; leave components out')
+        if min(config.flow_layers, config.flow_condition, config.flow_hidden) < 1:
+            raise ConfigError(f"{where}: flow_layers, flow_condition and flow_hidden must be at least 1")
         return config
     if kind in CLASSIFIERS:
         return build(ClassifierConfig, table, where)

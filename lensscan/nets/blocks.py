@@ -8,7 +8,7 @@ neighbours, and for inference the weights are computed once and for all (`fold`)
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,17 @@ from torch.nn import functional as F
 
 from lensscan.nets.latent import N_LATENT
 
-__all__ = ["Downsample", "Modulation", "Network", "Outcome", "ResidualBlock", "StableLinear", "StandardConv2d", "fold"]
+__all__ = [
+    "Bender",
+    "Downsample",
+    "Modulation",
+    "Network",
+    "Outcome",
+    "ResidualBlock",
+    "StableLinear",
+    "StandardConv2d",
+    "fold",
+]
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 RELU_GAIN = 1.7139588594436646
@@ -34,18 +44,39 @@ class Outcome(NamedTuple):
         Lower Cholesky factors of the covariances.
     log_weight : (n, K)
         Logarithms of the weights, which sum to 1; 0 where K = 1.
+    condition : (n, c)
+        What steers the normalising flow that bends the Gaussian; c = 0 where there is none.
     """
 
     logit: Tensor
     mean: Tensor
     factor: Tensor
     log_weight: Tensor
+    condition: Tensor
+
+    @classmethod
+    def mixture(cls, logit: Tensor, mean: Tensor, factor: Tensor, log_weight: Tensor) -> Outcome:
+        """Return the outcome of a network whose posterior are Gaussians alone."""
+        return cls(logit, mean, factor, log_weight, mean.new_zeros(len(mean), 0))
 
     @classmethod
     def unregressed(cls, logit: Tensor) -> Outcome:
         """Return the outcome of a network without a posterior: one component of NaN."""
         nothing = logit.new_full((len(logit), 1, N_LATENT, N_LATENT), float("nan"))
-        return cls(logit, nothing[..., 0], nothing, logit.new_zeros(len(logit), 1))
+        return cls.mixture(logit, nothing[..., 0], nothing, logit.new_zeros(len(logit), 1))
+
+
+class Bender(Protocol):
+    """A normalising flow over the Gaussians of outcomes, see `lensscan.nets.heads.FlowHead`."""
+
+    n_condition: int
+    scale: Tensor
+
+    def log_density(self, points: Tensor, outcome: Outcome) -> Tensor:
+        """Return the log density (n, S), nats, of latent points (n, S, 7)."""
+
+    def sample(self, base: Tensor, outcome: Outcome) -> Tensor:
+        """Return latent points (n, S, 7) of standard normal points (S, 7)."""
 
 
 class Network(nn.Module, ABC):
@@ -61,6 +92,11 @@ class Network(nn.Module, ABC):
 
     normalised: bool = True
     regresses: bool = True
+
+    @property
+    def flow(self) -> Bender | None:
+        """What bends the Gaussian of an outcome, where a normalising flow does."""
+        return None
 
     @abstractmethod
     def forward(self, images: Tensor, scalars: Tensor) -> Outcome:
@@ -164,10 +200,11 @@ class StableLinear(nn.Module):
         self.bias = nn.Parameter(linear.bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (n, n_in) to (n, n_out)."""
-        n = len(x)
-        padded = F.pad(x, (0, 0, 0, -n % self.ROWS))
-        return F.conv2d(padded[:, :, None, None], self.weight, self.bias)[:n, :, 0, 0]
+        """Map (..., n_in) to (..., n_out)."""
+        rows = x.reshape(-1, x.shape[-1])
+        n = len(rows)
+        padded = F.pad(rows, (0, 0, 0, -n % self.ROWS))
+        return F.conv2d(padded[:, :, None, None], self.weight, self.bias)[:n, :, 0, 0].unflatten(0, x.shape[:-1])
 
 
 def fold(module: AnyModule) -> AnyModule:

@@ -11,6 +11,7 @@ from lensscan.config import build
 from lensscan.errors import ConfigError, ModelError
 from lensscan.metrics.calibration import Calibration
 from lensscan.metrics.scalemixture import ScaleMixture
+from lensscan.nets.latent import FLOW_COMPONENTS
 
 __all__ = ["FORMAT", "Card", "LensDensity", "ThetaPrior"]
 
@@ -145,8 +146,11 @@ class Card:
     def components(self, views: int) -> int:
         """Return the components of the posterior for a number of views.
 
-        The views of a single Gaussian are joined to one; those of a mixture head are all kept.
+        The views of a single Gaussian are joined to one; those of a mixture head are all kept.  A flow is given by
+        `lensscan.nets.latent.FLOW_COMPONENTS`, whatever the views.
         """
+        if self.architecture.get("head") == "flow":
+            return FLOW_COMPONENTS
         count = int(self.architecture.get("components", 1))
         return count * views if count > 1 else 1
 

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lensscan.nets.blocks import Outcome
+from lensscan.nets.flow import Flow, whiten
 from lensscan.nets.latent import N_COV, N_LATENT, PARAMETERS, TRIANGLE
 
-__all__ = ["LogitHead", "PosteriorHead", "covariance", "pack_triangle", "to_latent"]
+__all__ = ["FlowHead", "LogitHead", "PosteriorHead", "covariance", "pack_triangle", "to_latent"]
 
 MAX_ELLIPTICITY = 1.0 - 1e-6
 MIN_SPREAD = 0.01
@@ -69,9 +71,13 @@ class PosteriorHead(nn.Module):
         each[:, :N_LATENT].normal_(std=APART)
         each[:, [N_LATENT + TRIANGLE.index((i, i)) for i in range(N_LATENT)]] = NARROW
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
         """Map features (n, f) to means (n, K, 7), lower Cholesky factors (n, K, 7, 7) and log weights (n, K)."""
-        raw = self.output(F.relu(self.hidden(features)))
+        return self.gaussians(F.relu(self.hidden(features)))
+
+    def gaussians(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map hidden units (n, hidden) to what `forward` returns."""
+        raw = self.output(hidden)
         n_gaussian = self.components * (N_LATENT + N_COV)
         if self.components > 1:
             log_weight = F.log_softmax(PATIENCE * raw[:, n_gaussian:], dim=1)
@@ -85,6 +91,55 @@ class PosteriorHead(nn.Module):
             diagonal = F.softplus(raw[..., start + i : start + i + 1]) + MIN_SPREAD
             rows.append(F.pad(torch.cat([raw[..., start : start + i], diagonal], dim=-1), (0, N_LATENT - 1 - i)))
         return mean, torch.stack(rows, dim=-2) * self.scale[:, None], log_weight
+
+
+class FlowHead(PosteriorHead):
+    """A Gaussian of full covariance, and a normalising flow that bends it (`lensscan.nets.flow`).
+
+    Parameters
+    ----------
+    n_features, hidden, centre, scale
+        As of `PosteriorHead`.
+    layers, condition, width : int
+        Of the flow: couplings, length of the condition that steers them, hidden units of each.
+
+    Raises
+    ------
+    ModelError
+        If zuko is not installed.
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        hidden: int,
+        centre: Sequence[float],
+        scale: Sequence[float],
+        layers: int,
+        condition: int,
+        width: int,
+    ) -> None:
+        super().__init__(n_features, hidden, centre, scale)
+        self.n_condition = condition
+        self.condition = nn.Linear(hidden, condition)
+        self.flow = Flow(layers, condition, width)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
+        """Map features (n, f) to what `PosteriorHead` gives, K = 1, and the flow's condition (n, condition)."""
+        hidden = F.relu(self.hidden(features))
+        return *self.gaussians(hidden), F.relu(self.condition(hidden))
+
+    def log_density(self, points: Tensor, outcome: Outcome) -> Tensor:
+        """Return the log density (n, S), nats, of latent points (n, S, 7) under the posteriors of n stamps."""
+        factor = outcome.factor[:, 0]
+        log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
+        white = whiten(points, outcome.mean[:, 0], factor)
+        return self.flow.log_density(white, outcome.condition) - log_det[:, None]
+
+    def sample(self, base: Tensor, outcome: Outcome) -> Tensor:
+        """Return latent points (n, S, 7) of the posteriors of n stamps, from standard normal points (S, 7)."""
+        white = self.flow.bend(base, outcome.condition)
+        return outcome.mean + (outcome.factor * white[:, :, None]).sum(dim=-1)
 
 
 def covariance(factor: Tensor) -> Tensor:

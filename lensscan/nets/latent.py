@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "FLOW_COMPONENTS",
     "N_COV",
     "N_LATENT",
     "PARAMETERS",
@@ -25,6 +26,8 @@ __all__ = [
 PARAMETERS = ("theta_E", "e1", "e2", "x", "y", "sx", "sy")
 N_LATENT = 7
 N_COV = 28
+FLOW_COMPONENTS = 5
+"""Gaussians that stand for a normalising flow in shards and catalogs, see `lensscan.nets.bridge`."""
 FLOOR = 1e-9
 TRIANGLE = tuple((i, j) for i in range(N_LATENT) for j in range(i + 1))
 

@@ -15,10 +15,10 @@ import numpy.typing as npt
 
 from lensscan.metrics.scalemixture import GAUSSIAN, ScaleMixture
 from lensscan.nets.card import Card
-from lensscan.nets.latent import unpack_triangle
+from lensscan.nets.latent import TRIANGLE, unpack_triangle
 from lensscan.nets.posterior import posterior_columns
 
-__all__ = ["Mixture", "Pooling"]
+__all__ = ["Mixture", "Pooling", "widen"]
 
 Floats = npt.NDArray[np.floating]
 
@@ -85,17 +85,26 @@ class Pooling:
         Components of each network.
     tails : tuple of ScaleMixture
         Of each network.
+    scale : tuple of 7 float, or empty
+        Factors on the standard deviations of all.
     """
 
     counts: tuple[int, ...]
     tails: tuple[ScaleMixture, ...]
+    scale: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, cards: Sequence[Card], views: int = 0) -> Pooling:
-        """Return the pooling of models scored with a number of dihedral views; 0 = each card's own."""
+    def of(
+        cls, cards: Sequence[Card], views: int = 0, scale: tuple[float, ...] = (), tail: ScaleMixture = GAUSSIAN
+    ) -> Pooling:
+        """Return the pooling of models scored with a number of dihedral views; 0 = each card's own.
+
+        With a `scale`, that of an ensemble, its `tail` takes the place of the models' own.
+        """
         each = [views or card.views for card in cards]
         counts = tuple(card.components(v) for card, v in zip(cards, each, strict=True))
-        return cls(counts, tuple(card.tail_of(v) for card, v in zip(cards, each, strict=True)))
+        own = tuple(card.tail_of(v) for card, v in zip(cards, each, strict=True))
+        return cls(counts, (tail,) * len(own) if scale else own, scale)
 
     @property
     def total(self) -> int:
@@ -118,4 +127,9 @@ class Pooling:
             Of sum 1 for each network; only if `weighted`.
         """
         tails = [tail for tail, count in zip(self.tails, self.counts, strict=True) for _ in range(count)]
-        return posterior_columns(mean, cov, weight, tails)
+        return posterior_columns(mean, widen(cov, self.scale), weight, tails)
+
+
+def widen(cov: Floats, scale: Sequence[float]) -> Floats:
+    """Return packed covariances (..., 28) with factors on the standard deviations; none: as they are."""
+    return np.asarray(cov * np.array([scale[i] * scale[j] for i, j in TRIANGLE])) if scale else cov

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from lensscan.config import late
 from lensscan.nets.blocks import Downsample, Modulation, Network, Outcome, ResidualBlock, StandardConv2d
-from lensscan.nets.heads import LogitHead, PosteriorHead
+from lensscan.nets.heads import FlowHead, LogitHead, PosteriorHead
 from lensscan.nets.normalise import n_scalars
 
 __all__ = ["LensResNet", "ResNetConfig"]
@@ -37,6 +38,10 @@ class ResNetConfig:
         Units of the posterior head.
     components : int
         Gaussians of the posterior head.
+    head : str
+        ``gaussian``, or ``flow``: a normalising flow bends the one Gaussian (`lensscan.nets.flow`).
+    flow_layers, flow_condition, flow_hidden : int
+        Of the flow: couplings, length of the condition that steers them, hidden units of each.
     """
 
     widths: tuple[int, ...] = (16, 32, 64, 96)
@@ -48,10 +53,14 @@ class ResNetConfig:
     latent_scale: tuple[float, ...] = (0.4, 0.2, 0.2, 0.1, 0.1, 0.3, 0.3)
     components: int = late(1)
     dropout: float = late(0.0)
+    head: Literal["gaussian", "flow"] = late("gaussian")
+    flow_layers: int = late(4)
+    flow_condition: int = late(16)
+    flow_hidden: int = late(32)
 
 
 class LensResNet(Network):
-    """Residual network with a logit head and a posterior head, one Gaussian or a mixture.
+    """Residual network with a logit head and a posterior head: one Gaussian, a mixture, or a normalising flow.
 
     Parameters
     ----------
@@ -78,7 +87,17 @@ class LensResNet(Network):
         n_features = config.squeeze * side * side + config.condition
         self.logit = LogitHead(n_features, config.hidden)
         units = (config.latent_centre, config.latent_scale)
-        self.posterior = PosteriorHead(n_features, config.hidden, *units, config.components)
+        self.posterior: PosteriorHead
+        if config.head == "flow":
+            shape = (config.flow_layers, config.flow_condition, config.flow_hidden)
+            self.posterior = FlowHead(n_features, config.hidden, *units, *shape)
+        else:
+            self.posterior = PosteriorHead(n_features, config.hidden, *units, config.components)
+
+    @property
+    def flow(self) -> FlowHead | None:
+        """Head of a normalising flow, if it has one."""
+        return self.posterior if isinstance(self.posterior, FlowHead) else None
 
     def forward(self, images: Tensor, scalars: Tensor) -> Outcome:
         """Map normalised images (n, C, S, S) and scalars (n, 4C + 1) to the outcome."""
@@ -95,4 +114,5 @@ class LensResNet(Network):
         if self.dropout > 0:
             features = F.dropout(features, self.dropout, self.training)
         with torch.autocast(features.device.type, enabled=False):
-            return Outcome(self.logit(features), *self.posterior(features))
+            logit, posterior = self.logit(features), self.posterior(features)
+            return Outcome(logit, *posterior) if self.flow else Outcome.mixture(logit, *posterior)

@@ -18,7 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lensscan.errors import ConfigError, ModelError
+from lensscan.nets.blocks import Outcome
+from lensscan.nets.bridge import fit_gaussians
 from lensscan.nets.dihedral import N_VIEWS, combine_views, transform_covariance, transform_images, undo
+from lensscan.nets.flow import SAMPLES, base_points
+from lensscan.nets.flowposterior import pack_outcome, packed_width
 from lensscan.nets.heads import covariance, pack_triangle
 from lensscan.nets.latent import N_COV, N_LATENT, TRIANGLE
 from lensscan.nets.model import Model
@@ -49,6 +53,8 @@ class Scorer:
         Dihedral views to average, 1 or 8; default: each card's own.
     regress_above : float, optional
         Posteriors of rows whose raw logit, averaged over the models, is not above this are NaN.
+    keep_flow : bool
+        Whether results also hold ``post_flow``, what the posteriors of normalising flows follow from.
 
     Raises
     ------
@@ -66,6 +72,7 @@ class Scorer:
         precision: str = "fp32",
         views: int | None = None,
         regress_above: float | None = None,
+        keep_flow: bool = False,
     ) -> None:
         if precision not in PRECISIONS:
             raise ConfigError(f"precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
@@ -81,6 +88,7 @@ class Scorer:
         self.batch = batch
         self.precision = precision
         self.regress_above = regress_above
+        self.keep_flow = keep_flow
         self.networks = [_Network(model, self.device, precision, views) for model in models]
         self.pool: list[_Slot] = []
         if self.device.type == "cuda":
@@ -133,9 +141,12 @@ class Scorer:
         return sum(self._widths())
 
     def _widths(self) -> list[int]:
-        """Return the numbers of float32 columns: logit, ood, means, covariances, weights, sigma, snr, out of range."""
+        """Return the numbers of float32 columns: logit, ood, means, covariances, weights, sigma, snr, out of range,
+        and what flows follow from.
+        """
         n, k = len(self.networks), sum(network.components for network in self.networks)
-        return [n, n, k * N_LATENT, k * N_COV, k if k > n else 0, len(self.frame.bands), 1, 1]
+        kept = sum(network.flow_width for network in self.networks) if self.keep_flow else 0
+        return [n, n, k * N_LATENT, k * N_COV, k if k > n else 0, len(self.frame.bands), 1, 1, kept]
 
     @torch.inference_mode()
     def _compute(self, images: Tensor, mask: Tensor | None, small: Tensor) -> Tensor:
@@ -148,24 +159,37 @@ class Scorer:
             snr = aperture_snr(images, mask, sigma, present, self.frame.pixel_scale)
         else:
             snr = torch.full_like(sigma[:, 0], torch.nan)
-        outcomes = [network(images, mask, sigma, fwhm, present, self.frame.pixel_scale) for network in self.networks]
-        logit = torch.stack([outcome[0] for outcome in outcomes], dim=1)
-        mean, cov, weight = (torch.cat([outcome[k] for outcome in outcomes], dim=1) for k in (1, 2, 3))
-        ood = torch.stack([outcome[4] for outcome in outcomes], dim=1)
+        seen = [network(images, mask, sigma, fwhm, present, self.frame.pixel_scale) for network in self.networks]
+        logit, ood = torch.stack([each[0] for each in seen], dim=1), torch.stack([each[1] for each in seen], dim=1)
+        below = None if self.regress_above is None else ~(logit.mean(dim=1) > self.regress_above)
+        idle = below is not None and self.device.type == "cpu" and bool(below.all())
+        found = [network.posterior(each[2], idle) for network, each in zip(self.networks, seen, strict=True)]
+        mean, cov, weight, kept = (torch.cat([each[k] for each in found], dim=1) for k in range(4))
         outside = torch.stack([network.outside(sigma, fwhm, present) for network in self.networks]).any(dim=0)
-        if self.regress_above is not None:
-            below = ~(logit.mean(dim=1) > self.regress_above)
+        if below is not None:
             mean = mean.masked_fill(below[:, None, None], torch.nan)
             cov = cov.masked_fill(below[:, None, None], torch.nan)
-        parts = [logit, ood, mean.flatten(1), cov.flatten(1), weight, sigma, snr[:, None], outside[:, None].float()]
+        parts = [
+            logit,
+            ood,
+            mean.flatten(1),
+            cov.flatten(1),
+            weight,
+            sigma,
+            snr[:, None],
+            outside[:, None].float(),
+            kept,
+        ]
         return torch.cat([part[:, :width] for part, width in zip(parts, self._widths(), strict=True)], dim=1)
 
     def unpack(self, packed: NDArray[np.float32], resampled: NDArray[np.bool_]) -> Columns:
         """Cut a packed result into its columns."""
         n = len(packed)
-        logit, ood, mean, cov, weight, sigma, snr, outside = np.split(packed, np.cumsum(self._widths())[:-1], axis=1)
+        parts = np.split(packed, np.cumsum(self._widths())[:-1], axis=1)
+        logit, ood, mean, cov, weight, sigma, snr, outside, kept = parts
         out_of_range = (outside[:, 0] > 0.5) | resampled
-        return ({"post_weight": weight.copy()} if weight.shape[1] else {}) | {
+        optional = {"post_weight": weight, "post_flow": kept}
+        return {name: part.copy() for name, part in optional.items() if part.shape[1]} | {
             "logit": logit.copy(),
             "post_mean": mean.reshape(n, -1, N_LATENT).copy(),
             "post_cov": cov.reshape(n, -1, N_COV).copy(),
@@ -241,6 +265,8 @@ class _Network:
         self.components = card.components(self.views)
         self.half = precision == "bf16"
         self.detector = make_detector(model.novelty, model.module, self.module, card.ood_edges(self.views), device)
+        self.flow_width = self.views * packed_width(self.module.flow) if self.module.flow else 0
+        self.base = base_points(SAMPLES // self.views).to(device) if self.module.flow else None
         scale = torch.tensor(card.scale_of(self.views), dtype=torch.float32)
         rows, columns = (list(axis) for axis in zip(*TRIANGLE, strict=True))
         self.cov_scale = (scale[rows] * scale[columns]).to(device)
@@ -251,36 +277,64 @@ class _Network:
 
     def __call__(
         self, images: Tensor, mask: Tensor | None, sigma: Tensor, fwhm: Tensor, present: Tensor, scale: float
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Return logit (B,), means (B, K, 7), packed covariances (B, K, 28), weights (B, K), ood (B,) over the views.
-
-        The views of a single Gaussian become one by their moments; those of a mixture are all kept.
-        """
+    ) -> tuple[Tensor, Tensor, list[Outcome]]:
+        """Return logit (B,) and ood (B,) over the views, and the outcome of each view."""
         if self.detector is not None:
             self.detector.tap.take()  # of a batch that failed on its way
         scalars = scalar_inputs(sigma, fwhm, present, scale)
         if self.module.normalised:
             images = normalise(images, mask, sigma, self.softening)
-        logits, means, covariances, weights = [], [], [], []
+        outcomes = []
         for view in range(self.views):
             with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.half):
-                outcome = self.module(transform_images(images, view), scalars)
-            logits.append(outcome.logit)
-            means.append(undo(outcome.mean, view))
-            covariances.append(transform_covariance(pack_triangle(covariance(outcome.factor)), view, backward=True))
-            weights.append(torch.exp(outcome.log_weight) / self.views)
+                outcomes.append(self.module(transform_images(images, view), scalars))
+        logits = [outcome.logit for outcome in outcomes]
         logit = logits[0] if self.views == 1 else sum(logits[1:], logits[0]) / self.views
         ood = torch.full_like(logit, torch.nan)
         if self.detector is not None:
             ood = torch.where(torch.isfinite(logit), self.detector.score(), ood)
+        return logit, ood, outcomes
+
+    def posterior(self, outcomes: list[Outcome], idle: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return means (B, K, 7), packed covariances (B, K, 28) and weights (B, K) over the views.
+
+        Last, what a flow's posteriors follow from (B, V (56 + c)), nothing where there is none.
+
+        The views of a single Gaussian become one by their moments; those of a mixture are all kept, and those of a
+        flow give samples, which one mixture is fitted to, but not if nobody wants the posteriors (`idle`).
+        """
+        if self.module.flow is None:
+            mean, cov, weight = self._gaussians(outcomes)
+            return mean, cov * self.cov_scale, weight, outcomes[0].condition
+        kept = torch.cat([pack_outcome(outcome) for outcome in outcomes], dim=1)
+        if idle:
+            mean = kept.new_full((len(kept), self.components, N_LATENT), torch.nan)
+            return mean, mean.new_full((*mean.shape[:2], N_COV), torch.nan), torch.ones_like(mean[..., 0]), kept
+        mean, cov, weight = self._bent(outcomes)
+        return mean, cov * self.cov_scale, weight, kept
+
+    def _gaussians(self, outcomes: list[Outcome]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return means, packed covariances and weights of the Gaussians of all views, in the stamp's own frame."""
+        means, covariances, weights = [], [], []
+        for view, outcome in enumerate(outcomes):
+            means.append(undo(outcome.mean, view))
+            covariances.append(transform_covariance(pack_triangle(covariance(outcome.factor)), view, backward=True))
+            weights.append(torch.exp(outcome.log_weight) / self.views)
         if self.views == 1:
-            return logit, means[0], covariances[0] * self.cov_scale, weights[0], ood
+            return means[0], covariances[0], weights[0]
         if self.components > 1:
             mean, cov, weight = (torch.cat(parts, dim=1) for parts in (means, covariances, weights))
-        else:
-            mean, cov = combine_views(means, covariances)
-            weight = sum(weights[1:], weights[0])
-        return logit, mean, cov * self.cov_scale, weight, ood
+            return mean, cov, weight
+        mean, cov = combine_views(means, covariances)
+        return mean, cov, sum(weights[1:], weights[0])
+
+    def _bent(self, outcomes: list[Outcome]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the Gaussians that stand for the flows of all views, fitted to fixed samples of each view alike."""
+        flow, base = self.module.flow, self.base
+        assert flow is not None
+        assert base is not None
+        samples = [undo(flow.sample(base, outcome), view) for view, outcome in enumerate(outcomes)]
+        return fit_gaussians(torch.cat(samples, dim=1), flow.scale)
 
     def outside(self, sigma: Tensor, fwhm: Tensor, present: Tensor) -> Tensor:
         """Return which rows (B,) have a band whose sigma or seeing lies outside the card's ranges."""

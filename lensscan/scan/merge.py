@@ -21,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensscan import faults
+from lensscan.candidates.ensemble import Ensemble
 from lensscan.candidates.groups import group_on_sky
 from lensscan.candidates.rank import TopK
-from lensscan.candidates.score import Combination, Ensemble, combine_cards
+from lensscan.candidates.score import Combination, combine_cards
 from lensscan.candidates.verify import verify_output
 from lensscan.candidates.writer import OutputWriter, failure_records, sweep_stale, temporary_name
 from lensscan.errors import OutputError, ShardInvalid, VerificationError, disk_error
@@ -64,9 +65,8 @@ class MergeSettings:
     def stored(self) -> dict[str, Any]:
         """Return the settings as plain values, as they stand in the file."""
         values = asdict(self)
-        if self.ensemble is None:
-            del values["ensemble"]
-        return values
+        del values["ensemble"]
+        return values if self.ensemble is None else values | {"ensemble": self.ensemble.stored()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +184,8 @@ class _Merge:
         """Write, close and verify the temporary file."""
         combination = combine_cards(self.models, self.settings.prevalence, self.settings.ensemble)
         with h5py.File(self.plan.path, "r", locking=False) as h5:
-            pooling = Pooling.of(self.models, int(self.plan.settings.get("views", 0)))
+            views, ensemble = int(self.plan.settings.get("views", 0)), self.settings.ensemble
+            pooling = ensemble.pooling(self.models, views) if ensemble else Pooling.of(self.models, views)
             layout = Layout.of(self.plan, h5["rows"], combination.names, pooling)
             writer = self.writer = OutputWriter(self.temp, self.plan.n_rows, layout.scores, layout.id_dtype)
             best = self._stream(h5["rows"], layout, combination, writer)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensscan import faults
-from lensscan.config import build, read_toml
 from lensscan.errors import ExitCode, LensscanError, OutputError
 from lensscan.mpi import World, abort
 from lensscan.process import release_memory, tune_allocator
@@ -96,6 +95,7 @@ def _scan(root: Root, settings: ScanSettings, argv: Sequence[str]) -> int:
 
     planner = Planner(settings, root.say)
     out = Path(settings.output)
+    merge_settings(planner, settings)  # what is wrong there is better known before the work than after it
     finished = _finished_output(planner, out, settings)
     if finished is not None:
         root.say(f"{out} is complete for this plan and these settings; nothing to do")
@@ -199,6 +199,8 @@ def _finished_output(planner: Planner, out: Path, settings: ScanSettings) -> int
                 f"{out} was made from another state of the catalog; choose another output, or give --overwrite"
             )
     wanted = merge_settings(planner, settings)
+    if settings.ensemble is not None:
+        wanted["ensemble"] = wanted["ensemble"].stored()
     if all(canonical(header.merge_settings.get(name)) == canonical(value) for name, value in wanted.items()):
         return _verdict(header.n_failed, header.n_rows, settings)
     if not run_dir_stands:
@@ -211,12 +213,13 @@ def _finished_output(planner: Planner, out: Path, settings: ScanSettings) -> int
 
 def merge_settings(planner: Planner, settings: ScanSettings) -> dict[str, Any]:
     """Return what acts at the merge only."""
-    from lensscan.candidates.score import Ensemble
+    from lensscan.candidates.ensemble import read_ensemble
 
     values = {name: getattr(settings, name) for name in MERGE_FIELDS}
     values["prevalence"] = planner.prevalence
     if settings.ensemble is not None:
-        values["ensemble"] = build(Ensemble, read_toml(settings.ensemble), settings.ensemble)
+        values["ensemble"] = read_ensemble(settings.ensemble)
+        values["ensemble"].require(planner.cards, settings.views, settings.ensemble)
     return values
 
 

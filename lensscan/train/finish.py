@@ -28,7 +28,7 @@ from lensscan.nets.scorer import Scorer
 from lensscan.survey.stamps import allocate
 from lensscan.train.settings import Augmentation, Finish
 
-__all__ = ["Scored", "calibrate", "evaluate", "recalibrate", "score_mocks"]
+__all__ = ["Scored", "calibrate", "evaluate", "lens_density", "recalibrate", "score_mocks", "score_together"]
 
 BATCH = 64
 CHUNK = 2048
@@ -76,8 +76,24 @@ def score_mocks(
     views: int | None = None,
 ) -> Scored:
     """Simulate n mocks and score them as a scan would."""
-    scorer = Scorer([model], "cpu", BATCH, views=views)
-    slot = allocate(BATCH, model.frame())
+    return score_together([model], recipe, seed, n, report, views)
+
+
+def score_together(
+    models: Sequence[Model],
+    recipe: Recipe,
+    seed: int,
+    n: int,
+    report: Callable[[str], None] = lambda line: None,
+    views: int | None = None,
+) -> Scored:
+    """Simulate n mocks and score them with several models: mean logit and pooled posterior.
+
+    Of several models the tails are left out, which keeps their covariances.
+    """
+    model = models[0]
+    scorer = Scorer(models, "cpu", BATCH, views=views)
+    slot = allocate(BATCH, scorer.frame)
     scores: dict[str, list[NDArray[Any]]] = {}
     truths: dict[str, list[NDArray[Any]]] = {}
     for start in range(0, n, CHUNK):
@@ -88,7 +104,7 @@ def score_mocks(
         for low in range(0, count, BATCH):
             rows = slice(low, min(low + BATCH, count))
             used = rows.stop - low
-            fill_batch(slot, model.frame(), recipe, [mocks], rows)
+            fill_batch(slot, scorer.frame, recipe, [mocks], rows)
             result = scorer.submit(slot).result()
             result["fwhm"] = slot.fwhm.copy()
             result.setdefault("post_weight", np.ones(result["post_mean"].shape[:2], np.float32))
@@ -97,9 +113,11 @@ def score_mocks(
         report(f"seed {seed}: {start + count} of {n} mocks scored")
     columns = {key: np.concatenate(parts) for key, parts in scores.items()}
     truth = {key: np.concatenate(parts) for key, parts in truths.items()}
-    tail = model.card.tail_of(views or model.card.views)
-    posterior = Mixture(columns["post_mean"], columns["post_cov"], columns["post_weight"], tail)
-    return Scored(columns["logit"][:, 0], posterior, columns["sigma"], columns["fwhm"], truth)
+    tail, weight, logit = model.card.tail_of(views or model.card.views), columns["post_weight"], columns["logit"][:, 0]
+    if len(models) > 1:
+        tail, weight, logit = GAUSSIAN, weight / len(models), columns["logit"].mean(axis=1, dtype=np.float64)
+    posterior = Mixture(columns["post_mean"], columns["post_cov"], weight, tail)
+    return Scored(logit, posterior, columns["sigma"], columns["fwhm"], truth)
 
 
 def latent_truth(scored: Scored) -> NDArray[np.float64]:
@@ -134,8 +152,7 @@ def calibrate(
     `scored` are mocks scored with one view, without posterior scale and tail, `views` the same with eight views.
     """
     way = calibration.fit(finish.kind, scored.logit, scored.is_lens)
-    clipped = np.clip(way(scored.logit)[scored.is_lens], LOGIT_EDGES[0], LOGIT_EDGES[-1])
-    density, _ = np.histogram(clipped, LOGIT_EDGES, density=True)
+    logit = way(scored.logit)[scored.is_lens]
     bands = model.card.bands
     posterior: dict[str, Any] = {}
     if scored.regressed:
@@ -146,12 +163,18 @@ def calibrate(
     card = dataclasses.replace(
         model.card,
         calibration=way,
-        f_lens=LensDensity(tuple(float(e) for e in LOGIT_EDGES), tuple(float(d) for d in np.round(density, 6))),
+        f_lens=lens_density(logit),
         sigma_range=_ranges(bands, scored.sigma, augmentation.gain + augmentation.sigma),
         fwhm_range=_ranges(bands, scored.fwhm, augmentation.fwhm),
         **posterior,
     )
     return Model(card, model.module, model.novelty)
+
+
+def lens_density(logit: Floats) -> LensDensity:
+    """Return the histogram of the calibrated logits of lenses (n,); those beyond it count in its outermost bins."""
+    density, _ = np.histogram(np.clip(logit, LOGIT_EDGES[0], LOGIT_EDGES[-1]), LOGIT_EDGES, density=True)
+    return LensDensity(tuple(float(e) for e in LOGIT_EDGES), tuple(float(d) for d in np.round(density, 6)))
 
 
 def _ranges(bands: Sequence[str], values: Floats, scatter: float) -> dict[str, tuple[float, float]]:

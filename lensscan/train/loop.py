@@ -15,13 +15,13 @@ from torch import Tensor
 from lensscan.errors import ExitCode, ModelError
 from lensscan.metrics.detection import auroc, tpr_at_fpr
 from lensscan.nets.architecture import architecture, build_network
-from lensscan.nets.blocks import Network
+from lensscan.nets.blocks import Network, Outcome
 from lensscan.train.augment import Sample, augment, network_inputs, step_seed
 from lensscan.train.checkpoint import load_checkpoint, save_checkpoint
 from lensscan.train.choices import make_optimiser, training_loss
 from lensscan.train.distributed import Engine
 from lensscan.train.history import History, Progress
-from lensscan.train.losses import classification_loss, regression_loss
+from lensscan.train.losses import classification_loss, posterior_loss
 from lensscan.train.settings import TrainSettings
 from lensscan.train.stream import MockStream, Source
 
@@ -177,7 +177,7 @@ class Trainer:
         bce = classification_loss(outcome.logit, sample.is_lens)
         nll = torch.zeros_like(bce)
         if self.network.regresses:
-            nll = regression_loss(sample.latent, outcome.mean, outcome.factor, outcome.log_weight, sample.is_lens)
+            nll = posterior_loss(self.network, outcome, sample.latent, sample.is_lens)
         aim = training_loss(settings.optimiser, bce, outcome.logit, sample.is_lens)
         loss = aim + settings.optimiser.regression * nll
         self.optimiser.zero_grad(set_to_none=True)
@@ -265,7 +265,8 @@ def evaluate(network: Network, sample: Sample, settings: TrainSettings, pixel_sc
             None if sample.mask is None else sample.mask[rows],
         )
         outcomes.append(network(*network_inputs(part, settings.softening, pixel_scale, network.normalised)))
-    logit, mean, factor, log_weight = (torch.cat(parts) for parts in zip(*outcomes, strict=True))
+    outcome = Outcome(*(torch.cat(parts) for parts in zip(*outcomes, strict=True)))
+    logit = outcome.logit
     lens = sample.is_lens
     score, label = logit.cpu().numpy(), lens.cpu().numpy()
     values = {
@@ -275,9 +276,9 @@ def evaluate(network: Network, sample: Sample, settings: TrainSettings, pixel_sc
         "tpr_3": tpr_at_fpr(score, label, 1e-3)[0],
     }
     if network.regresses:
-        centre = (torch.exp(log_weight) * mean[..., 0]).sum(dim=1)
+        centre = (torch.exp(outcome.log_weight) * outcome.mean[..., 0]).sum(dim=1)
         error = torch.exp(centre[lens]) - torch.exp(sample.latent[lens, 0])
         quantile = torch.quantile(error, torch.tensor([0.16, 0.84], device=error.device))
-        values["nll"] = float(regression_loss(sample.latent, mean, factor, log_weight, lens))
+        values["nll"] = float(posterior_loss(network, outcome, sample.latent, lens))
         values["theta_E_68"] = float(quantile[1] - quantile[0]) / 2
     return values

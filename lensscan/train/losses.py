@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lensscan.nets.blocks import Network, Outcome
 from lensscan.nets.latent import N_LATENT
 
-__all__ = ["classification_loss", "gaussian_nll", "mixture_nll", "regression_loss"]
+__all__ = ["classification_loss", "gaussian_nll", "mixture_nll", "posterior_loss", "regression_loss"]
 
 
 def classification_loss(logit: Tensor, is_lens: Tensor) -> Tensor:
@@ -52,3 +53,12 @@ def regression_loss(target: Tensor, mean: Tensor, factor: Tensor, log_weight: Te
     """
     safe = torch.where(is_lens[:, None], target, mean[:, 0].detach())
     return torch.where(is_lens, mixture_nll(safe, mean, factor, log_weight), torch.zeros_like(mean[:, 0, 0])).mean()
+
+
+def posterior_loss(network: Network, outcome: Outcome, target: Tensor, is_lens: Tensor) -> Tensor:
+    """Return the posterior's loss as `regression_loss` has it, of Gaussians or of a normalising flow."""
+    if network.flow is None:
+        return regression_loss(target, outcome.mean, outcome.factor, outcome.log_weight, is_lens)
+    safe = torch.where(is_lens[:, None], target, outcome.mean[:, 0].detach())
+    density = network.flow.log_density(safe[:, None], outcome)[:, 0]
+    return torch.where(is_lens, -density, torch.zeros_like(density)).mean()

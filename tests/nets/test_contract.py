@@ -11,6 +11,7 @@ import hashlib
 import pytest
 import torch
 
+from lensscan.nets.blocks import Outcome
 from lensscan.nets.latent import N_LATENT
 from lensscan.nets.model import Card, Model, build_network
 from lensscan.nets.normalise import n_scalars
@@ -24,6 +25,11 @@ NETWORKS = {
         33,
     ),
     "resnet-mixture": ({"kind": "resnet", "widths": [8, 12], "depths": [0, 1], "hidden": 16, "components": 3}, 2, 32),
+    "resnet-flow": (
+        {"kind": "resnet", "widths": [8, 12], "depths": [0, 1], "hidden": 16, "head": "flow", "flow_hidden": 16},
+        2,
+        32,
+    ),
     "argonne": ({"kind": "argonne"}, 1, 45),
     "argonne-linear": ({"kind": "argonne", "scaling": "linear", "mean": [3.0, 4.0], "std": [9.0, 7.0]}, 2, 45),
     "argonne-picture": ({"kind": "argonne", "scaling": "picture", "mean": [0.2], "std": [0.1]}, 1, 32),
@@ -35,6 +41,8 @@ PUBLISHED = {"argonne", "deeplens"}
 @pytest.fixture(params=sorted(NETWORKS))
 def built(request):
     architecture, n_bands, size = NETWORKS[request.param]
+    if architecture.get("head") == "flow":
+        pytest.importorskip("zuko", reason="the extra flow is not installed")
     torch.manual_seed(3)
     network = build_network(architecture, n_bands, size)
     images = torch.randn(6, n_bands, size, size)
@@ -49,7 +57,7 @@ def outputs(network, images, scalars):
 
 def test_shapes(built):
     architecture, network, images, scalars = built
-    logit, mean, factor, log_weight = outputs(network, images, scalars)
+    logit, mean, factor, log_weight, _ = outputs(network, images, scalars)
     components = architecture.get("components", 1)
     assert logit.shape == (6,)
     assert mean.shape == (6, components, N_LATENT)
@@ -65,10 +73,13 @@ def test_shapes(built):
 
 def test_every_parameter_gets_a_gradient(built):
     _, network, images, scalars = built
-    logit, mean, factor, log_weight = network(images, scalars)
+    logit, mean, factor, log_weight, condition = network(images, scalars)
     loss = logit.square().sum()
     if network.regresses:
         loss = loss + mean.square().sum() + factor.square().sum() + log_weight.square().sum()
+    if network.flow:
+        points = mean.detach() + torch.randn(6, 5, N_LATENT) * network.flow.scale
+        loss = loss - network.flow.log_density(points, Outcome(logit, mean, factor, log_weight, condition)).sum()
     loss.backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name

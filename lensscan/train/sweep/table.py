@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lensscan.config import toml_text
 from lensscan.files import replacing
 from lensscan.render.parallel import Axis, plot_parallel
 from lensscan.train.sweep.journal import Rungs
@@ -146,18 +147,4 @@ def write_best(sweep: Sweep, table: Sequence[Row], path: Path) -> None:
         "flattered. Measure it on others.\n"
     )
     with replacing(path) as temporary:
-        temporary.write_text(head + _toml(mapping), encoding="utf-8")
-
-
-def _toml(mapping: Mapping[str, Any], path: tuple[str, ...] = ()) -> str:
-    """Return a nested mapping as TOML: values first, then the tables."""
-    plain = [f"{key} = {_literal(value)}\n" for key, value in mapping.items() if not isinstance(value, Mapping)]
-    head = f"\n[{'.'.join(path)}]\n" if path and plain else ""
-    tables = [_toml(value, (*path, key)) for key, value in mapping.items() if isinstance(value, Mapping)]
-    return head + "".join(plain) + "".join(tables)
-
-
-def _literal(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(_literal(item) for item in value)}]"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, (str, bool)) else repr(value)
+        temporary.write_text(head + toml_text(mapping), encoding="utf-8")

@@ -1,0 +1,60 @@
+"""Calibrate several models together: a deep ensemble, or a committee of models trained on different recipes.
+
+Scores fresh mocks of the recipes that the models were trained on, in equal numbers, with all models, and fits the
+mean logit and the pooled posterior. The TOML file is what a scan takes as ensemble = FILE.toml, with these very
+models, and what lensscan evaluate takes in place of a model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from lensscan.cli.arguments import at_least
+
+__all__ = ["EXAMPLE", "add_arguments", "run"]
+
+EXAMPLE = "lensscan ensemble a.safetensors b.safetensors c.safetensors -o trio.toml"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="shipped names or paths of model files")
+    parser.add_argument("-o", "--output", metavar="FILE.toml", required=True, help="the ensemble's card")
+    parser.add_argument(
+        "--recipe", action="append", metavar="R", help="recipe of the mocks, may be repeated (default: the models')"
+    )
+    parser.add_argument("-n", "--number", type=at_least(100), default=20000, metavar="N", help="mocks (default 20000)")
+    parser.add_argument("--seed", type=at_least(0), metavar="S", help="of the mocks (default: one no training takes)")
+    parser.add_argument(
+        "--kind", choices=("temperature", "platt", "beta", "bent"), default="platt", help="of the logit (default platt)"
+    )
+    parser.add_argument("--views", type=int, choices=(1, 8), help="dihedral views to average (default: the cards')")
+    parser.add_argument("--threads", type=at_least(1), default=1, metavar="N", help="CPU threads (default 1)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Score, fit and write."""
+    import dataclasses
+
+    from lensscan.process import tune_allocator
+
+    tune_allocator()
+    import torch
+
+    from lensscan.mocks.recipes import load_recipe
+    from lensscan.nets.model import Model
+    from lensscan.train.ensemble import SEED, fit_ensemble, recipes_of, write_ensemble
+
+    torch.set_num_threads(args.threads)
+    models = [Model.load(name) for name in args.models]
+    recipes = [load_recipe(name) for name in args.recipe or ()] or recipes_of([model.card for model in models])
+    seed = SEED if args.seed is None else args.seed
+    output = Path(args.output)
+    ensemble = fit_ensemble(
+        models, recipes, args.number, seed, args.kind, args.views, lambda line: print(line, file=sys.stderr)
+    )
+    write_ensemble(dataclasses.replace(ensemble, name=output.stem, models=tuple(args.models)), output)
+    print(output)
+    return 0

@@ -1,0 +1,134 @@
+"""Calibrating several networks together: a deep ensemble, or a committee of networks of different trainings.
+
+Members calibrated one by one are uncalibrated when combined: the mean logit gets a map of its own, and the pooled
+posterior, in which each member counts alike, factors and a tail of its own (`lensscan.train.finish`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lensscan.candidates.ensemble import Ensemble
+from lensscan.config import toml_text
+from lensscan.errors import ModelError
+from lensscan.files import replacing
+from lensscan.metrics import calibration
+from lensscan.mocks.recipes import Recipe, load_recipe
+from lensscan.nets.card import Card
+from lensscan.nets.mixture import Mixture
+from lensscan.nets.model import Model
+from lensscan.train.finish import Scored, lens_density, recalibrate, score_together
+
+__all__ = ["SEED", "calibrate_together", "fit_ensemble", "recipes_of", "write_ensemble"]
+
+SEED = 15
+"""Of the mocks: ends on 5, and trainings take those that end on 0 to 4."""
+
+
+def recipes_of(cards: Sequence[Card]) -> list[Recipe]:
+    """Return the recipes that the members were trained on, each once.
+
+    Raises
+    ------
+    ModelError
+        If a card names none, or one that makes other mocks here than it did then.
+    """
+    found: dict[str, Recipe] = {}
+    for card in cards:
+        name = str(card.training.get("recipe", ""))
+        if not name:
+            raise ModelError(f"model {card.name} does not state its recipe; give one with --recipe")
+        recipe = load_recipe(name)
+        if recipe.digest != card.training.get("recipe_digest"):
+            raise ModelError(f"model {card.name}: recipe {name} makes other mocks now; give one with --recipe")
+        found[recipe.digest] = recipe
+    return list(found.values())
+
+
+def calibrate_together(scored: Scored, kind: str) -> Ensemble:
+    """Return the card that mocks scored by all members together ask for.
+
+    Parameters
+    ----------
+    scored : Scored
+        Mean logit and pooled posterior, without tails.
+    kind : str
+        Calibration of the logit, a kind of `lensscan.metrics.calibration.Calibration`.
+    """
+    way = calibration.fit(kind, scored.logit, scored.is_lens)
+    found = Ensemble(way, lens_density(way(scored.logit)[scored.is_lens]))
+    if not scored.posterior.finite.any():
+        return found
+    scale, tail = recalibrate(scored)
+    return Ensemble(found.calibration, found.f_lens, posterior_scale=scale, posterior_tail=tail)
+
+
+def fit_ensemble(
+    models: Sequence[Model],
+    recipes: Sequence[Recipe],
+    n: int,
+    seed: int = SEED,
+    kind: str = "platt",
+    views: int | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> Ensemble:
+    """Fit the card of several models on mocks of their recipes, in equal numbers.
+
+    Parameters
+    ----------
+    models : sequence of Model
+        Two or more, of the same bands, size and pixel scale.
+    recipes : sequence of Recipe
+    n : int
+        Mocks of all recipes together.
+    seed, kind, views, report
+        Of the mocks; of the logit's calibration; dihedral views (default: each card's own); takes progress lines.
+
+    Raises
+    ------
+    ModelError
+        If there are fewer than two models, or they do not fit together.
+    """
+    if len(models) < 2:
+        raise ModelError("an ensemble needs at least two models; one alone has a calibration of its own")
+    each = n // len(recipes)
+    parts = [score_together(models, recipe, seed, each, report, views) for recipe in recipes]
+    found = calibrate_together(join(parts), kind)
+    return Ensemble(
+        found.calibration,
+        found.f_lens,
+        hashes=tuple(model.card.hash for model in models),
+        views=tuple(views or model.card.views for model in models),
+        posterior_scale=found.posterior_scale,
+        posterior_tail=found.posterior_tail,
+        recipes=tuple(recipe.name for recipe in recipes),
+        seed=seed,
+        n=each * len(recipes),
+    )
+
+
+def join(parts: Sequence[Scored]) -> Scored:
+    """Return the mocks of several recipes as one set; of their truth, what all have."""
+    keys = set.intersection(*(set(part.truth) for part in parts))
+    posteriors = [part.posterior for part in parts]
+    return Scored(
+        np.concatenate([part.logit for part in parts]),
+        Mixture(
+            np.concatenate([each.mean for each in posteriors]),
+            np.concatenate([each.cov for each in posteriors]),
+            np.concatenate([each.weight for each in posteriors]),
+            posteriors[0].tail,
+        ),
+        np.concatenate([part.sigma for part in parts]),
+        np.concatenate([part.fwhm for part in parts]),
+        {key: np.concatenate([part.truth[key] for part in parts]) for key in sorted(keys)},
+    )
+
+
+def write_ensemble(ensemble: Ensemble, path: Path) -> None:
+    """Write the card as TOML, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(toml_text(ensemble.stored()), encoding="utf-8")
