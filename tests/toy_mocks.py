@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -52,6 +53,7 @@ def layered_source(start: int, n: int) -> Sample:
     return Sample(blend + noise, present, fwhm, lens, to_latent(truth), blend=blend, arcs=arcs)
 
 
+@functools.cache
 def layered_row(number: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, bool, list[float]]:
     generator = torch.Generator().manual_seed(number + 277)
     lens = number % 2 == 0

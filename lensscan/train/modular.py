@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -88,12 +89,16 @@ def image_targets(sample: Sample, softening: float) -> dict[str, Tensor]:
 
 
 def stage_losses(
-    network: ModularNet, stage: str, inputs: tuple[Tensor, Tensor], sample: Sample, settings: TrainSettings
+    network: ModularNet,
+    stage: str,
+    inputs: tuple[Tensor, Tensor],
+    sample: Sample,
+    targets: Mapping[str, Tensor],
+    settings: TrainSettings,
 ) -> Tensor:
     """Return what a stage goes down, the cross entropy and the posterior's loss, (3,)."""
     images, scalars = inputs
     distance = F.l1_loss if settings.modules.loss == "l1" else F.mse_loss
-    targets = image_targets(sample, settings.softening) if stage != "heads" and network.modules_of_images else {}
     if stage in IMAGES:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             shown = network.denoiser(images)
@@ -169,7 +174,9 @@ class ModularTrainer(Trainer):
             images, scalars = network_inputs(sample, settings.softening, self.pixel_scale)
         torch.manual_seed(step_seed(settings.seed, self.step, 3) + self.engine.rank)
         inputs = images.contiguous(memory_format=torch.channels_last), scalars
-        return stage_losses(self.network, self.stage, inputs, sample, settings)
+        wanted = self.stage != "heads" and self.network.modules_of_images
+        targets = image_targets(sample, settings.softening) if wanted else {}
+        return stage_losses(self.network, self.stage, inputs, sample, targets, settings)
 
     def measure(self, sample: Sample) -> dict[str, float]:
         """Return the PSNR of the image modules learnt so far; of the heads what all networks are measured by."""
@@ -224,16 +231,18 @@ def learn_modules(
 
 def training_flops(settings: TrainSettings, n_bands: int, size: int) -> dict[str, float]:
     """Return the floating point operations of each stage of a training, forwards and backwards, counted, not timed."""
-    network = build_network(architecture(settings.network), n_bands, size)
-    assert isinstance(network, ModularNet)
-    noise = torch.randn(2, n_bands, size, size)
-    there, lens = torch.ones(2, n_bands, dtype=torch.bool), torch.ones(2, dtype=torch.bool)
-    sample = Sample(noise, there, noise[:, :, 0, 0], lens, torch.zeros(2, N_LATENT), blend=noise, arcs=noise)
-    inputs = noise, torch.zeros(2, n_scalars(n_bands))
-    found = {}
-    for stage, steps in stages_of(settings).items():
-        hold_others(network, stage)
-        with FlopCounterMode(display=False) as counter:
-            stage_losses(network, stage, inputs, sample, settings)[0].backward()
-        found[stage] = counter.get_total_flops() / len(noise) * steps * settings.batch
+    with FakeTensorMode(allow_non_fake_inputs=True):  # shapes alone: nothing is computed
+        network = build_network(architecture(settings.network), n_bands, size)
+        assert isinstance(network, ModularNet)
+        noise = torch.zeros(1, n_bands, size, size)
+        there, lens = torch.ones(1, n_bands, dtype=torch.bool), torch.ones(1, dtype=torch.bool)
+        sample = Sample(noise, there, noise[:, :, 0, 0], lens, torch.zeros(1, N_LATENT))
+        targets = dict.fromkeys(IMAGES, noise)
+        inputs = noise, torch.zeros(1, n_scalars(n_bands))
+        found = {}
+        for stage, steps in stages_of(settings).items():
+            hold_others(network, stage)
+            with FlopCounterMode(display=False) as counter:
+                stage_losses(network, stage, inputs, sample, targets, settings)[0].backward()
+            found[stage] = counter.get_total_flops() * steps * settings.batch
     return found

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from toy_mocks import BANDS, PIXEL_SCALE, SIZE, layered_source, toy_source
@@ -50,7 +52,7 @@ def settings_of(**changes) -> TrainSettings:
 def maker(source=layered_source):
     def make(settings: TrainSettings, folder: Path, stage: str) -> ModularTrainer:
         folder.mkdir(parents=True, exist_ok=True)
-        validation = lambda: source(10_000, settings.validation)  # noqa: E731
+        validation = functools.partial(source, 10_000, settings.validation)
         where = (BANDS, SIZE, PIXEL_SCALE, source, validation, Serial(), folder, torch.device("cpu"))
         return ModularTrainer(stage, settings, *where)
 
@@ -134,7 +136,8 @@ def test_modules_that_are_not_there_are_refused():
 
 
 def test_the_denoiser_takes_noise_off_and_the_deblender_finds_the_arcs(tmp_path):
-    settings = settings_of(modules={"denoise": 150, "deblend": 250, "loss": "mse"})
+    network = SETTINGS["network"] | {"deblend_widths": [16, 24]}
+    settings = settings_of(modules={"denoise": 80, "deblend": 150}, network=network)
     learned = learn(settings, tmp_path)
     trainer = maker()(settings, tmp_path / "joint", JOINT)
     trainer.go_on_from(learned)
@@ -147,20 +150,21 @@ def test_the_denoiser_takes_noise_off_and_the_deblender_finds_the_arcs(tmp_path)
     peak = targets["denoise"].max(axis=(1, 2, 3))
     gain = psnr(trace.denoised.numpy(), targets["denoise"], peak) - psnr(images.numpy(), targets["denoise"], peak)
     assert gain.mean() > 3.0, f"denoised by {gain.mean():.2f} dB"
-    found, galaxy = psnr(trace.deblended.numpy(), targets["deblend"], peak), targets["denoise"]
-    left = psnr(galaxy, targets["deblend"], peak)
-    assert (found - left).mean() > 6.0, f"deblended by {(found - left).mean():.2f} dB against a perfect denoiser"
-    likeness = [torch.corrcoef(torch.stack([torch.tensor(a).flatten(), torch.tensor(b).flatten()]))[0, 1]
-                for a, b in zip(trace.deblended.numpy(), targets["deblend"], strict=True)]  # fmt: skip
-    assert torch.stack(likeness).mean() > 0.9
+    found, arcs = trace.deblended.numpy(), targets["deblend"]
+    left, nothing = targets["denoise"], np.zeros_like(arcs)
+    over = [(psnr(found, arcs, peak) - psnr(other, arcs, peak)).mean() for other in (left, nothing)]
+    assert over[0] > 6.0, f"deblended by {over[0]:.2f} dB against a perfect denoiser"
+    assert over[1] > 4.0, f"nearer to the arcs than nothing at all by {over[1]:.2f} dB"
+    likeness = [np.corrcoef(one.ravel(), true.ravel())[0, 1] for one, true in zip(found, arcs, strict=True)]
+    assert np.mean(likeness) > 0.8
 
 
 def test_the_bottleneck_pays_for_what_it_lets_through(tmp_path):
     rates = []
     for beta in (0.0, 3.0):
-        settings = settings_of(modules={"beta": beta}, steps=40)
+        settings = settings_of(modules={"beta": beta}, steps=25)
         trainer = maker()(settings, tmp_path / str(beta), JOINT)
-        for _ in range(40):
+        for _ in range(25):
             trainer.train_step()
         trainer.stream.close()
         sample = layered_source(50_000, 64)
