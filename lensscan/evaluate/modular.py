@@ -171,7 +171,7 @@ def measure_modular(settings: ModularSettings, progress: Progress = lambda what,
         card = model.card
         if (tuple(card.bands), card.size) != (tuple(recipe.bands), recipe.size):
             raise ConfigError(
-                f"model {card.name} is not for the bands and size of recipe {recipe.name}; give one that is"
+                f"model {card.name} has other bands or another size than recipe {recipe.name}; give one of its own"
             )
     return compare(settings, _score(settings, progress))
 
@@ -346,9 +346,7 @@ def verdict(found: Comparison) -> str:
         return "no claim: nothing is published of this recipe"
     baseline, published = anchor.baseline, anchor.values[ACCURACY]
     if len(found.accuracy) < 3:
-        return (
-            "no claim: whether the end-to-end baseline has converged is unknown; give it trained on half the mocks too"
-        )
+        return "no claim: give the baseline trained on half of the mocks too, to show whether it has converged"
     (ours, low, high), (plain, *_), (half, *_) = found.accuracy
     if abs(plain - half) > baseline.absolute:
         return f"no claim: the baseline has not converged, half of the mocks give {half:.3f} instead of {plain:.3f}"
