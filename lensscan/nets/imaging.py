@@ -1,7 +1,8 @@
 """Modules from image to image: one takes the noise off a stamp, one the light of all but the lensed source.
 
-Both map normalised stamps to normalised stamps (`lensscan.nets.normalise`) and predict what is to be taken off, as
-DnCNN does (Zhang+2017, arXiv:1608.03981).  Like all our networks they know no batch statistics.
+Both map normalised stamps to normalised stamps (`lensscan.nets.normalise`).  The denoiser predicts what is to be taken
+off, as DnCNN does (Zhang+2017, arXiv:1608.03981); the deblender predicts what is to be left, since most of that is
+nothing.  Like all our networks they know no batch statistics.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from lensscan.nets.blocks import Downsample, ResidualBlock, StandardConv2d
 __all__ = ["Deblender", "Denoiser"]
 
 FIRST = 0.01
-"""Spread of the last layer's weights at the start: a module begins as nearly the identity."""
+"""Spread of the last layer's weights: the denoiser begins as nearly the identity, the deblender with little."""
 
 
 class Denoiser(nn.Module):
@@ -70,7 +71,7 @@ class Deblender(nn.Module):
             fine = levels.pop()
             wider = F.interpolate(lateral(F.relu(x)), size=fine.shape[-2:], mode="nearest")
             x = merge(fine + wider)
-        return images - self.output(F.relu(x))
+        return self.output(F.relu(x))
 
 
 def _output(width: int, n_bands: int) -> nn.Conv2d:

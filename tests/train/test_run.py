@@ -155,3 +155,36 @@ def test_unknown_training_is_one_line():
     assert done.code == ExitCode.USAGE
     assert "des-griz" in done.err
     assert done.err.strip().count("\n") == 0
+
+
+MODULAR = """
+[modules]
+denoise = 2
+deblend = 2
+heads = 2
+"""
+
+
+@pytest.mark.slow
+def test_modules_are_trained_in_turn_and_make_a_model_that_scans(tmp_path):
+    """Stopped in the first stage, gone on to the end, and again with nothing to do."""
+    small = SMALL.replace("[network]", '[network]\nkind = "modular"\ndenoise_width = 8\ndenoise_depth = 1\n'
+                          "deblend_widths = [8, 8]\nlatent = 4\nsamples = 8") + MODULAR  # fmt: skip
+    (tmp_path / "modular.toml").write_text(small)
+    words = ["train", str(tmp_path / "modular.toml"), "-o", str(tmp_path / "modular.safetensors")]
+    assert run([*words, "--max-seconds", "0"]).code == ExitCode.INCOMPLETE
+    assert not (tmp_path / "modular.safetensors").exists()
+    done = run(words)
+    assert done.code == 0, done
+    folder = tmp_path / "modular.safetensors.run"
+    for stage in ("denoise", "deblend", "heads"):
+        assert (folder / stage / "checkpoint.pt").exists()
+    records = [json.loads(line) for line in (folder / "curves.jsonl").read_text().splitlines()]
+    assert {"psnr_denoise", "psnr_deblend", "auroc"} <= set(records[-1])
+    model = Model.load(str(tmp_path / "modular.safetensors"))
+    assert model.card.training["stages"] == {"denoise": 2, "deblend": 2, "heads": 2, "joint": 6}
+    assert min(model.card.training["flops"].values()) > 0
+    table = model.score(np.random.default_rng(1).normal(0, 20, (3, 4, 91, 91)), views=8)
+    assert np.isfinite(table["logit"]).all()
+    assert np.isfinite(table["theta_E"].value).all()
+    assert "nothing to do" in run(words).err
