@@ -103,8 +103,8 @@ class Rows:
     mean : (n, d) array
         Of the bottleneck.
     uncertainty : dict of (n,) arrays
-        ``spread`` (standard deviation of the probability over the bottleneck's points), ``logit_spread``, ``rate``
-        (nats through the bottleneck) and ``ambiguity`` (1 - |2 p - 1|) of the modular model.
+        ``spread`` (standard deviation of the probability over the bottleneck's points), ``logit_spread``, ``few_nats``
+        (minus the nats through the bottleneck) and ``ambiguity`` (1 - |2 p - 1|) of the modular model.
     """
 
     index: NDArray[np.int64]
@@ -290,7 +290,7 @@ def _of_modules(inspector: Inspector, mocks: Mocks, rows: slice, model: Model) -
     found = inspector(*stamps_of(mocks, rows))
     way = model.card.calibration
     logits = apply(way.kind, way.a, way.b, found.logits.astype(np.float64))
-    measures = {"spread": expit(logits).std(axis=1), "logit_spread": logits.std(axis=1), "rate": found.rate}
+    measures = {"spread": expit(logits).std(axis=1), "logit_spread": logits.std(axis=1), "few_nats": -found.rate}
     columns = {f"uncertainty:{name}": np.asarray(value, np.float64) for name, value in measures.items()}
     columns |= {f"psnr:{name}": value for name, value in image_psnr(found, *layers_of(mocks, rows)).items()}
     return columns | {"mean": found.mean.astype(np.float64)}

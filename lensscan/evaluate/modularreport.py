@@ -34,7 +34,7 @@ NAMES = ("modular", "end to end", "end to end, half the mocks")
 MEASURES = {
     "spread": "spread of p over the bottleneck",
     "logit_spread": "spread of the logit",
-    "rate": "nats through the bottleneck",
+    "few_nats": "few nats through the bottleneck",
     "ambiguity": "1 - |2p - 1|",
 }
 EACH = 2

@@ -78,7 +78,13 @@ def latent_diagram(
     for label, rows, colour in (("lens", is_lens, BLUE), ("other", ~is_lens, ORANGE)):
         classes.scatter(*plane[rows].T, s=size, color=colour, alpha=0.45, lw=0, label=label)
     classes.scatter(
-        *plane[wrong].T, s=3 * size, facecolors="none", edgecolors=INK, lw=0.6, label=f"wrong ({wrong.mean():.1%})"
+        *plane[wrong].T,
+        s=3 * size,
+        facecolors="none",
+        edgecolors=INK,
+        lw=0.4,
+        alpha=0.6,
+        label=f"wrong ({wrong.mean():.1%})",
     )
     classes.set_title("by class", fontsize=10)
     classes.legend(frameon=False, fontsize=8)

@@ -177,7 +177,7 @@ def test_the_command(tmp_path, capsys):
     assert "no claim: give the baseline trained on half" in printed
     said = json.loads((tmp_path / "out" / "modular--slpipe2019.json").read_text())
     assert (said["n"], said["kind"]) == (80, "modular")
-    assert set(said["uncertainty"]) == {"spread", "logit_spread", "rate", "ambiguity"}
+    assert set(said["uncertainty"]) == {"spread", "logit_spread", "few_nats", "ambiguity"}
     assert said["psnr"]["asinh.input of blend"]["value"] > 10
     with h5py.File(tmp_path / "out" / "modular--slpipe2019-images.h5") as file:
         shape = file["input"].shape
