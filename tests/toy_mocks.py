@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -40,3 +41,33 @@ def toy_row(number: int) -> tuple[torch.Tensor, bool, list[float]]:
     image = image + 5 * torch.randn(BANDS, SIZE, SIZE, generator=generator)
     values = [theta_E, 0.2 * (draw[3] - 0.5), 0.2 * (draw[4] - 0.5), x, y, x, y]
     return image, lens, values if lens else [math.nan] * 7
+
+
+def layered_source(start: int, n: int) -> Sample:
+    """Return toy mocks with their layers: a galaxy, around it a ring or beside it a blob; a pure function."""
+    rows = [layered_row(start + i) for i in range(n)]
+    blend, arcs, noise = (torch.stack([row[k] for row in rows]) for k in range(3))
+    lens = torch.tensor([row[3] for row in rows])
+    truth = {name: torch.tensor([row[4][i] for row in rows]) for i, name in enumerate(NAMES)}
+    present, fwhm = torch.ones(n, BANDS, dtype=torch.bool), torch.full((n, BANDS), 1.0)
+    return Sample(blend + noise, present, fwhm, lens, to_latent(truth), blend=blend, arcs=arcs)
+
+
+@functools.cache
+def layered_row(number: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, bool, list[float]]:
+    generator = torch.Generator().manual_seed(number + 277)
+    lens = number % 2 == 0
+    draw = torch.rand(6, generator=generator).tolist()
+    theta_E = 1.0 + 0.6 * draw[0]
+    axis = (torch.arange(SIZE) - (SIZE - 1) / 2) * PIXEL_SCALE
+    x, y = (0.4 * (value - 0.5) for value in draw[1:3])
+    dx, dy = axis[None, :] - x, axis[:, None] - y
+    radius = torch.sqrt(dx**2 + dy**2)
+    angle = 6.28 * draw[3]
+    blob = torch.hypot(dx - theta_E * math.cos(angle), dy - theta_E * math.sin(angle))
+    shape = torch.exp(-(((radius - theta_E) / 0.35) ** 2)) if lens else torch.exp(-((blob / 0.5) ** 2))
+    arcs = 30 * shape * torch.tensor([1.0, 0.7])[:, None, None]
+    galaxy = (100 + 100 * draw[4]) * torch.exp(-radius / 0.4) * torch.tensor([0.5, 1.0])[:, None, None]
+    noise = 5 * torch.randn(BANDS, SIZE, SIZE, generator=generator)
+    values = [theta_E, 0.0, 0.0, x, y, x, y]
+    return galaxy + arcs, arcs, noise, lens, values if lens else [math.nan] * 7

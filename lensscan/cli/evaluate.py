@@ -7,6 +7,8 @@ like. A folder made by lensscan simulate serves too. Several models are compared
 --realism gates a recipe: what simple probes tell apart, lens from non-lens and mock from real stamps, and what the
 model makes of real stamps with and without painted arcs. --difficulty trains two published baselines on its mocks.
 --transfer puts models on the mocks of other surveys; --effects observes the same lenses under other conditions.
+--modular compares a modular network, MODEL one, with the one trained end to end, MODEL two; a third, trained end to
+end on half of the mocks, tells whether that has converged.
 """
 
 from __future__ import annotations
@@ -52,9 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--number",
         type=at_least(50),
         metavar="N",
-        help="mocks to simulate (default: realism 4000, transfer 4000 of each recipe, effects 1000, difficulty 16000)",
+        help="mocks to simulate (default: realism 4000, transfer 4000 of each recipe, effects 1000, difficulty 16000, "
+        "modular 12000)",
     )
-    add_assignments(parser, "change a setting of the recipe of --realism, --effects or --difficulty")
+    add_assignments(parser, "change a setting of the recipe of --realism, --effects, --difficulty or --modular")
     real = parser.add_argument_group("realism gate")
     real.add_argument("--realism", metavar="RECIPE", help="gate this recipe, and MODEL if one is given")
     real.add_argument("--catalog", metavar="FILE", help="catalog of real stamps, as for a scan")
@@ -76,6 +79,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     hard.add_argument("--patience", type=at_least(1), metavar="E", help="stop after E epochs without progress")
     hard.add_argument("--hog", type=at_least(50), default=20000, metavar="N", help="mocks for HOG (default 20000)")
     hard.add_argument("--new", type=at_least(50), default=4000, metavar="N", help="new images (default 4000)")
+    pipeline = parser.add_argument_group("modules against end to end")
+    pipeline.add_argument(
+        "--modular", metavar="RECIPE", help="compare MODULAR END_TO_END [HALF] on this recipe's mocks"
+    )
 
 
 COMMON = {"output", "bootstrap", "device", "threads", "no_plots"}
@@ -85,6 +92,7 @@ TASKS = {
     "transfer": COMMON | {"transfer", "models", "recipes", "number", "views", "batch"},
     "effects": COMMON | {"effects", "models", "number", "assignments", "views", "batch"},
     "difficulty": COMMON | {"difficulty", "number", "assignments", "epochs", "seeds", "patience", "hog", "new"},
+    "modular": COMMON | {"modular", "models", "number", "assignments", "batch"},
     "testset": COMMON | {"testset", "models", "baseline", "views", "batch", "overwrite"},
 }
 """What the command can be asked for, the last if nothing else is, and the arguments that mean something then."""
@@ -100,6 +108,7 @@ def run(args: argparse.Namespace) -> int:
         "transfer": run_transfer,
         "effects": run_effects,
         "difficulty": run_difficulty,
+        "modular": run_modular,
         "testset": run_evaluation,
     }
     return runs[task](args)
@@ -303,6 +312,30 @@ def run_difficulty(args: argparse.Namespace) -> int:
     for path in write_difficulty(found, Path(args.output), not args.no_plots):
         print(path)
     shutil.rmtree(run, ignore_errors=True)
+    return 0
+
+
+def run_modular(args: argparse.Namespace) -> int:
+    """Compare a modular network with one trained end to end."""
+    from pathlib import Path
+
+    recipe = prepare(args, args.modular)
+    from lensscan.evaluate.modular import ModularSettings, measure_modular
+    from lensscan.evaluate.modularreport import lines, write_modular
+    from lensscan.nets.model import Model
+
+    settings = ModularSettings(
+        recipe=recipe,
+        models=[Model.load(name) for name in args.models],
+        n=args.number or 12_000,
+        device=args.device,
+        batch=args.batch,
+        replicates=args.bootstrap,
+    )
+    found = measure_modular(settings, Stages())
+    print("\n".join(lines(found)))
+    for path in write_modular(found, Path(args.output), not args.no_plots):
+        print(path)
     return 0
 
 

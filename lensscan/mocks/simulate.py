@@ -39,6 +39,7 @@ __all__ = ["Mocks", "draw_truth", "simulate", "simulate_named"]
 MARGIN = 8
 DRAW = 1024
 CHUNK = {"cpu": 32, "cuda": 1024}
+LAYERS = ("blend", "arcs")
 
 
 @dataclass(slots=True)
@@ -61,6 +62,9 @@ class Mocks:
         scene itself, before errors of calibration and before ``noise.relative`` scales it to a peak.
     missing : Tensor, shape (n, C, S, S), bool, or None
         Pixels behind a mask or saturated; None if the recipe has neither.
+    blend, arcs : Tensor, shape (n, C, S, S), float32, or None
+        Without noise, sky and effects, behind the same PSF: all light, and the light of the source alone (lensed, or
+        unlensed in class ``unlensed_source``; zero in rows without one).  None unless asked for.
     """
 
     images: Tensor
@@ -69,6 +73,8 @@ class Mocks:
     sigma: Tensor
     truth: dict[str, Tensor]
     missing: Tensor | None = None
+    blend: Tensor | None = None
+    arcs: Tensor | None = None
 
 
 def simulate(
@@ -80,6 +86,7 @@ def simulate(
     device: str | torch.device = "cpu",
     noise: bool = True,
     conditions: Recipe | None = None,
+    layers: bool = False,
 ) -> Mocks:
     """Simulate the rows [start, start + n) of a recipe.
 
@@ -98,12 +105,15 @@ def simulate(
     conditions : Recipe, optional
         Observe the same systems under these conditions instead (`lensscan.mocks.recipes.reobserved`).  Labels and
         arc S/N stay those of the recipe.
+    layers : bool
+        Also return what lies below the noise: `Mocks.blend` and `Mocks.arcs`.
 
     Raises
     ------
     ConfigError
-        If the recipe cannot be used, `n` or `start` is negative, or the conditions do not belong to the recipe or
-        would have to change a real stamp.
+        If the recipe cannot be used, `n` or `start` is negative, the conditions do not belong to the recipe or
+        would have to change a real stamp, or `layers` are asked of a recipe that takes real stamps: nobody knows
+        those without their noise.
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
@@ -112,11 +122,14 @@ def simulate(
     seen = recipe if conditions is None else conditions
     if conditions is not None and (conditions.digest != recipe.digest or takes_real(recipe)):
         raise ConfigError(f"simulate: these are no conditions of recipe {recipe.name}, or its stamps are real")
+    if layers and takes_real(recipe):
+        raise ConfigError(f"recipe {recipe.name} takes real stamps, whose light without noise is unknown; take another")
     device = torch.device(device)
     width, size = len(recipe.bands), recipe.size
     images = torch.empty(n, width, size, size, dtype=torch.float32, device=device)
     flagged = _real_pixels_missing(recipe) or (noise and flags_pixels(seen))
     missing = torch.zeros_like(images, dtype=torch.bool) if flagged else None
+    below = [torch.zeros_like(images) for _ in LAYERS] if layers else None
     drawn: list[dict[str, np.ndarray]] = []
     for low in range(0, max(n, 1), DRAW):
         high = min(low + DRAW, n)
@@ -125,11 +138,13 @@ def simulate(
         if conditions is not None:
             systems.sky = observe(Draws(recipe.digest, seed, systems.index), seen)
         part = None if missing is None else missing[low:high]
-        _render(images[low:high], part, seen, seed, systems, scene.freeze(), noise)
+        lower = None if below is None else [layer[low:high] for layer in below]
+        _render(images[low:high], part, seen, seed, systems, scene.freeze(), noise, lower)
         drawn.append(_truth(recipe, systems, central))
     columns = {key: torch.from_numpy(value) for key, value in _join(drawn).items()}
     extra = {key: columns.pop(key).to(device) for key in ("_present", "_fwhm", "_sigma")}
-    return Mocks(images, extra["_present"], extra["_fwhm"].float(), extra["_sigma"].float(), columns, missing)
+    named = dict(zip(LAYERS, below, strict=True)) if below is not None else {}
+    return Mocks(images, extra["_present"], extra["_fwhm"].float(), extra["_sigma"].float(), columns, missing, **named)
 
 
 def draw_truth(recipe: Recipe, *, seed: int, start: int = 0, n: int) -> dict[str, np.ndarray]:
@@ -147,9 +162,16 @@ def _join(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def _render(
-    images: Tensor, missing: Tensor | None, recipe: Recipe, seed: int, systems: Systems, scene: Frozen, noise: bool
+    images: Tensor,
+    missing: Tensor | None,
+    recipe: Recipe,
+    seed: int,
+    systems: Systems,
+    scene: Frozen,
+    noise: bool,
+    layers: list[Tensor] | None = None,
 ) -> None:
-    """Fill `images` and `missing` (n, C, S, S), in chunks: scene, PSF, detector, noise, masks."""
+    """Fill `images`, `missing` and `layers` (n, C, S, S), in chunks: scene, PSF, detector, noise, masks."""
     device = images.device
     chunk = CHUNK.get(device.type, 256)
     for start in range(0, len(images), chunk):
@@ -160,6 +182,8 @@ def _render(
         transform = _transform(recipe, draws, sky, device, noise)
         stars = settle_stars(canvas, scene.part(scene.stars, start, stop, device), sky.fwhm, recipe.pixel_scale)
         frames = light = convolve(canvas, transform, stars, recipe.size, recipe.pixel_scale)
+        if layers is not None:
+            _fill_layers([layer[rows] for layer in layers], recipe, systems, transform, sky, light, start, stop)
         if noise:
             if recipe.noise.relative is not None:
                 frames = scale_to_peak(frames, recipe.noise.peak)
@@ -244,12 +268,38 @@ def _arcs(
     """Return the observed arcs alone, summed over the bands that exist (n, S, S); None if no mask needs them."""
     if recipe.effects.masks[0] <= 0 or not systems.lensed[start:stop].any():
         return None
-    device = transform.device
-    canvas = _canvas(recipe, stop - start, device)
+    return _sources(recipe, systems, transform, sky, start, stop).sum(dim=1)
+
+
+def _sources(recipe: Recipe, systems: Systems, transform: Tensor, sky: Observation, start: int, stop: int) -> Tensor:
+    """Return the observed light of the sources alone (n, C, S, S), zero in absent bands and rows without a source."""
+    canvas = _canvas(recipe, stop - start, transform.device)
     paint_arcs(canvas, recipe, systems, start, stop)
     arcs = convolve(canvas, transform, None, recipe.size, recipe.pixel_scale)
-    lensed = torch.from_numpy(sky.present & systems.lensed[start:stop, None]).to(device)
-    return (arcs * lensed[..., None, None]).sum(dim=1)
+    lensed = torch.from_numpy(sky.present & systems.lensed[start:stop, None]).to(transform.device)
+    return arcs * lensed[..., None, None]
+
+
+def _fill_layers(
+    layers: list[Tensor],
+    recipe: Recipe,
+    systems: Systems,
+    transform: Tensor,
+    sky: Observation,
+    light: Tensor,
+    start: int,
+    stop: int,
+) -> None:
+    """Fill `LAYERS` of the rows [start, stop) from their noise-free `light`, on the scale of the stamps."""
+    present = torch.from_numpy(sky.present).to(light.device)[..., None, None]
+    arcs = _sources(recipe, systems, transform, sky, start, stop)
+    factor = torch.ones_like(light[:, :1, :1, :1])
+    if recipe.noise.relative is not None:
+        scaled = scale_to_peak(light, recipe.noise.peak)
+        brightest = light.amax(dim=(1, 2, 3), keepdim=True)
+        factor = scaled.amax(dim=(1, 2, 3), keepdim=True) / brightest.clamp_min(1e-30)
+    layers[0][...] = light * present * factor
+    layers[1][...] = arcs * factor
 
 
 def _flag(frames: Tensor, recipe: Recipe, draws: Draws, sky: Observation, arcs: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -10,13 +10,15 @@ from lensscan.errors import ConfigError, ModelError
 from lensscan.nets.blocks import Network
 from lensscan.nets.classic.classifier import Classifier, ClassifierConfig
 from lensscan.nets.classic.registry import CLASSIFIERS
+from lensscan.nets.modular import ModularConfig, ModularNet
 from lensscan.nets.resnet import LensResNet, ResNetConfig
 from lensscan.nets.trivial import Trivial
 
 __all__ = ["NetworkConfig", "architecture", "build_network", "network_config"]
 
 NetworkConfig: TypeAlias = ResNetConfig | ClassifierConfig
-TRAINABLE = ("resnet", *sorted(CLASSIFIERS))
+OURS: Mapping[str, type[ResNetConfig]] = {"resnet": ResNetConfig, "modular": ModularConfig}
+TRAINABLE = (*OURS, *sorted(CLASSIFIERS))
 
 
 def network_config(table: Mapping[str, Any], where: str) -> NetworkConfig:
@@ -31,14 +33,16 @@ def network_config(table: Mapping[str, Any], where: str) -> NetworkConfig:
         raise ConfigError(f"{where} must be a table, not {table!r}")
     arguments = dict(table)
     kind = arguments.pop("kind", "resnet")
-    if kind == "resnet":
-        config = build(ResNetConfig, arguments, where)
+    if kind in OURS:
+        config = build(OURS[kind], arguments, where)
         if config.components < 1:
             raise ConfigError(f"{where}: components must be at least 1, not {config.components}")
         if config.head == "flow" and config.components > 1:
             raise ConfigError(f'{where}: head = "flow" bends one Gaussian; leave components out')
         if min(config.flow_layers, config.flow_condition, config.flow_hidden) < 1:
             raise ConfigError(f"{where}: flow_layers, flow_condition and flow_hidden must be at least 1")
+        if isinstance(config, ModularConfig):
+            config.check(where)
         return config
     if kind in CLASSIFIERS:
         return build(ClassifierConfig, table, where)
@@ -47,8 +51,8 @@ def network_config(table: Mapping[str, Any], where: str) -> NetworkConfig:
 
 def architecture(config: NetworkConfig) -> dict[str, Any]:
     """Return a card's description of a network; what came later is mentioned where it is used."""
-    kind = {"kind": "resnet"} if isinstance(config, ResNetConfig) else {}
-    return {**kind, **content(config)}
+    kind = [{"kind": name} for name, owned in OURS.items() if type(config) is owned]
+    return {**(kind[0] if kind else {}), **content(config)}
 
 
 def build_network(architecture: Mapping[str, Any], n_bands: int, size: int, where: str = "model") -> Network:
@@ -69,6 +73,8 @@ def build_network(architecture: Mapping[str, Any], n_bands: int, size: int, wher
         config = network_config(architecture, f"{where}: architecture")
     except ConfigError as error:
         raise ModelError(str(error)) from None
+    if isinstance(config, ModularConfig):
+        return ModularNet(n_bands, size, config)
     if isinstance(config, ResNetConfig):
         return LensResNet(n_bands, size, config)
     return Classifier(n_bands, size, config)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lensscan.nets.blocks import StableLinear
+from lensscan.nets.bottleneck import BottleneckHead
 from lensscan.nets.heads import LogitHead
 
 __all__ = [
@@ -148,7 +149,7 @@ def scale_distances(distance: Tensor, edges: Tensor) -> Tensor:
 
 def last_layer(module: nn.Module) -> nn.Module | None:
     """Return what turns a network's features into its logit: the logit's head, else the last linear layer."""
-    heads = [child for child in module.modules() if isinstance(child, LogitHead)]
+    heads = [child for child in module.modules() if isinstance(child, LogitHead | BottleneckHead)]
     linear = [child for child in module.modules() if isinstance(child, nn.Linear)]
     return (heads or linear or [None])[-1]
 

@@ -14,7 +14,7 @@ from lensscan.nets.blocks import Downsample, Modulation, Network, Outcome, Resid
 from lensscan.nets.heads import FlowHead, LogitHead, PosteriorHead
 from lensscan.nets.normalise import n_scalars
 
-__all__ = ["LensResNet", "ResNetConfig"]
+__all__ = ["LensResNet", "ResNetConfig", "Trunk", "posterior_head"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +59,8 @@ class ResNetConfig:
     flow_hidden: int = late(32)
 
 
-class LensResNet(Network):
-    """Residual network with a logit head and a posterior head: one Gaussian, a mixture, or a normalising flow.
+class Trunk(Network):
+    """The residual network up to its features; what stands on them is left to others.
 
     Parameters
     ----------
@@ -84,35 +84,60 @@ class LensResNet(Network):
             self.stages.append(nn.Sequential(*blocks))
             side = (side + 1) // 2
         self.squeeze = StandardConv2d(widths[-1], config.squeeze, 1)
-        n_features = config.squeeze * side * side + config.condition
-        self.logit = LogitHead(n_features, config.hidden)
-        units = (config.latent_centre, config.latent_scale)
+        self.n_features = config.squeeze * side * side + config.condition
         self.posterior: PosteriorHead
-        if config.head == "flow":
-            shape = (config.flow_layers, config.flow_condition, config.flow_hidden)
-            self.posterior = FlowHead(n_features, config.hidden, *units, *shape)
-        else:
-            self.posterior = PosteriorHead(n_features, config.hidden, *units, config.components)
 
     @property
     def flow(self) -> FlowHead | None:
         """Head of a normalising flow, if it has one."""
         return self.posterior if isinstance(self.posterior, FlowHead) else None
 
-    def forward(self, images: Tensor, scalars: Tensor) -> Outcome:
-        """Map normalised images (n, C, S, S) and scalars (n, 4C + 1) to the outcome."""
+    def outcome(self, logit: Tensor, features: Tensor) -> Outcome:
+        """Return what a logit (n,) and the posterior head say together."""
+        posterior = self.posterior(features)
+        return Outcome(logit, *posterior) if self.flow else Outcome.mixture(logit, *posterior)
+
+    def features(self, images: Tensor, scalars: Tensor) -> Tensor:
+        """Map normalised images (n, C, S, S) and scalars (n, 4C + 1) to features (n, f), some hidden in training."""
         condition = F.relu(self.embed(scalars))
         x = self.first(self.stem(images))
         for modulate, stage in zip(self.modulations, self.stages, strict=True):
             x = stage(modulate(x, condition))
         maps = F.relu(self.squeeze(F.relu(x)))
         features = torch.cat([maps.contiguous().flatten(1), condition], dim=1)
-        return self.heads(features.to(scalars.dtype))
+        features = features.to(scalars.dtype)
+        return F.dropout(features, self.dropout, self.training) if self.dropout > 0 else features
+
+
+class LensResNet(Trunk):
+    """Residual network with a logit head and a posterior head: one Gaussian, a mixture, or a normalising flow.
+
+    Parameters
+    ----------
+    n_bands, size : int
+        Channels and side of the input.
+    config : ResNetConfig
+    """
+
+    def __init__(self, n_bands: int, size: int, config: ResNetConfig) -> None:
+        super().__init__(n_bands, size, config)
+        self.logit = LogitHead(self.n_features, config.hidden)
+        self.posterior = posterior_head(self.n_features, config)
+
+    def forward(self, images: Tensor, scalars: Tensor) -> Outcome:
+        """Map normalised images (n, C, S, S) and scalars (n, 4C + 1) to the outcome."""
+        return self.heads(self.features(images, scalars))
 
     def heads(self, features: Tensor) -> Outcome:
         """Apply both heads in full precision, whatever the trunk has."""
-        if self.dropout > 0:
-            features = F.dropout(features, self.dropout, self.training)
         with torch.autocast(features.device.type, enabled=False):
-            logit, posterior = self.logit(features), self.posterior(features)
-            return Outcome(logit, *posterior) if self.flow else Outcome.mixture(logit, *posterior)
+            return self.outcome(self.logit(features), features)
+
+
+def posterior_head(n_features: int, config: ResNetConfig) -> PosteriorHead:
+    """Return the posterior head that a configuration asks for: one Gaussian, a mixture, or a normalising flow."""
+    units = (config.latent_centre, config.latent_scale)
+    if config.head == "flow":
+        shape = (config.flow_layers, config.flow_condition, config.flow_hidden)
+        return FlowHead(n_features, config.hidden, *units, *shape)
+    return PosteriorHead(n_features, config.hidden, *units, config.components)

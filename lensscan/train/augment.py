@@ -7,7 +7,8 @@ after a resume and for any number of ranks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from lensscan.nets.dihedral import N_VIEWS, transform_images, transform_latent
 from lensscan.nets.normalise import estimate_sigma, normalise, scalar_inputs
 from lensscan.train.settings import Augmentation
 
-__all__ = ["Sample", "augment", "network_inputs", "step_generator", "step_seed"]
+__all__ = ["Sample", "augment", "network_inputs", "stated_sigma", "step_generator", "step_seed"]
 
 NOISE_ROWS = 16
 
@@ -39,6 +40,8 @@ class Sample:
         Missing pixels.
     sigma_factor, scale_factor : Tensor (n, C) and (n, 1), or None
         Factors on the estimated noise and on the stated pixel scale.
+    blend, arcs : Tensor, (n, C, S, S), or None
+        nJy per pixel without noise: all light, and that of the source alone.
     """
 
     images: Tensor
@@ -49,6 +52,15 @@ class Sample:
     mask: Tensor | None = None
     sigma_factor: Tensor | None = None
     scale_factor: Tensor | None = None
+    blend: Tensor | None = None
+    arcs: Tensor | None = None
+
+    def rows(self, chosen: Tensor | slice) -> Sample:
+        """Return some rows."""
+        values: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
+        for name, value in values.items():
+            values[name] = None if value is None else value[chosen]
+        return Sample(**values)
 
 
 def step_seed(seed: int, step: int, purpose: int) -> int:
@@ -82,7 +94,12 @@ def augment(sample: Sample, settings: Augmentation, seed: int, step: int, first:
     unstated = uniform(1) < settings.fwhm_missing
     absent = _absent_band(uniform(2), n_bands, settings.band_missing)
     mask = _rectangles(uniform(6), n_bands, size, settings)
-    images = _turn(sample.images * gain[:, :, None, None], views, transform_images)
+    present = sample.present & ~absent
+
+    def shown(values: Tensor) -> Tensor:
+        return _turn(values * gain[:, :, None, None], views, transform_images)
+
+    images = shown(sample.images)
     latent = _turn(sample.latent, views, transform_latent)
     missing = None if sample.mask is None else _turn(sample.mask, views, transform_images)
     if settings.noise > 0:
@@ -90,10 +107,12 @@ def augment(sample: Sample, settings: Augmentation, seed: int, step: int, first:
         images += noise * (amplitude * estimate_sigma(images, missing).nan_to_num())[:, :, None, None]
     if missing is not None:
         mask = missing if mask is None else mask | missing
-    present = sample.present & ~absent
     images *= present[:, :, None, None]
+    blend, arcs = (
+        None if layer is None else shown(layer) * present[:, :, None, None] for layer in (sample.blend, sample.arcs)
+    )
     fwhm = torch.where(unstated, torch.nan, sample.fwhm * fwhm_factor)
-    return Sample(images, present, fwhm, sample.is_lens, latent, mask, sigma_factor, scale_factor)
+    return Sample(images, present, fwhm, sample.is_lens, latent, mask, sigma_factor, scale_factor, blend, arcs)
 
 
 def _row_noise(seed: int, step: int, first: int, images: Tensor) -> Tensor:
@@ -144,14 +163,19 @@ def _rectangles(draw: Tensor, n_bands: int, size: int, settings: Augmentation) -
     return rectangle[:, None] & chosen[:, :, None, None]
 
 
+def stated_sigma(sample: Sample) -> Tensor:
+    """Return the noise per pixel (n, C) that the network is told, nJy; NaN in absent bands."""
+    sigma = estimate_sigma(sample.images, sample.mask)
+    if sample.sigma_factor is not None:
+        sigma = sigma * sample.sigma_factor
+    return torch.where(sample.present, sigma, torch.nan)
+
+
 def network_inputs(
     sample: Sample, softening: float, pixel_scale: float, normalised: bool = True
 ) -> tuple[Tensor, Tensor]:
     """Return what the network sees: images (n, C, S, S), normalised or masked nJy, and scalars (n, 4C + 1)."""
-    sigma = estimate_sigma(sample.images, sample.mask)
-    if sample.sigma_factor is not None:
-        sigma = sigma * sample.sigma_factor
-    sigma = torch.where(sample.present, sigma, torch.nan)
+    sigma = stated_sigma(sample)
     scale = torch.full_like(sigma[:, :1], pixel_scale)
     if sample.scale_factor is not None:
         scale = scale * sample.scale_factor

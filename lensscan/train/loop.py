@@ -25,7 +25,7 @@ from lensscan.train.losses import classification_loss, posterior_loss
 from lensscan.train.settings import TrainSettings
 from lensscan.train.stream import MockStream, Source
 
-__all__ = ["Trainer", "learning_rate"]
+__all__ = ["VALIDATION_BATCH", "Trainer", "evaluate", "learning_rate"]
 
 log = logging.getLogger(__name__)
 
@@ -168,6 +168,21 @@ class Trainer:
         settings = self.settings
         sample = self.stream(self.step)
         sample = augment(sample, settings.augmentation, settings.seed, self.step, self.stream.first, settings.batch)
+        losses = self.losses(sample)
+        self.optimiser.zero_grad(set_to_none=True)
+        losses[0].backward()
+        self._average_gradients()
+        torch.nn.utils.clip_grad_norm_(self.parameters, settings.optimiser.clip)
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(settings, self.step)
+        self.optimiser.step()
+        self.step += 1
+        self._move_average()
+        return losses.detach()
+
+    def losses(self, sample: Sample) -> Tensor:
+        """Return what a step goes down, the cross entropy and the posterior's loss of an augmented sample, (3,)."""
+        settings = self.settings
         with torch.no_grad():
             images, scalars = network_inputs(sample, settings.softening, self.pixel_scale, self.network.normalised)
         torch.manual_seed(step_seed(settings.seed, self.step, 3) + self.engine.rank)
@@ -180,16 +195,7 @@ class Trainer:
             nll = posterior_loss(self.network, outcome, sample.latent, sample.is_lens)
         aim = training_loss(settings.optimiser, bce, outcome.logit, sample.is_lens)
         loss = aim + settings.optimiser.regression * nll
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        self._average_gradients()
-        torch.nn.utils.clip_grad_norm_(self.parameters, settings.optimiser.clip)
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(settings, self.step)
-        self.optimiser.step()
-        self.step += 1
-        self._move_average()
-        return torch.stack([loss, bce, nll]).detach()
+        return torch.stack([loss, bce, nll])
 
     def _average_gradients(self) -> None:
         """Average the gradients over the ranks as one flat tensor."""
@@ -216,9 +222,13 @@ class Trainer:
             return
         if self._validation is None:
             self._validation = self._make_validation()
-        values = evaluate(self.average, self._validation, self.settings, self.pixel_scale)
+        values = self.measure(self._validation)
         self.history.add("valid", self.step, values)
         report("validation  " + "  ".join(f"{key} {value:.4f}" for key, value in values.items()))
+
+    def measure(self, sample: Sample) -> dict[str, float]:
+        """Return the figures of the averaged network on mocks."""
+        return evaluate(self.average, sample, self.settings, self.pixel_scale)
 
     def save(self) -> None:
         """Write a checkpoint; rank 0 only."""
@@ -256,14 +266,7 @@ def evaluate(network: Network, sample: Sample, settings: TrainSettings, pixel_sc
     outcomes = []
     for start in range(0, len(sample.images), VALIDATION_BATCH):
         rows = slice(start, start + VALIDATION_BATCH)
-        part = Sample(
-            sample.images[rows],
-            sample.present[rows],
-            sample.fwhm[rows],
-            sample.is_lens[rows],
-            sample.latent[rows],
-            None if sample.mask is None else sample.mask[rows],
-        )
+        part = sample.rows(rows)
         outcomes.append(network(*network_inputs(part, settings.softening, pixel_scale, network.normalised)))
     outcome = Outcome(*(torch.cat(parts) for parts in zip(*outcomes, strict=True)))
     logit = outcome.logit

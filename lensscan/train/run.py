@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import platform
 from collections.abc import Callable
@@ -22,11 +23,13 @@ from lensscan.nets.dihedral import N_VIEWS
 from lensscan.nets.heads import to_latent
 from lensscan.nets.latent import N_LATENT
 from lensscan.nets.model import Card, Model
+from lensscan.nets.modular import ModularConfig
 from lensscan.nets.prior import LENSES, theta_prior
 from lensscan.train.augment import Sample
 from lensscan.train.distributed import Engine, start_engine
 from lensscan.train.finish import calibrate, evaluate, score_mocks
 from lensscan.train.loop import Trainer
+from lensscan.train.modular import JOINT, Learned, ModularTrainer, learn_modules, stages_of, training_flops
 from lensscan.train.novelty import MOCKS, add_novelty
 from lensscan.train.settings import TrainSettings
 from lensscan.train.stream import simulate_sample
@@ -96,18 +99,33 @@ class TrainRun:
         self.folder.mkdir(parents=True, exist_ok=True)
         engine = start_engine(self.backend, self.device)
         settings = with_units(self.settings, recipe)
-        trainer = make_trainer(settings, recipe, engine, self.folder, self.device)
-        try:
-            trainer.resume()
-            code = trainer.fit(self.stop, self.report)
-        finally:
-            trainer.stream.close()
-        if code == ExitCode.OK and engine.rank == 0:
+        trainer, code = self._train(settings, recipe, engine)
+        if trainer is not None and code == ExitCode.OK and engine.rank == 0:
             self._finish(trainer, recipe, engine)
-        if engine.rank == 0:
+        if trainer is not None and engine.rank == 0:
             trainer.history.plot(self.folder / "curves.png", f"{settings.name}, step {trainer.step}")
         engine.close()
         return code
+
+    def _train(self, settings: TrainSettings, recipe: Recipe, engine: Engine) -> tuple[Trainer | None, ExitCode]:
+        """Train, the modules of a modular network first; no trainer if it stopped among those."""
+        earlier = Learned()
+        if isinstance(settings.network, ModularConfig):
+
+            def make(stage_settings: TrainSettings, folder: Path, stage: str) -> ModularTrainer:
+                return make_modular_trainer(stage, stage_settings, recipe, engine, folder, self.device)
+
+            earlier = learn_modules(settings, self.folder, make, self.stop, self.report)
+            if earlier.code != ExitCode.OK:
+                return None, earlier.code
+        trainer = make_trainer(settings, recipe, engine, self.folder, self.device)
+        try:
+            trainer.resume()
+            if isinstance(trainer, ModularTrainer):
+                trainer.go_on_from(earlier)
+            return trainer, trainer.fit(self.stop, self.report)
+        finally:
+            trainer.stream.close()
 
     def finish(self, trained: Model) -> ExitCode:
         """Calibrate and evaluate a trained model anew and write it; its weights stay as they are.
@@ -188,7 +206,8 @@ class TrainRun:
                     "numpy": np.__version__,
                     "python": platform.python_version(),
                 },
-            },
+            }
+            | _stages(settings, recipe),
         )
         self._write(Model(card, trainer.average.cpu().eval()), recipe)
 
@@ -246,8 +265,27 @@ def make_trainer(
     mocks: Mocks = simulate_sample,
 ) -> Trainer:
     """Return the trainer of settings that have their units, on mocks made by `mocks`."""
-    return Trainer(
-        settings,
+    if isinstance(settings.network, ModularConfig):
+        return make_modular_trainer(JOINT, settings, recipe, engine, folder, device)
+    return Trainer(settings, *_surroundings(settings, recipe, engine, folder, device, mocks))
+
+
+def make_modular_trainer(
+    stage: str, settings: TrainSettings, recipe: Recipe, engine: Engine, folder: Path, device: torch.device
+) -> ModularTrainer:
+    """Return the trainer of one stage of a modular network; its mocks have layers if it has image modules."""
+    config = settings.network
+    assert isinstance(config, ModularConfig)
+    layers = bool(config.denoise_width or config.deblend_widths)
+    mocks = functools.partial(simulate_sample, layers=layers)
+    return ModularTrainer(stage, settings, *_surroundings(settings, recipe, engine, folder, device, mocks))
+
+
+def _surroundings(
+    settings: TrainSettings, recipe: Recipe, engine: Engine, folder: Path, device: torch.device, mocks: Mocks
+) -> tuple[Any, ...]:
+    """Return what a trainer needs besides its settings."""
+    return (
         len(recipe.bands),
         recipe.size,
         recipe.pixel_scale,
@@ -294,6 +332,13 @@ def with_units(settings: TrainSettings, recipe: Recipe) -> TrainSettings:
         latent_scale=tuple(float(f"{value:.3g}") for value in scale),
     )
     return dataclasses.replace(settings, network=network)
+
+
+def _stages(settings: TrainSettings, recipe: Recipe) -> dict[str, Any]:
+    """Return what the card of a modular network says besides: steps and operations of every stage."""
+    if not isinstance(settings.network, ModularConfig):
+        return {}
+    return {"stages": stages_of(settings), "flops": training_flops(settings, len(recipe.bands), recipe.size)}
 
 
 def _device_name(device: torch.device) -> str:

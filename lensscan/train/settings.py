@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lensscan.config import build, digest, late
+from lensscan.config import LATE, build, digest, late
 from lensscan.errors import ConfigError
 from lensscan.nets.architecture import NetworkConfig, network_config
+from lensscan.nets.modular import ModularConfig
 from lensscan.nets.resnet import ResNetConfig
 
-__all__ = ["Augmentation", "Finish", "Optimiser", "Stream", "TrainSettings"]
+__all__ = ["Augmentation", "Finish", "Modules", "Optimiser", "Stream", "TrainSettings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +143,30 @@ class Finish:
 
 
 @dataclass(frozen=True, slots=True)
+class Modules:
+    """How a modular network learns: its modules one after the other, then `steps` of all together.
+
+    Attributes
+    ----------
+    denoise, deblend, heads : int
+        Steps of each alone, in this order, on what the trained ones before it give; 0 leaves a stage out.
+    loss : str
+        Of the images: ``l1`` or ``mse``, between normalised images.
+    weight : float
+        Of the images' losses beside those of the heads, when all learn together.
+    beta : float
+        Weight of the bottleneck's information, see `lensscan.nets.bottleneck`.
+    """
+
+    denoise: int = 0
+    deblend: int = 0
+    heads: int = 0
+    loss: Literal["l1", "mse"] = "l1"
+    weight: float = 1.0
+    beta: float = 0.01
+
+
+@dataclass(frozen=True, slots=True)
 class TrainSettings:
     """Everything that defines a training.
 
@@ -171,6 +196,8 @@ class TrainSettings:
         Time between checkpoints.
     precision : str
         Of the network's trunk: ``fp32``; ``bf16`` on GPUs and on CPUs with AVX512-BF16; ``tf32`` on GPUs.
+    modules : Modules
+        Of networks of kind ``modular`` only.
     """
 
     name: str
@@ -192,6 +219,7 @@ class TrainSettings:
     optimiser: Optimiser = field(default_factory=Optimiser)
     augmentation: Augmentation = field(default_factory=Augmentation)
     finish: Finish = field(default_factory=Finish)
+    modules: Modules = field(default_factory=Modules, metadata=LATE)
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], where: str) -> TrainSettings:
@@ -224,6 +252,7 @@ class TrainSettings:
             raise ConfigError(f"{where}: optimiser.ema must lie in [0, 1), not {settings.optimiser.ema}")
         if settings.optimiser.decay < 0:
             raise ConfigError(f"{where}: optimiser.decay must not be negative, not {settings.optimiser.decay}")
+        _check_modules(settings, where)
         dropout = settings.network.dropout if isinstance(settings.network, ResNetConfig) else 0.0
         if not 0 <= dropout < 1:
             raise ConfigError(f"{where}: network.dropout must lie in [0, 1), not {dropout}")
@@ -233,3 +262,21 @@ class TrainSettings:
     def digest(self) -> str:
         """Hash of everything that can change a weight."""
         return digest(self, without=("name", "version", "notes", "checkpoint_seconds", "views", "finish"))
+
+
+def _check_modules(settings: TrainSettings, where: str) -> None:
+    """Raise a `ConfigError` for stages that the network has not."""
+    modules, network = settings.modules, settings.network
+    if not isinstance(network, ModularConfig):
+        if modules != Modules():
+            raise ConfigError(f"{where}: [modules] is for networks of kind modular; leave it out")
+        return
+    there = {"denoise": network.denoise_width > 0, "deblend": bool(network.deblend_widths), "heads": True}
+    for name, found in there.items():
+        steps = getattr(modules, name)
+        if steps < 0 or (steps and not found):
+            raise ConfigError(
+                f"{where}: modules.{name} = {steps}, but the network has no such module, or no such steps"
+            )
+    if modules.weight < 0 or modules.beta < 0:
+        raise ConfigError(f"{where}: modules.weight and modules.beta must not be negative")

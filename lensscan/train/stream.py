@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
+from dataclasses import fields
+from typing import Any, Protocol
 
 import torch
 
@@ -19,6 +21,7 @@ STORED_UNIT = 16.0
 """nJy per unit of the float16 pixels kept in memory: 1e6 nJy fits, and a sky of 8 nJy keeps 11 bits."""
 LARGEST = 65504.0
 """Of float16; brighter pixels (the cores of stars) are clipped to it."""
+PIXELS = ("images", "blend", "arcs")
 
 
 class Source(Protocol):
@@ -28,9 +31,11 @@ class Source(Protocol):
         """Return the mocks; a pure function."""
 
 
-def simulate_sample(recipe: Recipe, seed: int, start: int, n: int, device: torch.device | str = "cpu") -> Sample:
-    """Simulate mocks and express their truth in latent space."""
-    mocks = simulate(recipe, seed=seed, start=start, n=n, device=device)
+def simulate_sample(
+    recipe: Recipe, seed: int, start: int, n: int, device: torch.device | str = "cpu", layers: bool = False
+) -> Sample:
+    """Simulate mocks and express their truth in latent space; with `layers` also what lies below their noise."""
+    mocks = simulate(recipe, seed=seed, start=start, n=n, device=device, layers=layers)
     images = mocks.images
     return Sample(
         images=images,
@@ -39,28 +44,27 @@ def simulate_sample(recipe: Recipe, seed: int, start: int, n: int, device: torch
         is_lens=mocks.truth["is_lens"].bool().to(images.device),
         latent=to_latent(mocks.truth).to(images.device),
         mask=mocks.missing,
-    )
-
-
-def _take(sample: Sample, rows: torch.Tensor) -> Sample:
-    return Sample(
-        sample.images[rows].float(),
-        sample.present[rows],
-        sample.fwhm[rows],
-        sample.is_lens[rows],
-        sample.latent[rows],
-        None if sample.mask is None else sample.mask[rows],
+        blend=mocks.blend,
+        arcs=mocks.arcs,
     )
 
 
 def _join(parts: list[Sample]) -> Sample:
+    """Join samples; what one of them lacks, the whole lacks."""
     if len(parts) == 1:
         return parts[0]
-    names = ("images", "present", "fwhm", "is_lens", "latent")
-    joined = Sample(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
-    masks = [part.mask for part in parts if part.mask is not None]
-    joined.mask = torch.cat(masks) if masks else None
-    return joined
+    columns: dict[str, Any] = {}
+    for item in fields(Sample):
+        values = [getattr(part, item.name) for part in parts]
+        columns[item.name] = None if any(value is None for value in values) else torch.cat(values)
+    return Sample(**columns)
+
+
+def _scale(sample: Sample, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Change the images of a sample, and its layers, in place."""
+    for name in PIXELS:
+        if (value := getattr(sample, name)) is not None:
+            setattr(sample, name, change(value))
 
 
 class MockStream:
@@ -153,9 +157,9 @@ class MockStream:
         for place, number in enumerate(wanted):
             rows = draw[draw // self.settings.chunk == place] % self.settings.chunk
             if len(rows):
-                parts.append(_take(self.chunks[number], rows.to(self.chunks[number].is_lens.device)))
-        sample = _take(_join(parts), torch.argsort(order).to(parts[0].is_lens.device))
-        sample.images *= STORED_UNIT
+                parts.append(self.chunks[number].rows(rows.to(self.chunks[number].is_lens.device)))
+        sample = _join(parts).rows(torch.argsort(order).to(parts[0].is_lens.device))
+        _scale(sample, lambda pixels: pixels.float() * STORED_UNIT)
         return sample
 
     def _make(self, number: int) -> Sample:
@@ -165,7 +169,7 @@ class MockStream:
         if self.fresh:
             return self.source(number * self.batch + self.first, self.last - self.first)
         sample = self.source(number * self.settings.chunk + self.low, self.high - self.low)
-        sample.images = (sample.images / STORED_UNIT).clamp(-LARGEST, LARGEST).half()
+        _scale(sample, lambda pixels: (pixels / STORED_UNIT).clamp(-LARGEST, LARGEST).half())
         return sample
 
     def _wait(self, number: int) -> Sample:

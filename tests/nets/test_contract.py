@@ -1,7 +1,7 @@
 """One contract over all networks: shapes, gradients, train against eval, save and load, folding.
 
-Published networks (tests/nets/test_classic.py) draw for drop-out and count batches in training; what the
-contract says of ours at any time holds of them in evaluation.
+Published networks (tests/nets/test_classic.py) draw for drop-out and count batches in training, a bottleneck draws its
+points; what the contract says of the others at any time holds of them in evaluation.
 """
 
 from __future__ import annotations
@@ -30,12 +30,25 @@ NETWORKS = {
         2,
         32,
     ),
+    "modular": (
+        {"kind": "modular", "widths": [8, 12], "depths": [0, 1], "hidden": 16, "squeeze": 4, "denoise_width": 8}
+        | {"denoise_depth": 1, "deblend_widths": [8, 8, 12], "latent": 4, "samples": 8},
+        3,
+        33,
+    ),
+    "modular-plain": (
+        {"kind": "modular", "widths": [8, 12], "depths": [0, 1], "hidden": 16, "squeeze": 4, "denoise_width": 0}
+        | {"deblend_widths": [], "components": 2},
+        2,
+        32,
+    ),
     "argonne": ({"kind": "argonne"}, 1, 45),
     "argonne-linear": ({"kind": "argonne", "scaling": "linear", "mean": [3.0, 4.0], "std": [9.0, 7.0]}, 2, 45),
     "argonne-picture": ({"kind": "argonne", "scaling": "picture", "mean": [0.2], "std": [0.1]}, 1, 32),
     "deeplens": ({"kind": "deeplens"}, 4, 20),
 }
 PUBLISHED = {"argonne", "deeplens"}
+DRAWING = {*PUBLISHED, "modular"}
 
 
 @pytest.fixture(params=sorted(NETWORKS))
@@ -93,6 +106,9 @@ def test_training_and_evaluation_mode_agree(built):
     if architecture["kind"] in PUBLISHED:
         assert not torch.equal(trained[0], evaluated[0]), "drop-out or batch statistics do not act"
         return
+    if architecture["kind"] == "modular":
+        assert not torch.equal(trained[0], evaluated[0]), "the bottleneck draws no points in training"
+        trained, evaluated = trained[1:], evaluated[1:]
     for a, b in zip(trained, evaluated, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
 
@@ -119,7 +135,7 @@ def test_folded_network_agrees(built):
 
 def test_no_network_uses_batch_statistics(built):
     architecture, network, images, scalars = built
-    if architecture["kind"] in PUBLISHED:
+    if architecture["kind"] in DRAWING:
         network.eval()
     alone = outputs(network, images[:1], scalars[:1])
     together = outputs(network, images, scalars)

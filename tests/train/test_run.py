@@ -155,3 +155,40 @@ def test_unknown_training_is_one_line():
     assert done.code == ExitCode.USAGE
     assert "des-griz" in done.err
     assert done.err.strip().count("\n") == 0
+
+
+MODULAR = """
+[modules]
+denoise = 2
+deblend = 2
+heads = 2
+"""
+SHAPE = """
+kind = "modular"
+denoise_width = 8
+denoise_depth = 1
+deblend_widths = [8, 8]
+latent = 4
+samples = 8"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_modules_are_trained_in_turn_and_make_a_model_that_scans(tmp_path):
+    (tmp_path / "tiny.toml").write_text('base = "slpipe2019"\nname = "tiny"\ntitle = "tiny"\nsize = 24\n')
+    small = SMALL.replace("des-griz", str(tmp_path / "tiny.toml")).replace("[network]", MODULAR + "[network]" + SHAPE)
+    (tmp_path / "modular.toml").write_text(small)
+    words = ["train", str(tmp_path / "modular.toml"), "-o", str(tmp_path / "modular.safetensors")]
+    done = run(words)
+    assert done.code == 0, done
+    folder = tmp_path / "modular.safetensors.run"
+    for stage in ("denoise", "deblend", "heads"):
+        assert (folder / stage / "checkpoint.pt").exists()
+    records = [json.loads(line) for line in (folder / "curves.jsonl").read_text().splitlines()]
+    assert {"psnr_denoise", "psnr_deblend", "auroc"} <= set(records[-1])
+    model = Model.load(str(tmp_path / "modular.safetensors"))
+    assert model.card.training["stages"] == {"denoise": 2, "deblend": 2, "heads": 2, "joint": 6}
+    assert min(model.card.training["flops"].values()) > 0
+    table = model.score(np.random.default_rng(1).normal(0, 20, (3, 3, 31, 31)), views=8)
+    assert np.isfinite(table["logit"]).all()
+    assert np.isfinite(table["theta_E"].value).all()
