@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import math
+import os
 
 import pytest
 import torch
 import toy_mocks
+from launch import mpiexec
 
 from lensscan.config import find, read_toml
 from lensscan.errors import LensscanError
@@ -211,6 +213,24 @@ def test_a_case_that_fails_is_one_line(tmp_path):
         training.run_case(Case("no-such-training"), 0)
     assert "\n" not in str(caught.value)
     assert "no-such-training" in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("backend", "ranks"), [("none", 0), ("torch", 2)])
+def test_ranks_are_started_and_heard(tmp_path, backend, ranks):
+    if ranks:
+        mpiexec()
+        if len(os.sched_getaffinity(0)) < ranks:
+            pytest.skip("two ranks need two cores")
+    (tmp_path / "tiny.toml").write_text(
+        'name = "tiny"\nrecipe = "des-griz"\nsteps = 9\nbatch = 4\n'
+        "[network]\nwidths = [4, 4]\ndepths = [1, 1]\n[stream]\nwindow = 2\n"
+    )
+    case = Case(str(tmp_path / "tiny.toml"), backend, periods=1, assignments=("batch=6",))
+    found = training.run_case(case, ranks)
+    assert len(found) == max(1, ranks)
+    assert all(rank.stamps == 6 * PERIOD and rank.working > 0 for rank in found)
+    assert all((rank.reducing > 0) == (ranks == 2) for rank in found)
 
 
 def test_the_report_is_kept_as_json(bench, tmp_path):
