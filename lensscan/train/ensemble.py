@@ -90,10 +90,13 @@ def fit_ensemble(
     Raises
     ------
     ModelError
-        If there are fewer than two models, or they do not fit together.
+        If there are fewer than two models, one is given twice, or they do not fit together.
     """
     if len(models) < 2:
         raise ModelError("an ensemble needs at least two models; one alone has a calibration of its own")
+    known = [model.card.hash for model in models if model.card.hash]
+    if len(set(known)) < len(known):
+        raise ModelError("one model is given twice; an ensemble needs different networks")
     each = n // len(recipes)
     parts = [score_together(models, recipe, seed, each, report, views) for recipe in recipes]
     found = calibrate_together(join(parts), kind)

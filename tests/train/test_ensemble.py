@@ -14,10 +14,10 @@ from lensscan.candidates.score import combine_cards
 from lensscan.cli.main import main
 from lensscan.errors import ConfigError, ModelError
 from lensscan.evaluate.members import line_up
+from lensscan.metrics.calibration import Calibration
 from lensscan.metrics.posterior import credibility, marginal_coverage
 from lensscan.metrics.scalemixture import ScaleMixture
 from lensscan.mocks.recipes import load_recipe
-from lensscan.nets.card import Calibration
 from lensscan.nets.latent import N_LATENT, PARAMETERS, TRIANGLE, from_latent
 from lensscan.nets.mixture import Mixture, Pooling, widen
 from lensscan.nets.model import Card, Model, build_network
@@ -122,6 +122,9 @@ def test_recipes_of_a_committee():
         recipes_of([dataclasses.replace(one.card, training={})])
     with pytest.raises(ModelError, match="at least two"):
         fit_ensemble([one], [load_recipe("des-griz")], 100)
+    saved = Model(dataclasses.replace(one.card, hash="ab12"), one.module)
+    with pytest.raises(ModelError, match="given twice"):
+        fit_ensemble([saved, one, saved], [load_recipe("des-griz")], 100)
 
 
 def test_mocks_of_several_recipes_are_one_set():
