@@ -2,7 +2,8 @@
 
 Scores fresh mocks of the recipes that the models were trained on, in equal numbers, with all models, and fits the
 mean logit and the pooled posterior. The TOML file is what a scan takes as ensemble = FILE.toml, with these very
-models, and what lensscan evaluate takes in place of a model.
+models, and what lensscan evaluate takes in place of a model. --mc-dropout N takes one model that was trained with
+drop-out, and makes N of it (Monte Carlo drop-out), written beside the card.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kind", choices=("temperature", "platt", "beta", "bent"), default="platt", help="of the logit (default platt)"
     )
+    parser.add_argument("--mc-dropout", type=at_least(2), metavar="N", help="passes of one model under drop-out")
     parser.add_argument("--views", type=int, choices=(1, 8), help="dihedral views to average (default: the cards')")
     parser.add_argument("--threads", type=at_least(1), default=1, metavar="N", help="CPU threads (default 1)")
 
@@ -48,13 +50,31 @@ def run(args: argparse.Namespace) -> int:
     from lensscan.train.ensemble import SEED, fit_ensemble, recipes_of, write_ensemble
 
     torch.set_num_threads(args.threads)
-    models = [Model.load(name) for name in args.models]
+    output, names = Path(args.output), list(args.models)
+    if args.mc_dropout:
+        names = _passes(names, args.mc_dropout, output)
+    models = [Model.load(name) for name in names]
     recipes = [load_recipe(name) for name in args.recipe or ()] or recipes_of([model.card for model in models])
     seed = SEED if args.seed is None else args.seed
-    output = Path(args.output)
     ensemble = fit_ensemble(
         models, recipes, args.number, seed, args.kind, args.views, lambda line: print(line, file=sys.stderr)
     )
-    write_ensemble(dataclasses.replace(ensemble, name=output.stem, models=tuple(args.models)), output)
+    write_ensemble(dataclasses.replace(ensemble, name=output.stem, models=tuple(names)), output)
     print(output)
     return 0
+
+
+def _passes(names: list[str], number: int, output: Path) -> list[str]:
+    """Write the passes of one model under drop-out beside the card, and return their paths."""
+    from lensscan.errors import ConfigError
+    from lensscan.nets.model import Model
+    from lensscan.nets.thinning import thinned
+
+    if len(names) != 1:
+        raise ConfigError(f"--mc-dropout takes one model, not {len(names)}")
+    paths = []
+    for k, model in enumerate(thinned(Model.load(names[0]), number), 1):
+        path = output.with_name(f"{output.stem}-{k}.safetensors")
+        model.save(path)
+        paths.append(str(path))
+    return paths

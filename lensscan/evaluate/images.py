@@ -19,7 +19,7 @@ from lensscan.metrics.posterior import draw_mixture
 from lensscan.nets.latent import PARAMETERS, from_latent
 from lensscan.nets.mixture import Mixture
 
-__all__ = ["ABOVE", "LENSES", "Images", "measure_images"]
+__all__ = ["ABOVE", "Images", "measure_images"]
 
 LENSES, SAMPLES, TOGETHER = 500, 60, 100
 ABOVE = {"all": 0.0, "above_0.8": 0.8}
