@@ -61,7 +61,7 @@ def line_up(names: Sequence[str], views: int | None) -> Lineup:
     Raises
     ------
     ConfigError
-        If an ensemble was written by hand and does not name its members.
+        If a model is named twice, or an ensemble was written by hand and does not name its members.
     ModelError
         If a file is no model, or an ensemble was fitted on others or other views.
     """
@@ -72,8 +72,12 @@ def line_up(names: Sequence[str], views: int | None) -> Lineup:
         return list(singles).index(model.card.hash)
 
     for name in names:
-        if not name.endswith(".toml"):
-            place(Model.load(name))
+        if name.endswith(".toml"):
+            continue
+        model = Model.load(name)
+        if model.card.hash in singles:
+            raise ConfigError(f"two models are called {model.card.name}; evaluate one at a time")
+        place(model)
     groups = []
     for path in (name for name in names if name.endswith(".toml")):
         ensemble = read_ensemble(path)
