@@ -20,15 +20,16 @@ def model(request):
     return Model.load(request.param)
 
 
-def test_the_des_model_is_shipped():
-    assert "des-griz" in MODELS
+def test_these_models_are_shipped():
+    assert set(MODELS) == {"des-griz", "hsc-griz"}
 
 
 def test_card_is_complete(model):
     card = model.card
     assert find("models", card.name).stat().st_size < 10e6, "all shipped models together stay below 40 MB"
     assert card.label
-    assert card.calibration.kind in ("temperature", "platt")
+    assert card.calibration.kind in ("platt", "beta", "bent")
+    assert card.calibration.cap == pytest.approx(np.log(31_000 / 3), abs=0.1), "60,000 mocks, about half no lenses"
     assert np.sum(np.diff(card.f_lens.edges) * card.f_lens.density) == pytest.approx(1.0, abs=1e-3)
     assert set(card.prior) == set(PARAMETERS)
     assert set(card.sigma_range) == set(card.fwhm_range) == set(card.bands)
