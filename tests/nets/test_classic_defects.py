@@ -53,7 +53,7 @@ def test_units_are_fitted_and_undone_in_the_same_parameters():
     assert network.latent_scale[0] == pytest.approx(latent[:, 0].std(), rel=0.01)
     built = build_network({"kind": "resnet", **dataclasses.asdict(network)}, 4, 32)
     torch.nn.init.zeros_(built.posterior.output.weight)
-    _, mean, factor, _ = built(torch.zeros(1, 4, 32, 32), torch.zeros(1, 17))
+    _, mean, factor, *_ = built(torch.zeros(1, 4, 32, 32), torch.zeros(1, 17))
     assert from_latent(mean.detach().numpy())[0, 0, 0] == pytest.approx(np.exp(latent[:, 0].mean()), rel=0.01)
     spread = factor[0, 0, 0, 0].item() / network.latent_scale[0]
     assert spread == pytest.approx(np.log(2) + 0.01, rel=1e-4), "softplus(0) in the units of the scale"
