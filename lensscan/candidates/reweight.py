@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
-from scipy.stats import qmc
 
 from lensscan.candidates.flags import merge_flags
 from lensscan.candidates.sampling import latent_gaussian
 from lensscan.config import read_toml
 from lensscan.errors import ConfigError, OutputError
+from lensscan.metrics.quasirandom import cube_points
 from lensscan.nets.card import ThetaPrior
 from lensscan.nets.latent import N_LATENT, TRIANGLE, from_latent
 from lensscan.schema import ENDPOINTS, PARAMETERS, Flag
@@ -266,8 +266,8 @@ def weighted_columns(median: Array, packed: Array, ids: list[str], prior: NewPri
 
 @cache
 def _points() -> Array:
-    """Return the points of a Sobol sequence in the unit cube, (`SAMPLES`, 7)."""
-    return np.asarray(qmc.Sobol(N_LATENT, scramble=False).random(SAMPLES))
+    """Return the points that all rows share, (`SAMPLES`, 7)."""
+    return cube_points(SAMPLES, N_LATENT)
 
 
 def _samples(mean: Array, cov: Array, ids: list[str], known: NDArray[np.intp]) -> Iterator[tuple[Any, Array]]:

@@ -12,7 +12,6 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq, minimize
 from scipy.special import gammainc, logsumexp, ndtr, ndtri
 
 __all__ = ["GAUSSIAN", "ScaleMixture", "fit_scale_mixture"]
@@ -111,6 +110,8 @@ GAUSSIAN = ScaleMixture()
 def _quantile(mixture: ScaleMixture, level: float) -> float:
     if level <= 0.5:
         return -_quantile(mixture, 1.0 - level) if level < 0.5 else 0.0
+    from scipy.optimize import brentq  # here and below, because every rank of a scan imports this module
+
     reach = float(ndtri(level)) * np.sqrt(max(mixture.factors))
     return float(brentq(lambda z: float(mixture.cdf(np.float64(z))) - level, 0.0, reach, xtol=1e-13))
 
@@ -155,6 +156,8 @@ def fit_scale_mixture(
 
     def loss(point: Floats) -> float:
         return problem.loss(point[:n_groups], *_unit_mixture(point[n_groups:]))
+
+    from scipy.optimize import minimize
 
     likely = minimize(loss, np.concatenate(start), method="L-BFGS-B", bounds=bounds).x
     tail, log_scale = _rounded(*_unit_mixture(likely[n_groups:])), likely[:n_groups]

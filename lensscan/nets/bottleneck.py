@@ -13,10 +13,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from scipy.special import ndtri
-from scipy.stats import qmc
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from lensscan.metrics.quasirandom import mirrored_normals
 
 __all__ = ["Belief", "BottleneckHead", "log_odds", "rate"]
 
@@ -72,7 +72,7 @@ class BottleneckHead(nn.Module):
         self.weight = nn.Parameter(torch.randn(latent) / latent**0.5)
         self.bias = nn.Parameter(torch.zeros(()))
         self.points: Tensor
-        self.register_buffer("points", _points(samples, latent))
+        self.register_buffer("points", torch.from_numpy(mirrored_normals(samples, latent, seed=1)).float())
 
     def forward(self, features: Tensor) -> Belief:
         """Map features (n, f) to what is believed of them."""
@@ -81,10 +81,3 @@ class BottleneckHead(nn.Module):
         points = torch.randn_like(mean)[:, None] if self.training else self.points
         drawn = mean[:, None] + spread[:, None] * points
         return Belief(mean, spread, (drawn * self.weight).sum(dim=-1) + self.bias)
-
-
-def _points(samples: int, latent: int) -> Tensor:
-    """Return quasi-random standard normal points (samples, latent): half of a Sobol sequence, and its mirror image."""
-    half = qmc.Sobol(latent, scramble=True, seed=1).random(samples // 2)
-    points = torch.from_numpy(ndtri(half.clip(1e-6, 1 - 1e-6))).float()
-    return torch.cat([points, -points])

@@ -14,12 +14,11 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from scipy.special import ndtri
-from scipy.stats import qmc
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lensscan.errors import ModelError
+from lensscan.metrics.quasirandom import mirrored_normals, to_unit_covariance
 from lensscan.nets.latent import N_LATENT
 
 __all__ = ["SAMPLES", "Flow", "base_points", "whiten"]
@@ -119,15 +118,8 @@ def whiten(points: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
 
 @cache
 def base_points(count: int) -> Tensor:
-    """Return fixed, quasi-random, standard normal points (count, 7), float32: the same for every row of every run.
-
-    Half of a Sobol sequence through the inverse normal, mirrored at the origin and scaled to unit covariance.
-    """
-    half = ndtri(qmc.Sobol(N_LATENT, scramble=False).random(count // 2) + 0.5 / (count // 2))
-    points = torch.from_numpy(half)
-    points = torch.cat([points, -points])
-    scale = torch.linalg.cholesky(points.T @ points / len(points))
-    return torch.linalg.solve_triangular(scale, points.T, upper=False).T.float().contiguous()
+    """Return quasi-random, standard normal points (count, 7), float32: the same for every row of every run."""
+    return torch.from_numpy(to_unit_covariance(mirrored_normals(count, N_LATENT))).float().contiguous()
 
 
 @cache

@@ -12,9 +12,8 @@ from functools import cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri
-from scipy.stats import qmc
 
+from lensscan.metrics.quasirandom import mirrored_normals, to_unit_covariance
 from lensscan.metrics.scalemixture import GAUSSIAN, ScaleMixture
 from lensscan.nets.latent import N_COV, N_LATENT, PARAMETERS, TRIANGLE, cholesky_packed
 
@@ -39,17 +38,8 @@ COLUMNS = (
 
 @cache
 def normal_points() -> Array:
-    """Return `POINTS` fixed, quasi-random, standard normal points in the plane, (POINTS, 2).
-
-    Half of a Sobol sequence through the inverse normal, mirrored at the origin (so that medians of linear
-    maps are exact) and scaled to unit covariance.
-    """
-    half = qmc.Sobol(2, scramble=False).random(POINTS // 2) + 0.5 / (POINTS // 2)
-    points = ndtri(half)
-    points -= points.mean(axis=0)
-    points = np.concatenate([points, -points])
-    scale = np.linalg.cholesky(points.T @ points / len(points))
-    return np.asarray(np.linalg.solve(scale, points.T).T)
+    """Return `POINTS` fixed, quasi-random points in the plane of mean zero and unit covariance, (POINTS, 2)."""
+    return to_unit_covariance(mirrored_normals(POINTS, 2))
 
 
 @cache
