@@ -34,16 +34,7 @@ def network_config(table: Mapping[str, Any], where: str) -> NetworkConfig:
     arguments = dict(table)
     kind = arguments.pop("kind", "resnet")
     if kind in OURS:
-        config = build(OURS[kind], arguments, where)
-        if config.components < 1:
-            raise ConfigError(f"{where}: components must be at least 1, not {config.components}")
-        if config.head == "flow" and config.components > 1:
-            raise ConfigError(f'{where}: head = "flow" bends one Gaussian; leave components out')
-        if min(config.flow_layers, config.flow_condition, config.flow_hidden) < 1:
-            raise ConfigError(f"{where}: flow_layers, flow_condition and flow_hidden must be at least 1")
-        if isinstance(config, ModularConfig):
-            config.check(where)
-        return config
+        return build(OURS[kind], arguments, where).checked(where)
     if kind in CLASSIFIERS:
         return build(ClassifierConfig, table, where)
     raise ConfigError(f"{where}: unknown kind {kind!r}; choose one of {', '.join(TRAINABLE)}")
@@ -51,8 +42,10 @@ def network_config(table: Mapping[str, Any], where: str) -> NetworkConfig:
 
 def architecture(config: NetworkConfig) -> dict[str, Any]:
     """Return a card's description of a network; what came later is mentioned where it is used."""
-    kind = [{"kind": name} for name, owned in OURS.items() if type(config) is owned]
-    return {**(kind[0] if kind else {}), **content(config)}
+    if isinstance(config, ClassifierConfig):
+        return content(config)
+    kind = next(name for name, owned in OURS.items() if type(config) is owned)
+    return {"kind": kind, **content(config)}
 
 
 def build_network(architecture: Mapping[str, Any], n_bands: int, size: int, where: str = "model") -> Network:

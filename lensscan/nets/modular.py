@@ -13,7 +13,7 @@ on the same features and without a bottleneck.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -49,12 +49,14 @@ class ModularConfig(ResNetConfig):
     latent: int = 16
     samples: int = 32
 
-    def check(self, where: str) -> None:
-        """Raise a one-line `ConfigError` for a shape that no network has."""
-        if self.latent < 1 or self.samples < 2 or self.samples % 2:
-            raise ConfigError(f"{where}: latent must be at least 1, and samples even and at least 2")
+    def checked(self, where: str) -> Self:
+        """Return self, or raise a one-line `ConfigError` for a shape that no network has."""
+        ResNetConfig.checked(self, where)
+        if self.latent < 1 or self.samples < 4 or self.samples % 2:
+            raise ConfigError(f"{where}: latent must be at least 1, and samples even and at least 4")
         if min(self.denoise_width, self.denoise_depth, *self.deblend_widths) < 0 or 0 in self.deblend_widths:
             raise ConfigError(f"{where}: widths and depths must be positive; denoise_width = 0 means no denoiser")
+        return self
 
 
 class Trace(NamedTuple):

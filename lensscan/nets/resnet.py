@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lensscan.config import late
+from lensscan.errors import ConfigError
 from lensscan.nets.blocks import Downsample, Modulation, Network, Outcome, ResidualBlock, StandardConv2d
 from lensscan.nets.heads import FlowHead, LogitHead, PosteriorHead
 from lensscan.nets.normalise import n_scalars
@@ -57,6 +58,16 @@ class ResNetConfig:
     flow_layers: int = late(4)
     flow_condition: int = late(16)
     flow_hidden: int = late(32)
+
+    def checked(self, where: str) -> Self:
+        """Return self, or raise a one-line `ConfigError` for a shape that no network has."""
+        if self.components < 1:
+            raise ConfigError(f"{where}: components must be at least 1, not {self.components}")
+        if self.head == "flow" and self.components > 1:
+            raise ConfigError(f'{where}: head = "flow" bends one Gaussian; leave components out')
+        if min(self.flow_layers, self.flow_condition, self.flow_hidden) < 1:
+            raise ConfigError(f"{where}: flow_layers, flow_condition and flow_hidden must be at least 1")
+        return self
 
 
 class Trunk(Network):

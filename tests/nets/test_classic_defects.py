@@ -65,7 +65,7 @@ def test_partial_last_batch_is_scored_once():
     torch.manual_seed(1)
     network = build_network({"kind": "resnet", **SMALL}, 4, recipe.size).eval()
     model = Model(Card("n", {"kind": "resnet", **SMALL}, recipe.bands, recipe.size, recipe.pixel_scale), network)
-    scored = score_mocks(model, recipe, seed=77, n=70)
+    scored = score_mocks([model], recipe, seed=77, n=70)
     assert scored.logit.shape == (70,)
     assert len(scored.truth["is_lens"]) == 70
     mocks = simulate(recipe, seed=77, start=0, n=70)
