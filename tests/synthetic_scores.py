@@ -60,6 +60,7 @@ def scored(n: int = 4000, seed: int = 1, widths: tuple[float, ...] = (1.0,), vag
                 flags=np.zeros(n, np.uint32),
                 fwhm=np.full((n, 2), 0.9, np.float32),
                 views=1,
+                raw=blur,
             )
         )
     return Scored(np.arange(n), 0, truth, features, models)

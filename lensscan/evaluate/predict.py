@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -51,10 +51,10 @@ class Predictions:
     flags : (n,) uint32
     fwhm : (n, C) arcsec
     views : int
-    flow : FlowPosteriors, optional
-        The posteriors of a normalising flow as such.
     raw : (n,) float64
         Logit before its calibration.
+    flow : FlowPosteriors, optional
+        The posteriors of a normalising flow as such.
     """
 
     card: Card
@@ -63,8 +63,8 @@ class Predictions:
     flags: NDArray[np.uint32]
     fwhm: NDArray[np.float32]
     views: int
+    raw: NDArray[np.float64]
     flow: FlowPosteriors | None = None
-    raw: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
     @property
     def out_of_range(self) -> float:

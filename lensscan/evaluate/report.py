@@ -129,8 +129,8 @@ def assess(scored: Scored, pixel_scale: float, replicates: int, seed: int = 0) -
     lens = np.asarray(scored.truth["is_lens"], bool)
     if not lens.any():
         raise ConfigError("the test set holds no lens that could be scored; take another set")
-    clear, regressed = ~ambiguous(scored.truth), _regressed(scored, lens)
-    found = Bootstrap(clusters(scored)[clear], replicates, seed)
+    clear, regressed, galaxies = ~ambiguous(scored.truth), _regressed(scored, lens), clusters(scored)
+    found = Bootstrap(galaxies[clear], replicates, seed)
     outcomes = []
     for predictions in scored.models:
         name, detection, selected = predictions.card.name, None, None
@@ -147,7 +147,6 @@ def assess(scored: Scored, pixel_scale: float, replicates: int, seed: int = 0) -
                 if scores
                 else f"model {name} gives neither scores nor posteriors; train it anew"
             )
-        galaxies = clusters(scored)
         images = (
             measure_images(predictions.posterior, scored.truth, rows, galaxies, replicates, seed)
             if regression
