@@ -59,6 +59,8 @@ class Ensemble:
 
     def checked(self, where: str) -> Ensemble:
         """Return self, or raise a `ConfigError` for values that make no sense."""
+        if not self.calibration.sound:
+            raise ConfigError(f"{where}: {self.calibration} is unknown or not strictly increasing; fit it again")
         if len(self.posterior_scale) not in (0, N_LATENT) or not all(value > 0 for value in self.posterior_scale):
             raise ConfigError(f"{where}: posterior_scale needs {N_LATENT} positive factors, or none")
         if not self.posterior_tail.sound:
