@@ -18,6 +18,8 @@ __all__ = ["EXAMPLE", "add_arguments", "run"]
 
 EXAMPLE = "lensscan ensemble a.safetensors b.safetensors c.safetensors -o trio.toml"
 
+KINDS = ("temperature", "platt", "beta", "bent")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
@@ -28,9 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-n", "--number", type=at_least(100), default=20000, metavar="N", help="mocks (default 20000)")
     parser.add_argument("--seed", type=at_least(0), metavar="S", help="of the mocks (default: one no training takes)")
-    parser.add_argument(
-        "--kind", choices=("temperature", "platt", "beta", "bent"), default="platt", help="of the logit (default platt)"
-    )
+    parser.add_argument("--kind", choices=KINDS, default="bent", help="of the logit (default bent)")
     parser.add_argument("--mc-dropout", type=at_least(2), metavar="N", help="passes of one model under drop-out")
     parser.add_argument("--views", type=int, choices=(1, 8), help="dihedral views to average (default: the cards')")
     parser.add_argument("--threads", type=at_least(1), default=1, metavar="N", help="CPU threads (default 1)")

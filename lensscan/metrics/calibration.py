@@ -6,11 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize
 from scipy.special import expit, xlogy
 
 from lensscan.config import late
@@ -18,6 +17,7 @@ from lensscan.config import late
 __all__ = [
     "KINDS",
     "Calibration",
+    "Kind",
     "Reliability",
     "binned",
     "brier",
@@ -28,7 +28,8 @@ __all__ = [
     "reliability",
 ]
 
-KINDS = ("none", "temperature", "platt", "beta", "bent")
+Kind = Literal["none", "temperature", "platt", "beta", "bent"]
+KINDS: tuple[str, ...] = get_args(Kind)
 RARE = (0.5, 1e-2, 1e-3)
 """Prevalences at which ``bent`` is fitted: where most rows are told apart, and where surveys look for lenses."""
 KNEES = (0.0, 2.0, 4.0)
@@ -152,6 +153,8 @@ def fit(kind: str, logit: Floats, is_lens: NDArray[np.bool_], prior: float | Non
         loss = _Loss(np.asarray(logit, np.float64), is_lens, weights, RARE)
     else:
         loss = _Loss(np.asarray(logit, np.float64), is_lens, [np.full(len(is_lens), 1 / len(is_lens))], (fraction,))
+    from scipy.optimize import minimize  # here, because every rank of a scan imports this module
+
     ends: list[NDArray[np.float64]] = []
     losses: list[float] = []
     for knee in KNEES if kind == "bent" else (0.0,):

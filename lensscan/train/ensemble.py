@@ -20,7 +20,7 @@ from lensscan.mocks.recipes import Recipe, load_recipe
 from lensscan.nets.card import Card
 from lensscan.nets.mixture import Mixture
 from lensscan.nets.model import Model
-from lensscan.train.finish import Scored, lens_density, recalibrate, score_together
+from lensscan.train.finish import Scored, lens_density, recalibrate, score_mocks
 
 __all__ = ["SEED", "calibrate_together", "fit_ensemble", "recipes_of", "write_ensemble"]
 
@@ -59,7 +59,7 @@ def calibrate_together(scored: Scored, kind: str) -> Ensemble:
         Calibration of the logit, a kind of `lensscan.metrics.calibration.Calibration`.
     """
     way = calibration.fit(kind, scored.logit, scored.is_lens)
-    found = Ensemble(way, lens_density(way(scored.logit)[scored.is_lens]))
+    found = Ensemble(way, lens_density(way, scored.logit[scored.is_lens]))
     if not scored.posterior.finite.any():
         return found
     scale, tail = recalibrate(scored)
@@ -71,7 +71,7 @@ def fit_ensemble(
     recipes: Sequence[Recipe],
     n: int,
     seed: int = SEED,
-    kind: str = "platt",
+    kind: str = "bent",
     views: int | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Ensemble:
@@ -98,7 +98,7 @@ def fit_ensemble(
     if len(set(known)) < len(known):
         raise ModelError("one model is given twice; an ensemble needs different networks")
     each = n // len(recipes)
-    parts = [score_together(models, recipe, seed, each, report, views) for recipe in recipes]
+    parts = [score_mocks(models, recipe, seed, each, report, views) for recipe in recipes]
     found = calibrate_together(join(parts), kind)
     return Ensemble(
         found.calibration,

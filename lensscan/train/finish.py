@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensscan.metrics import calibration
+from lensscan.metrics.calibration import Calibration
 from lensscan.metrics.detection import auroc, tpr_at_fpr, wilson
 from lensscan.metrics.posterior import credibility, marginal_coverage, residuals
 from lensscan.metrics.scalemixture import GAUSSIAN, ScaleMixture, fit_scale_mixture
@@ -28,12 +29,16 @@ from lensscan.nets.scorer import Scorer
 from lensscan.survey.stamps import allocate
 from lensscan.train.settings import Augmentation, Finish
 
-__all__ = ["Scored", "calibrate", "evaluate", "lens_density", "recalibrate", "score_mocks", "score_together"]
+__all__ = ["Scored", "calibrate", "evaluate", "lens_density", "recalibrate", "score_mocks"]
 
 BATCH = 64
 CHUNK = 2048
 GROUPS = ((0,), (1, 2), (3, 4), (5, 6))
 LOGIT_EDGES = np.arange(-20.0, 20.5, 0.5)
+"""Raw logits, of the bins of f_lens; a bend squeezes their calibrated values, and bins even in those would lump the
+best candidates together."""
+LEAST_LENSES = 10
+"""In the outermost bins of f_lens."""
 RANGE_QUANTILES = (0.001, 0.999)
 Floats = NDArray[np.floating]
 
@@ -68,18 +73,6 @@ class Scored:
 
 
 def score_mocks(
-    model: Model,
-    recipe: Recipe,
-    seed: int,
-    n: int,
-    report: Callable[[str], None] = lambda line: None,
-    views: int | None = None,
-) -> Scored:
-    """Simulate n mocks and score them as a scan would."""
-    return score_together([model], recipe, seed, n, report, views)
-
-
-def score_together(
     models: Sequence[Model],
     recipe: Recipe,
     seed: int,
@@ -87,7 +80,7 @@ def score_together(
     report: Callable[[str], None] = lambda line: None,
     views: int | None = None,
 ) -> Scored:
-    """Simulate n mocks and score them with several models: mean logit and pooled posterior.
+    """Simulate n mocks and score them as a scan would: of several models, mean logit and pooled posterior.
 
     Of several models the tails are left out, which keeps their covariances.
     """
@@ -152,7 +145,6 @@ def calibrate(
     `scored` are mocks scored with one view, without posterior scale and tail, `views` the same with eight views.
     """
     way = calibration.fit(finish.kind, scored.logit, scored.is_lens)
-    logit = way(scored.logit)[scored.is_lens]
     bands = model.card.bands
     posterior: dict[str, Any] = {}
     if scored.regressed:
@@ -163,7 +155,7 @@ def calibrate(
     card = dataclasses.replace(
         model.card,
         calibration=way,
-        f_lens=lens_density(logit),
+        f_lens=lens_density(way, scored.logit[scored.is_lens]),
         sigma_range=_ranges(bands, scored.sigma, augmentation.gain + augmentation.sigma),
         fwhm_range=_ranges(bands, scored.fwhm, augmentation.fwhm),
         **posterior,
@@ -171,10 +163,23 @@ def calibrate(
     return Model(card, model.module, model.novelty)
 
 
-def lens_density(logit: Floats) -> LensDensity:
-    """Return the histogram of the calibrated logits of lenses (n,); those beyond it count in its outermost bins."""
-    density, _ = np.histogram(np.clip(logit, LOGIT_EDGES[0], LOGIT_EDGES[-1]), LOGIT_EDGES, density=True)
-    return LensDensity(tuple(float(e) for e in LOGIT_EDGES), tuple(float(d) for d in np.round(density, 6)))
+def lens_density(way: Calibration, logit: Floats) -> LensDensity:
+    """Return the density of the calibrated logits of lenses; those beyond its bins count in the outermost ones.
+
+    Parameters
+    ----------
+    way : Calibration
+    logit : (n,) array
+        Raw.
+    """
+    low, high = np.sort(logit)[[min(LEAST_LENSES, len(logit)) - 1, -min(LEAST_LENSES, len(logit))]]
+    first = np.searchsorted(LOGIT_EDGES[1:-1], low, side="right")
+    last = np.searchsorted(LOGIT_EDGES, high, side="right")
+    grid = LOGIT_EDGES[first : max(last, first + 1) + 1]
+    edges = np.round(way(grid), 6)
+    counts, _ = np.histogram(np.clip(logit, grid[0], grid[-1]), grid)
+    density = counts / (len(logit) * np.diff(edges))
+    return LensDensity(tuple(edges.tolist()), tuple(np.round(density, 6).tolist()))
 
 
 def _ranges(bands: Sequence[str], values: Floats, scatter: float) -> dict[str, tuple[float, float]]:

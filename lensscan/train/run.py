@@ -216,14 +216,14 @@ class TrainRun:
         settings, finish = self.settings, self.settings.finish
         model = Model(dataclasses.replace(model.card, **PLAIN), model.module)
         seed = mock_seed(settings, "calibration")
-        scored = score_mocks(model, recipe, seed, finish.calibration, self.report, views=1)
+        scored = score_mocks([model], recipe, seed, finish.calibration, self.report, views=1)
         turned = None
         if model.module.regresses:
             few = min(TURNED, max(1, finish.calibration // 4))
-            turned = score_mocks(model, recipe, seed, few, self.report, views=N_VIEWS)
+            turned = score_mocks([model], recipe, seed, few, self.report, views=N_VIEWS)
         model = calibrate(model, scored, finish, settings.augmentation, turned)
         seed = mock_seed(settings, "evaluation")
-        scored = score_mocks(model, recipe, seed, finish.evaluation, self.report)
+        scored = score_mocks([model], recipe, seed, finish.evaluation, self.report)
         evaluation = {"mocks_of_seed": seed, **evaluate(model.card, scored)}
         card = dataclasses.replace(model.card, evaluation=evaluation)
         if model.module.regresses:

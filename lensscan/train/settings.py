@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from lensscan.config import LATE, build, digest, late
 from lensscan.errors import ConfigError
+from lensscan.metrics.calibration import Kind
 from lensscan.nets.architecture import NetworkConfig, network_config
 from lensscan.nets.modular import ModularConfig
 from lensscan.nets.resnet import ResNetConfig
@@ -134,12 +135,12 @@ class Finish:
     evaluation : int
         Mocks of the short evaluation in the card.
     kind : str
-        Calibration of the logit: ``none``, ``temperature``, ``platt``, ``beta`` or ``bent``.
+        Calibration of the logit, a kind of `lensscan.metrics.calibration.Calibration`.
     """
 
     calibration: int = 20_000
     evaluation: int = 20_000
-    kind: Literal["none", "temperature", "platt", "beta", "bent"] = "platt"
+    kind: Kind = "bent"
 
 
 @dataclass(frozen=True, slots=True)

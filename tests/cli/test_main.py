@@ -88,10 +88,12 @@ def test_streams_may_be_closed_from_the_start() -> None:
 
 def test_choices_are_those_of_the_modules_that_are_not_imported_for_help() -> None:
     from lensscan.candidates.export import FORMATS
+    from lensscan.metrics.calibration import KINDS
     from lensscan.train.distributed import BACKENDS
 
     assert tuple(FORMATS) == cli.command_module("export").FORMATS
     assert cli.command_module("train").BACKENDS == BACKENDS
+    assert KINDS[1:] == cli.command_module("ensemble").KINDS
 
 
 def test_steady_stream_passes_other_errors_on() -> None:

@@ -22,7 +22,7 @@ from lensscan.nets.latent import N_LATENT, PARAMETERS, TRIANGLE, from_latent
 from lensscan.nets.mixture import Mixture, Pooling, widen
 from lensscan.nets.model import Card, Model, build_network
 from lensscan.train.ensemble import calibrate_together, fit_ensemble, join, recipes_of, write_ensemble
-from lensscan.train.finish import Scored, latent_truth, score_together
+from lensscan.train.finish import Scored, latent_truth, score_mocks
 
 BANDS = ("g", "r", "i", "z")
 WIDTH = np.array([0.1, 0.05, 0.05, 0.04, 0.04, 0.2, 0.2])
@@ -74,7 +74,7 @@ def test_the_pooled_score_and_posterior_are_calibrated():
     for level in (0.68, 0.95):
         after = coverage(other, found.posterior_scale, found.posterior_tail, level)
         np.testing.assert_allclose(after, level, atol=0.05)
-    assert sum(found.f_lens.density) * 0.5 == pytest.approx(1.0, abs=1e-4)
+    assert np.sum(np.diff(found.f_lens.edges) * found.f_lens.density) == pytest.approx(1.0, abs=1e-4)
 
 
 def test_a_card_survives_its_file(tmp_path):
@@ -86,6 +86,9 @@ def test_a_card_survives_its_file(tmp_path):
     assert set(Ensemble(Calibration()).stored()) == {"calibration", "f_lens"}, "cards by hand stay what they were"
     (tmp_path / "bad.toml").write_text('posterior_scale = [1.0]\n[calibration]\nkind = "platt"\n')
     with pytest.raises(ConfigError, match="7 positive factors"):
+        read_ensemble(str(tmp_path / "bad.toml"))
+    (tmp_path / "bad.toml").write_text('[calibration]\nkind = "platt"\na = -1.0\n')
+    with pytest.raises(ConfigError, match=r"bad\.toml: .* not strictly increasing"):
         read_ensemble(str(tmp_path / "bad.toml"))
 
 
@@ -147,8 +150,8 @@ def folder(tmp_path_factory):
 def test_mean_logit_and_components_are_those_of_the_members(folder):
     models = [Model.load(folder / f"{name}.safetensors") for name in ("one", "two")]
     recipe = load_recipe("des-griz")
-    single = [score_together([model], recipe, 15, 70) for model in models]
-    both = score_together(models, recipe, 15, 70)
+    single = [score_mocks([model], recipe, 15, 70) for model in models]
+    both = score_mocks(models, recipe, 15, 70)
     np.testing.assert_allclose(both.logit, (single[0].logit + single[1].logit) / 2, rtol=1e-6)
     np.testing.assert_array_equal(both.posterior.mean[:, 1], single[1].posterior.mean[:, 0])
     np.testing.assert_allclose(both.posterior.weight, 0.5)

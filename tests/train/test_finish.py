@@ -7,13 +7,14 @@ import json
 import numpy as np
 import pytest
 
+from lensscan.metrics.calibration import Calibration
 from lensscan.metrics.posterior import credibility, marginal_coverage
 from lensscan.metrics.scalemixture import GAUSSIAN, ScaleMixture
 from lensscan.mocks.recipes import CLASSES
 from lensscan.nets.latent import N_LATENT, PARAMETERS, TRIANGLE, from_latent
 from lensscan.nets.mixture import Mixture
 from lensscan.nets.model import make_trivial
-from lensscan.train.finish import Scored, calibrate, evaluate, latent_truth
+from lensscan.train.finish import Scored, calibrate, evaluate, latent_truth, lens_density
 from lensscan.train.settings import Augmentation, Finish
 
 WIDTH = np.array([0.1, 0.05, 0.05, 0.04, 0.04, 0.2, 0.2])
@@ -53,7 +54,7 @@ def covered(found: Scored, level: float):
 @pytest.fixture(scope="module")
 def model():
     wider = scores(seed=5, scale=(2.0,) * 7)
-    return calibrate(make_trivial("gr", 32, 0.2), scores(), Finish(), Augmentation(), wider)
+    return calibrate(make_trivial("gr", 32, 0.2), scores(), Finish(kind="platt"), Augmentation(), wider)
 
 
 def test_logit_is_calibrated(model):
@@ -108,6 +109,26 @@ def test_lens_density_integrates_to_one(model):
     assert np.sum(np.diff(density.edges) * density.density) == pytest.approx(1.0, abs=1e-4)
     peak = density.edges[int(np.argmax(density.density))]
     assert peak == pytest.approx(2.0, abs=1.5)
+
+
+def test_a_bend_does_not_lump_the_best_lenses_into_one_bin():
+    """Above a knee the calibrated logits lie close together; each raw half unit keeps a bin of its own."""
+    way = Calibration("bent", 1.0, 0.0, upper=0.05, knee=2.0)
+    logit = np.random.default_rng(3).normal(3.0, 2.0, 20_000)
+    density = lens_density(way, logit)
+    edges, counts = np.array(density.edges), np.diff(density.edges) * np.array(density.density) * len(logit)
+    assert (np.diff(edges) > 0).all()
+    assert counts.sum() == pytest.approx(len(logit), rel=1e-4)
+    assert (edges > way(2.0)).sum() >= 12, "knee to the tenth best lens: 2 to about 9.6"
+    assert counts[-1] >= 10, "bins without a lens would call the best candidates hopeless"
+    assert counts[0] >= 10
+    inside = (logit > 4.0) & (logit <= 4.5)
+    assert counts[np.searchsorted(edges, way(4.2)) - 1] == pytest.approx(inside.sum(), abs=1)
+
+
+def test_few_lenses_make_a_density_too():
+    density = lens_density(Calibration(), np.array([1.1, 1.2, 1.3]))
+    np.testing.assert_allclose(np.diff(density.edges) @ np.array(density.density), 1.0)
 
 
 def test_ranges_and_prior(model):
