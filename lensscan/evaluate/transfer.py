@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from lensscan.errors import ConfigError
 from lensscan.evaluate.detection import BINS, ambiguous
@@ -32,6 +31,8 @@ SURVEYS = ("des-griz", "hsc-griz", "kids", "lsst-gri", "euclid-vis")
 """Recipes of the default table."""
 FPR = 1e-2
 LEVEL = 0.68
+EVEN = 0.5
+"""Prevalence at which probabilities are judged."""
 Floats = NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
 
@@ -80,8 +81,8 @@ class Cell:
     resampled : bool
         Whether the mocks were resampled to the model's pixels.
     figures : dict of Estimate
-        ``auroc``, ``tpr`` (at `FPR`), ``ece`` (prevalence 1/2), ``theta_E_bias``, ``theta_E_68`` (half-width, arcsec)
-        and ``coverage_68`` of theta_E, as far as the model gives them.
+        ``auroc``, ``tpr`` (at `FPR`), ``ece`` (of p_lens at prevalence 1/2), ``theta_E_bias``, ``theta_E_68``
+        (half-width, arcsec) and ``coverage_68`` of theta_E, as far as the model gives them.
     n_lens, n_other, failed : int
         Lenses, other objects, and rows that some model on this recipe could not score.
     out_of_range : float
@@ -185,13 +186,13 @@ def _score(
 class _Statistic:
     """The figures of one cell under any resampling, with all sorting done once."""
 
-    def __init__(self, logit: Floats, lens: NDArray[np.bool_], clear: NDArray[np.bool_]) -> None:
+    def __init__(self, logit: Floats, probability: Floats, lens: NDArray[np.bool_], clear: NDArray[np.bool_]) -> None:
         self.clear, self._lens = clear, lens[clear]
         self.scores = bool(np.isfinite(logit).all()) and self._lens.any() and not self._lens.all()
         if self.scores:
             self._ranking = Ranking(logit[clear], self._lens)
             self._order = np.argsort(logit[clear], kind="stable")
-            self._probability = expit(logit[clear][self._order])
+            self._probability = probability[clear][self._order]
         self._supported = FPR * (~self._lens).sum() >= FEWEST_FALSE
         self.rows = np.zeros(len(lens), bool)
         self._errors: Deviations | None = None
@@ -220,7 +221,7 @@ class _Statistic:
         found = {"auroc": selection.auroc()}
         if self._supported:
             found["tpr"] = selection.tpr_at(FPR)
-        mass = class_weights(self._lens, 0.5, counts)[self._order]
+        mass = class_weights(self._lens, EVEN, counts)[self._order]
         label = self._lens[self._order].astype(np.float64)
         return found | {"ece": binned(self._probability, label, mass, BINS).error()}
 
@@ -231,7 +232,8 @@ def measure_cell(scored: Scored, predictions: Predictions, replicates: int, seed
     Systems below the label rule count neither as lenses nor as others.
     """
     lens, clear = np.asarray(scored.truth["is_lens"], bool), ~ambiguous(scored.truth)
-    statistic = _Statistic(predictions.logit, lens, clear)
+    logit = predictions.logit
+    statistic = _Statistic(logit, predictions.card.calibration.p_lens(logit, EVEN), lens, clear)
     rows = lens & predictions.posterior.finite
     if rows.any():
         truth = truth_table(scored.truth, rows)
