@@ -15,15 +15,19 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lensscan.cli.arguments import add_assignments, at_least, need_gpu
 from lensscan.cli.progress import ProgressLine
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from lensscan.evaluate.difficulty import Trainer
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from lensscan.evaluate.difficulty import Trained, Trainer
     from lensscan.mocks.recipes import Recipe
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
@@ -346,9 +350,20 @@ def published_trainer(epochs: int, device: str, run: Path) -> Trainer:
     from lensscan.train.published import ARGONNE2017, fit_published
 
     recipe = dataclasses.replace(ARGONNE2017, epochs=epochs)
-    return lambda images, labels, seed, report: fit_published(
-        images, labels, recipe, seed=seed, device=device, report=report, checkpoint=run / f"seed-{seed}.ckpt"
-    )
+
+    def train(
+        images: NDArray[np.float32],
+        labels: NDArray[np.bool_],
+        seed: int,
+        report: Callable[[Any], bool],
+        restored: Callable[[int], None],
+    ) -> Trained:
+        path = run / f"seed-{seed}.ckpt"
+        return fit_published(
+            images, labels, recipe, seed=seed, device=device, report=report, checkpoint=path, restored=restored
+        )
+
+    return train
 
 
 class Stages:
@@ -358,9 +373,9 @@ class Stages:
         self._what = ""
         self._line = ProgressLine("")
 
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """Show that `done` of `total` are done; another `what` begins a new line."""
+    def __call__(self, what: str, done: int, total: int, new: int | None = None) -> None:
+        """Show that `done` of `total` are done, `new` of them by this very run; another `what` begins a new line."""
         if what != self._what:
             self._line.close()
             self._what, self._line = what, ProgressLine(what)
-        self._line.show(done, total)
+        self._line.show(done, total, new)
