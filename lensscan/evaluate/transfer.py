@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lensscan.errors import ConfigError
 from lensscan.evaluate.detection import BINS, ambiguous
 from lensscan.evaluate.posteriors import reduce_posteriors, truth_table
-from lensscan.evaluate.predict import Predictions, Scored, predict
+from lensscan.evaluate.predict import Predictions, Scored, Scoring
 from lensscan.evaluate.report import clusters
 from lensscan.evaluate.testsets import SEEDS, SealedSet
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
@@ -38,8 +38,8 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class TransferSettings:
-    """What to measure.
+class TransferSettings(Scoring):
+    """What to measure; how is in `Scoring`.
 
     Attributes
     ----------
@@ -48,21 +48,11 @@ class TransferSettings:
         Shipped names or paths.
     n : int
         Mocks of each recipe, of the seed for tuning.
-    replicates : int
-        Resamples of the bootstrap.
-    views : int, optional
-        Dihedral views; default each card's own.
-    device : str
-    batch : int
     """
 
     models: Sequence[Model]
     recipes: Sequence[str] = SURVEYS
     n: int = 4000
-    replicates: int = 1000
-    views: int | None = None
-    device: str = "cpu"
-    batch: int = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,14 +149,7 @@ def _score(
 ) -> list[Cell]:
     seed = SEEDS["tune"]
     testset = SealedSet(f"{recipe.name}:tune", wide, settings.n, seed, device=settings.device, resample=True)
-    scored = predict(
-        models,
-        testset,
-        device=settings.device,
-        batch=settings.batch,
-        views=settings.views,
-        progress=lambda done, total: progress(recipe.name, done, total),
-    )
+    scored = settings.predict(models, testset, lambda done, total: progress(recipe.name, done, total))
     cells = []
     for model, predictions in zip(models, scored.models, strict=True):
         cell = measure_cell(scored, predictions, settings.replicates)
