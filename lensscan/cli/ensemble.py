@@ -11,8 +11,12 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lensscan.cli.arguments import at_least
+
+if TYPE_CHECKING:
+    from lensscan.nets.model import Model
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
@@ -40,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
     """Score, fit and write."""
     import dataclasses
 
+    from lensscan.files import check_folder
     from lensscan.process import tune_allocator
 
     tune_allocator()
@@ -51,30 +56,28 @@ def run(args: argparse.Namespace) -> int:
 
     torch.set_num_threads(args.threads)
     output, names = Path(args.output), list(args.models)
-    if args.mc_dropout:
-        names = _passes(names, args.mc_dropout, output)
-    models = [Model.load(name) for name in names]
+    models = _passes(names, args.mc_dropout) if args.mc_dropout else [Model.load(name) for name in names]
     recipes = [load_recipe(name) for name in args.recipe or ()] or recipes_of([model.card for model in models])
+    check_folder(output.parent)
     seed = SEED if args.seed is None else args.seed
     ensemble = fit_ensemble(
         models, recipes, args.number, seed, args.kind, args.views, lambda line: print(line, file=sys.stderr)
     )
+    if args.mc_dropout:  # not before all else went well
+        paths = [output.with_name(f"{output.stem}-{k}.safetensors") for k in range(1, len(models) + 1)]
+        hashes = tuple(model.save(path) for model, path in zip(models, paths, strict=True))
+        names, ensemble = [str(path) for path in paths], dataclasses.replace(ensemble, hashes=hashes)
     write_ensemble(dataclasses.replace(ensemble, name=output.stem, models=tuple(names)), output)
     print(output)
     return 0
 
 
-def _passes(names: list[str], number: int, output: Path) -> list[str]:
-    """Write the passes of one model under drop-out beside the card, and return their paths."""
+def _passes(names: list[str], number: int) -> list[Model]:
+    """Return the passes of one model under drop-out, which have no files yet."""
     from lensscan.errors import ConfigError
     from lensscan.nets.model import Model
     from lensscan.nets.thinning import thinned
 
     if len(names) != 1:
         raise ConfigError(f"--mc-dropout takes one model, not {len(names)}")
-    paths = []
-    for k, model in enumerate(thinned(Model.load(names[0]), number), 1):
-        path = output.with_name(f"{output.stem}-{k}.safetensors")
-        model.save(path)
-        paths.append(str(path))
-    return paths
+    return thinned(Model.load(names[0]), number)

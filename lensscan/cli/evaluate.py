@@ -15,19 +15,22 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from lensscan.cli.arguments import add_assignments, at_least, need_gpu
 from lensscan.cli.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
     from lensscan.evaluate.difficulty import Trainer
     from lensscan.mocks.recipes import Recipe
+    from lensscan.nets.model import Model
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
+Found = TypeVar("Found")
 EXAMPLE = "lensscan evaluate des-griz --testset des-griz:smoke -o reports"
 
 
@@ -138,7 +141,6 @@ def run_seal(args: argparse.Namespace) -> int:
 def run_evaluation(args: argparse.Namespace) -> int:
     """Evaluate the models."""
     import sys
-    from pathlib import Path
 
     from lensscan.errors import ConfigError
 
@@ -176,73 +178,85 @@ def start_torch(args: argparse.Namespace) -> None:
     need_gpu(args.device)
 
 
-def prepare(args: argparse.Namespace, name: str, canvas: tuple[str, ...] = ()) -> Recipe:
-    """Return a recipe with the command line's changes, and prepare torch, pictures and output."""
-    from lensscan.config import find, override, read_toml
+def prepare(args: argparse.Namespace) -> None:
+    """Prepare torch, pictures and output."""
     from lensscan.evaluate.plots import require_matplotlib
     from lensscan.files import check_folder
 
     start_torch(args)
-    from lensscan.mocks.recipes import make_recipe
-
     if not args.no_plots:
         require_matplotlib()
+    check_folder(args.output)
+
+
+def prepared_recipe(args: argparse.Namespace, name: str, canvas: tuple[str, ...] = ()) -> Recipe:
+    """Prepare, and return a recipe with the command line's changes."""
+    from lensscan.config import find, override, read_toml
+
+    prepare(args)
+    from lensscan.mocks.recipes import make_recipe
+
     path = find("recipes", name)
     mapping = override(read_toml(path), args.assignments)
     given = {key: getattr(args, key) for key in canvas if getattr(args, key)}
     if given:
         mapping["canvas"] = {**mapping.get("canvas", {}), **given}
-    check_folder(args.output)
     return make_recipe(mapping, str(path))
+
+
+def load_models(args: argparse.Namespace) -> list[Model]:
+    """Return the models of the command line."""
+    from lensscan.nets.model import Model
+
+    return [Model.load(name) for name in args.models]
+
+
+def publish(
+    args: argparse.Namespace,
+    found: Found,
+    lines: Callable[[Found], list[str]],
+    write: Callable[[Found, Path, bool], list[Path]],
+) -> int:
+    """Print what was found as `lines`, `write` it into files, and print their paths."""
+    print("\n".join(lines(found)))
+    for path in write(found, Path(args.output), not args.no_plots):
+        print(path)
+    return 0
 
 
 def run_realism(args: argparse.Namespace) -> int:
     """Gate a recipe, and a model if one is given."""
-    from pathlib import Path
-
     from lensscan.errors import ConfigError
 
     if len(args.models) > 1:
         raise ConfigError("--realism takes one MODEL at most; gate them one by one")
-    recipe = prepare(args, args.realism, ("catalog", "survey", "stamps"))
+    recipe = prepared_recipe(args, args.realism, ("catalog", "survey", "stamps"))
     from lensscan.evaluate.gatereport import lines, write_realism
     from lensscan.evaluate.realism import RealismSettings, measure_realism
-    from lensscan.nets.model import Model
 
     settings = RealismSettings(
         recipe=recipe,
-        model=Model.load(args.models[0]) if args.models else None,
+        model=next(iter(load_models(args)), None),
         n=args.number or 4000,
         device=args.device,
         batch=args.batch,
         replicates=args.bootstrap,
     )
-    found = measure_realism(settings, Stages())
-    print("\n".join(lines(found)))
-    for path in write_realism(found, Path(args.output), not args.no_plots):
-        print(path)
-    return 0
+    return publish(args, measure_realism(settings, Stages()), lines, write_realism)
 
 
 def run_transfer(args: argparse.Namespace) -> int:
     """Put every model on the mocks of every recipe."""
-    from pathlib import Path
-
     from lensscan.errors import ConfigError
-    from lensscan.evaluate.plots import require_matplotlib
-    from lensscan.files import check_folder
 
     if not args.models:
         raise ConfigError("--transfer needs at least one MODEL, such as lensscan evaluate des-griz --transfer")
-    start_torch(args)
+    prepare(args)
     from lensscan.evaluate.transfer import SURVEYS, TransferSettings, measure_transfer
     from lensscan.evaluate.transferreport import lines, write_transfer
-    from lensscan.nets.model import Model
 
-    if not args.no_plots:
-        require_matplotlib()
     settings = TransferSettings(
-        models=[Model.load(name) for name in args.models],
+        models=load_models(args),
         recipes=args.recipes or SURVEYS,
         n=args.number or 4000,
         replicates=args.bootstrap,
@@ -250,29 +264,21 @@ def run_transfer(args: argparse.Namespace) -> int:
         device=args.device,
         batch=args.batch,
     )
-    check_folder(args.output)
-    found = measure_transfer(settings, Stages())
-    print("\n".join(lines(found)))
-    for path in write_transfer(found, Path(args.output), not args.no_plots):
-        print(path)
-    return 0
+    return publish(args, measure_transfer(settings, Stages()), lines, write_transfer)
 
 
 def run_effects(args: argparse.Namespace) -> int:
     """Measure a model's errors under other conditions."""
-    from pathlib import Path
-
     from lensscan.errors import ConfigError
 
     if len(args.models) != 1:
         raise ConfigError("--effects takes one MODEL, such as lensscan evaluate des-griz --effects des-griz")
-    recipe = prepare(args, args.effects)
+    recipe = prepared_recipe(args, args.effects)
     from lensscan.evaluate.effects import EffectsSettings, measure_effects
     from lensscan.evaluate.effectsreport import lines, write_effects
-    from lensscan.nets.model import Model
 
     settings = EffectsSettings(
-        model=Model.load(args.models[0]),
+        model=load_models(args)[0],
         recipe=recipe,
         n=args.number or 1000,
         replicates=args.bootstrap,
@@ -280,18 +286,12 @@ def run_effects(args: argparse.Namespace) -> int:
         device=args.device,
         batch=args.batch,
     )
-    found = measure_effects(settings, Stages())
-    print("\n".join(lines(found)))
-    for path in write_effects(found, Path(args.output), not args.no_plots):
-        print(path)
-    return 0
+    return publish(args, measure_effects(settings, Stages()), lines, write_effects)
 
 
 def run_difficulty(args: argparse.Namespace) -> int:
     """Train the published baselines on a recipe's mocks."""
-    from pathlib import Path
-
-    recipe = prepare(args, args.difficulty)
+    recipe = prepared_recipe(args, args.difficulty)
     from lensscan.evaluate.difficulty import DifficultySettings, measure_difficulty
     from lensscan.evaluate.difficultyreport import lines, write_difficulty
 
@@ -308,35 +308,26 @@ def run_difficulty(args: argparse.Namespace) -> int:
     )
     run = Path(args.output) / f"difficulty--{recipe.name}.run"
     found = measure_difficulty(settings, published_trainer(args.epochs, args.device, run), Stages())
-    print("\n".join(lines(found)))
-    for path in write_difficulty(found, Path(args.output), not args.no_plots):
-        print(path)
+    code = publish(args, found, lines, write_difficulty)
     shutil.rmtree(run, ignore_errors=True)
-    return 0
+    return code
 
 
 def run_modular(args: argparse.Namespace) -> int:
     """Compare a modular network with one trained end to end."""
-    from pathlib import Path
-
-    recipe = prepare(args, args.modular)
+    recipe = prepared_recipe(args, args.modular)
     from lensscan.evaluate.modular import ModularSettings, measure_modular
     from lensscan.evaluate.modularreport import lines, write_modular
-    from lensscan.nets.model import Model
 
     settings = ModularSettings(
         recipe=recipe,
-        models=[Model.load(name) for name in args.models],
+        models=load_models(args),
         n=args.number or 12_000,
         device=args.device,
         batch=args.batch,
         replicates=args.bootstrap,
     )
-    found = measure_modular(settings, Stages())
-    print("\n".join(lines(found)))
-    for path in write_modular(found, Path(args.output), not args.no_plots):
-        print(path)
-    return 0
+    return publish(args, measure_modular(settings, Stages()), lines, write_modular)
 
 
 def published_trainer(epochs: int, device: str, run: Path) -> Trainer:
@@ -346,8 +337,15 @@ def published_trainer(epochs: int, device: str, run: Path) -> Trainer:
     from lensscan.train.published import ARGONNE2017, fit_published
 
     recipe = dataclasses.replace(ARGONNE2017, epochs=epochs)
-    return lambda images, labels, seed, report: fit_published(
-        images, labels, recipe, seed=seed, device=device, report=report, checkpoint=run / f"seed-{seed}.ckpt"
+    return lambda images, labels, seed, report, restored: fit_published(
+        images,
+        labels,
+        recipe,
+        seed=seed,
+        device=device,
+        report=report,
+        checkpoint=run / f"seed-{seed}.ckpt",
+        restored=restored,
     )
 
 
@@ -358,9 +356,9 @@ class Stages:
         self._what = ""
         self._line = ProgressLine("")
 
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """Show that `done` of `total` are done; another `what` begins a new line."""
+    def __call__(self, what: str, done: int, total: int, new: int | None = None) -> None:
+        """Show that `done` of `total` are done, `new` of them by this very run; another `what` begins a new line."""
         if what != self._what:
             self._line.close()
             self._what, self._line = what, ProgressLine(what)
-        self._line.show(done, total)
+        self._line.show(done, total, new)

@@ -47,7 +47,13 @@ BATCH = 256
 Floats = NDArray[np.float64]
 Stamps = NDArray[np.float32]
 Labels = NDArray[np.bool_]
-Progress = Callable[[str, int, int], None]
+
+
+class Progress(Protocol):
+    """Told how far a stage is: its name, what is done of what in all, and what of that this very run has done."""
+
+    def __call__(self, what: str, done: int, total: int, new: int | None = None) -> None:
+        """Take the state."""
 
 
 class Line(Protocol):
@@ -68,8 +74,12 @@ class Trained(Protocol):
         """Return the logit (n,) of stamps (n, C, S, S) in nJy."""
 
 
-Trainer = Callable[[Stamps, Labels, int, Callable[[Any], bool]], Trained]
-"""Trains the published network on (stamps, labels, seed); told to stop by the last argument, called every epoch."""
+Trainer = Callable[[Stamps, Labels, int, Callable[[Any], bool], Callable[[int], None]], Trained]
+"""Trains the published network on (stamps, labels, seed).
+
+The fourth argument is called after every epoch, and tells it to stop; the last one first of all, with the number of
+epochs that stood from an earlier run.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +180,7 @@ class Difficulty:
 
 
 def measure_difficulty(
-    settings: DifficultySettings, train: Trainer, progress: Progress = lambda what, done, total: None
+    settings: DifficultySettings, train: Trainer, progress: Progress = lambda what, done, total, new=None: None
 ) -> Difficulty:
     """Simulate, train, measure.
 
@@ -199,10 +209,10 @@ def measure_difficulty(
 
     hog = resample(statistic, Bootstrap(np.arange(len(new)), settings.replicates))["auroc"]
     runs, trained = [], None
+    epochs = _Epochs(settings, progress)
     for number in range(settings.seeds):
-        trained, run = _train(
-            settings, train, number, (stamps[: settings.n], labels[: settings.n]), (new, truth), progress
-        )
+        fixed = stamps[: settings.n], labels[: settings.n]
+        trained, run = _train(settings, train, number, fixed, (new, truth), epochs)
         runs.append(run)
     single, batch = _milliseconds(trained, new) if trained is not None else (float("nan"), float("nan"))
     band, area, names = published(settings.recipe.name)
@@ -236,31 +246,51 @@ def draw_labelled(
     return joined, is_lens
 
 
+class _Epochs:
+    """Tells how far all trainings are together, and how much of that was trained now: not restored, not left out."""
+
+    def __init__(self, settings: DifficultySettings, progress: Progress) -> None:
+        self._n, self._each, self._seeds = settings.n, settings.epochs, settings.seeds
+        self._progress = progress
+        self._not_now = 0
+
+    def restored(self, epochs: int) -> None:
+        """Note that so many epochs stood."""
+        self._not_now += epochs
+
+    def ended(self, epochs: int) -> None:
+        """Note that a training ended after so many epochs."""
+        self._not_now += self._each - epochs
+
+    def tell(self, number: int, epoch: int) -> None:
+        """Report the epoch of a training."""
+        done = number * self._each + epoch
+        total = self._seeds * self._each
+        self._progress("images of all epochs", done * self._n, total * self._n, max(0, done - self._not_now) * self._n)
+
+
 def _train(
     settings: DifficultySettings,
     train: Trainer,
     number: int,
     fixed: tuple[Stamps, Labels],
     new: tuple[Stamps, Labels],
-    progress: Progress,
+    epochs: _Epochs,
 ) -> tuple[Trained, Run]:
     """Train once and score the new images."""
     best = [0.0, 0]
 
-    def told(epoch: int) -> None:
-        epochs = number * settings.epochs + epoch
-        progress("images of all epochs", epochs * settings.n, settings.seeds * settings.epochs * settings.n)
-
     def report(line: Line) -> bool:
         if line.validation_accuracy > best[0]:
             best[:] = [line.validation_accuracy, line.epoch]
-        told(line.epoch)
+        epochs.tell(number, line.epoch)
         return settings.patience is not None and line.epoch - best[1] >= settings.patience
 
-    told(0)
+    epochs.tell(number, 0)
     begun = time.monotonic()
-    trained = train(*fixed, number + 1, report)
+    trained = train(*fixed, number + 1, report, epochs.restored)
     seconds = time.monotonic() - begun
+    epochs.ended(len(trained.history))
     right = (trained.score(new[0]) > 0) == new[1]
     curves = [
         np.array([getattr(line, name) for line in trained.history], np.float64)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lensscan.errors import ConfigError
 from lensscan.evaluate.posteriors import PARAMETERS, truth_table
-from lensscan.evaluate.predict import predict
+from lensscan.evaluate.predict import Scoring
 from lensscan.evaluate.testsets import SEEDS, SealedSet
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, difference, resample
 from lensscan.metrics.deviations import Deviations
@@ -29,8 +29,8 @@ FEWEST = 20
 
 
 @dataclass(frozen=True, slots=True)
-class EffectsSettings:
-    """What to measure.
+class EffectsSettings(Scoring):
+    """What to measure; how is in `Scoring`.
 
     Attributes
     ----------
@@ -38,21 +38,11 @@ class EffectsSettings:
     recipe : Recipe
     n : int
         Mocks, of the seed for tuning; the lenses among them count.
-    replicates : int
-        Resamples of the bootstrap.
-    views : int, optional
-        Dihedral views; default the card's own.
-    device : str
-    batch : int
     """
 
     model: Model
     recipe: Recipe
     n: int = 1000
-    replicates: int = 1000
-    views: int | None = None
-    device: str = "cpu"
-    batch: int = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +119,7 @@ def measure_effects(settings: EffectsSettings, progress: Progress = lambda what,
     truth: Floats | None = None
     for number, condition in enumerate(conditions):
         testset = ConditionSet(settings, condition)
-        scored = predict(
-            [settings.model], testset, device=settings.device, batch=settings.batch, views=settings.views,
-            progress=partial(_tell, progress, number, len(conditions)),
-        )  # fmt: skip
+        scored = settings.predict([settings.model], testset, partial(_tell, progress, number, len(conditions)))
         posterior = scored.models[0].posterior
         rows = np.asarray(scored.truth["is_lens"], bool) & posterior.finite
         if not rows.any():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ from lensscan.nets.intermediate import Inspector, Intermediate
 from lensscan.nets.latent import PARAMETERS, from_latent
 from lensscan.nets.model import Model
 from lensscan.nets.scorer import Scorer
-from lensscan.survey.stamps import allocate
+from lensscan.survey.stamps import Batch, allocate
 
 __all__ = [
     "REJECTED",
@@ -119,6 +120,33 @@ class Rows:
         """Return which rows (n,) a model has on the right side of logit 0."""
         return np.asarray((self.logit[model] > 0) == self.is_lens)
 
+    def take(self, chosen: slice | NDArray[np.bool_]) -> Rows:
+        """Return some of the rows."""
+        return Rows(
+            index=self.index[chosen],
+            is_lens=self.is_lens[chosen],
+            truth=self.truth[chosen],
+            logit=self.logit[:, chosen],
+            estimate=self.estimate[:, chosen],
+            psnr={name: values[chosen] for name, values in self.psnr.items()},
+            mean=self.mean[chosen],
+            uncertainty={name: values[chosen] for name, values in self.uncertainty.items()},
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Rows]) -> Rows:
+        """Return the rows of all parts."""
+        return cls(
+            index=np.concatenate([part.index for part in parts]),
+            is_lens=np.concatenate([part.is_lens for part in parts]),
+            truth=np.concatenate([part.truth for part in parts]),
+            logit=np.concatenate([part.logit for part in parts], axis=1),
+            estimate=np.concatenate([part.estimate for part in parts], axis=1),
+            psnr=_joined([part.psnr for part in parts]),
+            mean=np.concatenate([part.mean for part in parts]),
+            uncertainty=_joined([part.uncertainty for part in parts]),
+        )
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Comparison:
@@ -192,7 +220,7 @@ def compare(settings: ModularSettings, rows: Rows) -> Comparison:
     uncertainty = {}
     for name, values in rows.uncertainty.items():
         judge = Misclassified(values, wrong)
-        uncertainty[name] = resample(lambda counts, judge=judge: judge.figures(REJECTED, counts), bootstrap)  # type: ignore[misc]
+        uncertainty[name] = resample(partial(judge.figures, REJECTED), bootstrap)
     return Comparison(
         settings, rows, accuracy, mcnemar(rows.right(0), rows.right(1)), resample(means, bootstrap),
         _regression(rows, settings.replicates), uncertainty, anchor_of(settings.recipe.name),
@@ -228,50 +256,41 @@ def _regression(rows: Rows, replicates: int) -> dict[str, Estimate]:
 
 
 def _score(settings: ModularSettings, progress: Progress) -> Rows:
-    """Simulate mocks with their layers and score them with every model."""
+    """Simulate mocks with their layers and score them with every model.
+
+    The modular model is run twice on every batch.  The scorer says what a scan would: on its device, averaged over
+    the card's views, padded to a constant batch.  The inspector keeps what lies on the way of one view, which the
+    scorer drops, and none of which has a meaning averaged over views.
+    """
     recipe, models = settings.recipe, settings.models
     scorers = [Scorer([model], settings.device, settings.batch) for model in models]
     slot = allocate(settings.batch, models[0].frame())
     inspector = Inspector(models[0])
-    parts: list[dict[str, NDArray[Any]]] = []
+    parts: list[Rows] = []
     start = done = 0
     progress("stamps", 0, settings.n)
     while done < settings.n:
         if start >= 4 * settings.n + CHUNK:
             raise ConfigError(f"recipe {recipe.name}: most of its mocks lie below its label rule; change it")
         mocks = simulate(recipe, seed=SEED, start=start, n=CHUNK, device=settings.device, layers=True)
+        clear = mocks.truth["klass"].numpy() != UNDETECTABLE
         for low in range(0, CHUNK, settings.batch):
             rows = slice(low, min(low + settings.batch, CHUNK))
             fill_batch(slot, models[0].frame(), recipe, [mocks], rows)
-            found = _of_models(models, scorers, slot, rows.stop - low)
-            parts.append(found | _of_modules(inspector, mocks, rows, models[0]) | _truth(mocks, rows))
+            logit, estimate = _of_models(models, scorers, slot, rows.stop - low)
+            parts.append(_of_batch(inspector, mocks, rows, logit, estimate).take(clear[rows]))
         start += CHUNK
-        done += int((mocks.truth["klass"] != UNDETECTABLE).sum())
+        done += int(clear.sum())
         progress("stamps", min(done, settings.n), settings.n)
-    joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    kept = np.flatnonzero(joined.pop("klass") != UNDETECTABLE)[: settings.n]
-    return _rows({key: value[kept] for key, value in joined.items()})
+    return Rows.joined(parts).take(slice(settings.n))
 
 
-def _rows(columns: dict[str, NDArray[Any]]) -> Rows:
-    groups: dict[str, dict[str, Floats]] = {"psnr": {}, "uncertainty": {}}
-    for key in list(columns):
-        group, _, name = key.partition(":")
-        if name:
-            groups[group][name] = columns.pop(key)
-    columns["uncertainty"] = groups["uncertainty"] | {"ambiguity": ambiguity(columns["logit"][:, 0])}  # type: ignore[assignment]
-    columns["logit"], columns["estimate"] = columns["logit"].T, columns["estimate"].swapaxes(0, 1)
-    return Rows(psnr=groups["psnr"], **columns)  # type: ignore[arg-type]
+def _joined(columns: Sequence[dict[str, Floats]]) -> dict[str, Floats]:
+    return {name: np.concatenate([each[name] for each in columns]) for name in columns[0]}
 
 
-def _truth(mocks: Mocks, rows: slice) -> dict[str, NDArray[Any]]:
-    columns = {name: mocks.truth[name][rows].numpy() for name in ("index", "is_lens", "klass")}
-    columns["is_lens"] = columns["is_lens"].astype(bool)
-    return columns | {"truth": np.stack([mocks.truth[name][rows].double().numpy() for name in PARAMETERS], axis=1)}
-
-
-def _of_models(models: Sequence[Model], scorers: Sequence[Scorer], slot: Any, n: int) -> dict[str, NDArray[Any]]:
-    """Return calibrated logits (n, m) and posterior means (n, m, 7) of a batch."""
+def _of_models(models: Sequence[Model], scorers: Sequence[Scorer], slot: Batch, n: int) -> tuple[Floats, Floats]:
+    """Return calibrated logits (m, n) and posterior means (m, n, 7) of a batch."""
     logits, estimates = [], []
     for model, scorer in zip(models, scorers, strict=True):
         found = scorer.submit(slot).result()
@@ -280,17 +299,29 @@ def _of_models(models: Sequence[Model], scorers: Sequence[Scorer], slot: Any, n:
         weight = found.get("post_weight", np.ones(mean.shape[:2]) / mean.shape[1])[:n]
         centre = (weight[..., None] * mean).sum(axis=1)
         estimates.append(from_latent(centre))
-    return {"logit": np.stack(logits, axis=1), "estimate": np.stack(estimates, axis=1)}
+    return np.stack(logits), np.stack(estimates)
 
 
-def _of_modules(inspector: Inspector, mocks: Mocks, rows: slice, model: Model) -> dict[str, NDArray[Any]]:
-    """Return the bottleneck's mean and uncertainties and the images' PSNR of a batch, by ``group:name``."""
+def _of_batch(inspector: Inspector, mocks: Mocks, rows: slice, logit: Floats, estimate: Floats) -> Rows:
+    """Return what is known of a batch: its truth, what the models say, and what the modular one makes on its way."""
     found = inspector(*stamps_of(mocks, rows))
-    logits = model.card.calibration(found.logits)
-    measures = {"spread": expit(logits).std(axis=1), "logit_spread": logits.std(axis=1), "few_nats": -found.rate}
-    columns = {f"uncertainty:{name}": np.asarray(value, np.float64) for name, value in measures.items()}
-    columns |= {f"psnr:{name}": value for name, value in image_psnr(found, *layers_of(mocks, rows)).items()}
-    return columns | {"mean": found.mean.astype(np.float64)}
+    points = inspector.card.calibration(found.logits)
+    truth = {name: mocks.truth[name][rows] for name in ("index", "is_lens", *PARAMETERS)}
+    return Rows(
+        index=truth["index"].numpy(),
+        is_lens=truth["is_lens"].numpy().astype(bool),
+        truth=np.stack([truth[name].double().numpy() for name in PARAMETERS], axis=1),
+        logit=logit,
+        estimate=estimate,
+        psnr=image_psnr(found, *layers_of(mocks, rows)),
+        mean=found.mean.astype(np.float64),
+        uncertainty={
+            "spread": expit(points).std(axis=1),
+            "logit_spread": points.std(axis=1),
+            "few_nats": -found.rate.astype(np.float64),
+            "ambiguity": ambiguity(logit[0]),
+        },
+    )
 
 
 def stamps_of(mocks: Mocks, rows: slice) -> tuple[Any, ...]:

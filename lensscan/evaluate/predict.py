@@ -20,7 +20,7 @@ from lensscan.nets.model import Model
 from lensscan.nets.scorer import Scorer
 from lensscan.schema import Flag, Status
 
-__all__ = ["Predictions", "Scored", "predict"]
+__all__ = ["Predictions", "Scored", "Scoring", "predict"]
 
 KEPT = (
     "logit",
@@ -93,6 +93,31 @@ class Scored:
     truth: Truth
     features: NDArray[np.float64]
     models: list[Predictions]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scoring:
+    """How test sets are scored, and how often figures are resampled: what the settings of several measurements share.
+
+    Attributes
+    ----------
+    replicates : int
+        Resamples of the bootstrap.
+    views : int, optional
+        Dihedral views; default each card's own.
+    device : str
+    batch : int
+        Rows scored at once.
+    """
+
+    replicates: int = 1000
+    views: int | None = None
+    device: str = "cpu"
+    batch: int = 64
+
+    def predict(self, models: Sequence[Model], testset: TestSet, progress: Callable[[int, int], None]) -> Scored:
+        """Return `predict` of these models and this set."""
+        return predict(models, testset, device=self.device, batch=self.batch, views=self.views, progress=progress)
 
 
 def predict(

@@ -13,7 +13,7 @@ from lensscan.evaluate.anchors import anchor_rows, load_anchors
 from lensscan.evaluate.members import line_up
 from lensscan.evaluate.page import make_page
 from lensscan.evaluate.plots import draw_plots, require_matplotlib
-from lensscan.evaluate.predict import predict
+from lensscan.evaluate.predict import Scoring
 from lensscan.evaluate.report import assess, file_stem, make_report, read_report, write_json
 from lensscan.evaluate.testsets import TestSet, open_testset
 from lensscan.files import check_folder, replacing
@@ -26,10 +26,10 @@ SAME = ("recipe_digest", "seed", "n", "sha256")
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
-    """What to evaluate, and how.
+class Evaluation(Scoring):
+    """What to evaluate; how is in `Scoring`.
 
-    Parameters
+    Attributes
     ----------
     models : sequence of str
         Shipped names or paths; ensembles by their TOML files, which bring their members.
@@ -39,12 +39,6 @@ class Evaluation:
         Where the reports go.
     baseline : str, optional
         JSON report of a published baseline, run again on the same set.
-    replicates : int
-        Resamples of the bootstrap.
-    views : int, optional
-        Dihedral views; default each card's own.
-    device : str
-    batch : int
     plots : bool
     overwrite : bool
         Make reports anew that stand.
@@ -54,10 +48,6 @@ class Evaluation:
     testset: str
     folder: Path
     baseline: str | None = None
-    replicates: int = 1000
-    views: int | None = None
-    device: str = "cpu"
-    batch: int = 64
     plots: bool = True
     overwrite: bool = False
 
@@ -103,9 +93,7 @@ def evaluate(
         say("these reports stand for these very weights; --overwrite makes them anew")
         return pages
     check_folder(settings.folder)
-    scored = predict(
-        lineup.singles, testset, device=settings.device, batch=settings.batch, views=settings.views, progress=progress
-    )
+    scored = settings.predict(lineup.singles, testset, progress)
     scored.models[:] = lineup.predictions(scored.models)
     say(
         f"{len(scored.rows)} stamps scored, {scored.failed} could not be; "

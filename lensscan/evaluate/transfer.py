@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from lensscan.errors import ConfigError
 from lensscan.evaluate.detection import BINS, ambiguous
 from lensscan.evaluate.posteriors import reduce_posteriors, truth_table
-from lensscan.evaluate.predict import Predictions, Scored, predict
+from lensscan.evaluate.predict import Predictions, Scored, Scoring
 from lensscan.evaluate.report import clusters
 from lensscan.evaluate.testsets import SEEDS, SealedSet
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
@@ -32,13 +31,15 @@ SURVEYS = ("des-griz", "hsc-griz", "kids", "lsst-gri", "euclid-vis")
 """Recipes of the default table."""
 FPR = 1e-2
 LEVEL = 0.68
+EVEN = 0.5
+"""Prevalence at which probabilities are judged."""
 Floats = NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class TransferSettings:
-    """What to measure.
+class TransferSettings(Scoring):
+    """What to measure; how is in `Scoring`.
 
     Attributes
     ----------
@@ -47,21 +48,11 @@ class TransferSettings:
         Shipped names or paths.
     n : int
         Mocks of each recipe, of the seed for tuning.
-    replicates : int
-        Resamples of the bootstrap.
-    views : int, optional
-        Dihedral views; default each card's own.
-    device : str
-    batch : int
     """
 
     models: Sequence[Model]
     recipes: Sequence[str] = SURVEYS
     n: int = 4000
-    replicates: int = 1000
-    views: int | None = None
-    device: str = "cpu"
-    batch: int = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +71,8 @@ class Cell:
     resampled : bool
         Whether the mocks were resampled to the model's pixels.
     figures : dict of Estimate
-        ``auroc``, ``tpr`` (at `FPR`), ``ece`` (prevalence 1/2), ``theta_E_bias``, ``theta_E_68`` (half-width, arcsec)
-        and ``coverage_68`` of theta_E, as far as the model gives them.
+        ``auroc``, ``tpr`` (at `FPR`), ``ece`` (of p_lens at prevalence 1/2), ``theta_E_bias``, ``theta_E_68``
+        (half-width, arcsec) and ``coverage_68`` of theta_E, as far as the model gives them.
     n_lens, n_other, failed : int
         Lenses, other objects, and rows that some model on this recipe could not score.
     out_of_range : float
@@ -158,14 +149,7 @@ def _score(
 ) -> list[Cell]:
     seed = SEEDS["tune"]
     testset = SealedSet(f"{recipe.name}:tune", wide, settings.n, seed, device=settings.device, resample=True)
-    scored = predict(
-        models,
-        testset,
-        device=settings.device,
-        batch=settings.batch,
-        views=settings.views,
-        progress=lambda done, total: progress(recipe.name, done, total),
-    )
+    scored = settings.predict(models, testset, lambda done, total: progress(recipe.name, done, total))
     cells = []
     for model, predictions in zip(models, scored.models, strict=True):
         cell = measure_cell(scored, predictions, settings.replicates)
@@ -185,13 +169,13 @@ def _score(
 class _Statistic:
     """The figures of one cell under any resampling, with all sorting done once."""
 
-    def __init__(self, logit: Floats, lens: NDArray[np.bool_], clear: NDArray[np.bool_]) -> None:
+    def __init__(self, logit: Floats, probability: Floats, lens: NDArray[np.bool_], clear: NDArray[np.bool_]) -> None:
         self.clear, self._lens = clear, lens[clear]
         self.scores = bool(np.isfinite(logit).all()) and self._lens.any() and not self._lens.all()
         if self.scores:
             self._ranking = Ranking(logit[clear], self._lens)
             self._order = np.argsort(logit[clear], kind="stable")
-            self._probability = expit(logit[clear][self._order])
+            self._probability = probability[clear][self._order]
         self._supported = FPR * (~self._lens).sum() >= FEWEST_FALSE
         self.rows = np.zeros(len(lens), bool)
         self._errors: Deviations | None = None
@@ -220,7 +204,7 @@ class _Statistic:
         found = {"auroc": selection.auroc()}
         if self._supported:
             found["tpr"] = selection.tpr_at(FPR)
-        mass = class_weights(self._lens, 0.5, counts)[self._order]
+        mass = class_weights(self._lens, EVEN, counts)[self._order]
         label = self._lens[self._order].astype(np.float64)
         return found | {"ece": binned(self._probability, label, mass, BINS).error()}
 
@@ -231,7 +215,8 @@ def measure_cell(scored: Scored, predictions: Predictions, replicates: int, seed
     Systems below the label rule count neither as lenses nor as others.
     """
     lens, clear = np.asarray(scored.truth["is_lens"], bool), ~ambiguous(scored.truth)
-    statistic = _Statistic(predictions.logit, lens, clear)
+    logit = predictions.logit
+    statistic = _Statistic(logit, predictions.card.calibration.p_lens(logit, EVEN), lens, clear)
     rows = lens & predictions.posterior.finite
     if rows.any():
         truth = truth_table(scored.truth, rows)

@@ -20,14 +20,12 @@ __all__ = ["fill_batch", "lay"]
 def fill_batch(
     batch: Batch, frame: Frame, recipe: Recipe, parts: Sequence[Mocks], rows: slice, resample: bool = False
 ) -> None:
-    """Lay rows of mocks into a batch as readers of files do: the network's bands, cropped, padded or resampled.
+    """Choose the network's bands of mocks, absent where the recipe lacks them, and `lay` them into a batch.
 
     Parameters
     ----------
-    batch : Batch
-        Of the frame's shape; closed on return.
-    frame : Frame
-        Bands that the recipe lacks are absent.
+    batch, frame
+        As of `lay`.
     recipe : Recipe
     parts : sequence of Mocks
         Of that recipe: all state missing pixels, or none does.
@@ -65,7 +63,7 @@ def lay(
     missing: NDArray[np.bool_] | None,
     step: float | None = None,
 ) -> None:
-    """Lay stamps of the frame's bands into a batch, cropped, padded or resampled.
+    """Lay stamps of the frame's bands into a batch as readers of files do: cropped, padded or resampled.
 
     Parameters
     ----------

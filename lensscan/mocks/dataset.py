@@ -48,7 +48,7 @@ CHANGED = {
     "psf": "psf (the measured PSF images changed)",
 }
 """What to call a line of recipe.json that differs, where its name does not say enough."""
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int, int], None]
 
 
 def _read_files(recipe: Recipe) -> dict[str, str]:
@@ -101,7 +101,7 @@ class Dataset:
         Parameters
         ----------
         progress : callable, optional
-            Called with rows done and rows in all.
+            Called with rows done, rows in all, and rows made by this very run.
         world : World, optional
             The ranks that share the blocks; each writes its own, and root the catalog once all are there.
 
@@ -115,10 +115,12 @@ class Dataset:
         rank, size = (world.rank, world.size) if world is not None else (0, 1)
         self._claim(rank == 0)
         starts = list(range(0, self.n, BLOCK))
+        made = 0  # by all ranks, as far as they go together
         for number, start in enumerate(starts[rank::size]):
-            self._write_block(start)
+            made = min(made + size * self._write_block(start), self.n)
             if progress is not None and rank == 0:
-                progress(min((number + 1) * size * BLOCK, self.n) - (start + BLOCK < self.n and size > 1), self.n)
+                done = min((number + 1) * size * BLOCK, self.n) - (start + BLOCK < self.n and size > 1)
+                progress(done, self.n, made)
         if rank != 0:
             assert world is not None
             world.send(0, b"done")
@@ -133,7 +135,7 @@ class Dataset:
             with replacing(self.folder / name) as path:
                 table.write(path, format="fits", overwrite=True)
         if progress is not None and size > 1:
-            progress(self.n, self.n)
+            progress(self.n, self.n, made)
         return True
 
     def file_of(self, row: int) -> str:
@@ -144,10 +146,12 @@ class Dataset:
         """Return the survey catalog and the truth table."""
         return sky_tables(self.recipe, self.seed, self.n, np.array([self.file_of(row) for row in range(self.n)]))
 
-    def _write_block(self, start: int) -> None:
+    def _write_block(self, start: int) -> int:
+        """Write what is missing of a block; returns how many rows that was."""
         rows = self.files.missing(start, min(start + BLOCK, self.n))
         if len(rows):
             self.files.write(start, rows)
+        return len(rows)
 
     @staticmethod
     def _wait(world: World) -> None:

@@ -121,14 +121,7 @@ class Trunk(Network):
 
 
 class LensResNet(Trunk):
-    """Residual network with a logit head and a posterior head: one Gaussian, a mixture, or a normalising flow.
-
-    Parameters
-    ----------
-    n_bands, size : int
-        Channels and side of the input.
-    config : ResNetConfig
-    """
+    """The trunk with a logit head and a `posterior_head`; parameters as of `Trunk`."""
 
     def __init__(self, n_bands: int, size: int, config: ResNetConfig) -> None:
         super().__init__(n_bands, size, config)
@@ -136,7 +129,7 @@ class LensResNet(Trunk):
         self.posterior = posterior_head(self.n_features, config)
 
     def forward(self, images: Tensor, scalars: Tensor) -> Outcome:
-        """Map normalised images (n, C, S, S) and scalars (n, 4C + 1) to the outcome."""
+        """Map what `features` takes to the outcome."""
         return self.heads(self.features(images, scalars))
 
     def heads(self, features: Tensor) -> Outcome:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from lensscan import faults
 from lensscan.config import Cut, Survey
-from lensscan.errors import CatalogError, ModelError, PlanMismatch
+from lensscan.errors import CatalogError, ConfigError, ModelError, PlanMismatch
 from lensscan.scan.engine import common_frame, default_batch, stamp_source
 from lensscan.scan.plan import CHUNK_ROWS, FORMAT, Plan, PlanWriter
 from lensscan.scan.settings import ScanSettings, canonical
@@ -25,9 +26,68 @@ from lensscan.survey.stamps import Frame, StampSource
 if TYPE_CHECKING:
     from lensscan.nets.card import Card
 
-__all__ = ["Planner"]
+__all__ = ["LOOKS", "FirstFiles", "Planner"]
 
 log = logging.getLogger(__name__)
+LOOKS = 100
+"""Files looked for before a scan."""
+
+
+class FirstFiles:
+    """Looks for the files of the first rows: a template that matches none would let every row of a long scan fail.
+
+    Parameters
+    ----------
+    source : StampSource
+    spec : str
+        As the user wrote it.
+    looks : int
+        Files looked for at most, so that a parallel file system does not notice.
+    """
+
+    def __init__(self, source: StampSource, spec: str, looks: int = LOOKS) -> None:
+        self._source, self._spec, self._looks = source, spec, looks
+        self._missing: dict[str, None] = {}
+        self._found = False
+
+    def look(self, paths: Sequence[str]) -> None:
+        """Look for the files of rows, in their order, until one is there.
+
+        Raises
+        ------
+        ConfigError
+            If as many as allowed were looked for in vain.
+        """
+        if self._found or not self._looks:
+            return
+        for name in (name for path in paths for name in self._source.files_of(path)):
+            if name in self._missing:
+                continue
+            if _stands(name):
+                self._found = True
+                return
+            self._missing[name] = None
+            if len(self._missing) == self._looks:
+                self.require()
+
+    def require(self) -> None:
+        """Raise a `ConfigError` if files were looked for and none is there."""
+        if self._missing and not self._found:
+            raise ConfigError(
+                f"--stamps {self._spec}: none of the files of the first rows is there ({len(self._missing)} looked "
+                f"for, the first is {next(iter(self._missing))}); correct the template, or give the whole path"
+            )
+
+
+def _stands(path: str) -> bool:
+    """Return whether a file is there; what cannot be told is left to its reader."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError):
+        return True
+    return True
 
 
 class Planner:
@@ -93,20 +153,34 @@ class Planner:
             "batch": default_batch(s),
         }
 
-    def make(self, path: Path) -> Plan:
-        """Stream the catalog through cut and storage into ``plan.h5``."""
+    def make(self, path: Path, again: bool = False) -> Plan:
+        """Stream the catalog through cut and storage into ``plan.h5``.
+
+        Parameters
+        ----------
+        path : Path
+        again : bool
+            Only to be compared with a plan that stands: its stamps may be gone by now.
+
+        Raises
+        ------
+        ConfigError
+            If none of the first selected rows has a file.
+        """
         shared = not self.settings.stamps.startswith("stamps:")
         writer = PlanWriter(path, default_batch(self.settings), shared)
         begun = time.monotonic()
         selector = Selector(self.survey, self.cut)
+        first = FirstFiles(self.source, self.settings.stamps, 0 if again else LOOKS)
         try:
             for chunk in self.catalog.chunks(CHUNK_ROWS):
-                self._append(writer, chunk, selector.apply(chunk))
+                self._append(writer, chunk, selector.apply(chunk), first)
                 del chunk  # else it would still be held while the next one is read
                 rate = selector.flow.n_catalog / max(1e-9, time.monotonic() - begun)
                 self.announce(
                     f"plan: {selector.flow.n_catalog} catalog rows read, {writer.n_rows} selected, {rate:.0f} rows/s"
                 )
+            first.require()
             faults.reach("plan:before_rename")
             writer.finish(self.identity(), self._flow(selector.flow), self.fingerprint, self.frame.bands)
         except BaseException:
@@ -126,9 +200,10 @@ class Planner:
             )
         return self.stored_flow
 
-    def _append(self, writer: PlanWriter, chunk: Chunk, mask: np.ndarray) -> None:
+    def _append(self, writer: PlanWriter, chunk: Chunk, mask: np.ndarray, first: FirstFiles) -> None:
         kept = chunk if mask.all() else chunk.select(mask)
         located = self.source.locate(kept)
+        first.look(located.file)
         numbers: dict[str, NDArray[Any]] = {
             "ra": kept.ra, "dec": kept.dec, "px": kept.px, "py": kept.py,
             "offset": located.offset, "status": located.status, "row": chunk.start + np.flatnonzero(mask),
@@ -149,7 +224,7 @@ class Planner:
         if canonical(plan.fingerprint) == canonical(self.fingerprint):
             return plan
         again = path.with_name("plan-again.h5")
-        fresh = self.make(again)
+        fresh = self.make(again, again=True)
         again.unlink(missing_ok=True)
         if fresh.plan_hash != plan.plan_hash:
             raise PlanMismatch(

@@ -192,7 +192,7 @@ def _finished_output(planner: Planner, out: Path, settings: ScanSettings) -> int
     planner.require_same(stored["plan_settings"], str(out))
     run_dir_stands = (settings.run_dir / "plan.h5").exists()
     if canonical(stored["fingerprint"]) != canonical(planner.fingerprint) and not run_dir_stands:
-        fresh = planner.make(out.with_name(out.name + ".plan-again.h5"))
+        fresh = planner.make(out.with_name(out.name + ".plan-again.h5"), again=True)
         fresh.path.unlink(missing_ok=True)
         if fresh.plan_hash != header.plan_hash:
             raise OutputError(

@@ -59,6 +59,13 @@ class LooseSource(StampSource):
         paths = self._template.expand(chunk.named(self._template.columns), chunk.n)
         return Located(paths, np.zeros(chunk.n, np.int64), np.full(chunk.n, Status.PENDING, np.uint8))
 
+    def files_of(self, path: str) -> list[str]:
+        """Return the file of a row, or that of each band."""
+        if BAND not in path:
+            return [path]
+        bands = self._survey.bands
+        return [path.replace(BAND, band_label(name, bands[name])) for name in self._frame.bands if name in bands]
+
     def reader(self) -> LooseReader:
         """Return a reader for one thread."""
         return LooseReader(self._survey, self._frame, self._resample)

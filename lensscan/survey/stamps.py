@@ -314,6 +314,10 @@ class StampSource(ABC):
     def locate(self, chunk: Chunk) -> Located:
         """Find the rows of a catalog chunk in the storage."""
 
+    def files_of(self, path: str) -> list[str]:
+        """Return the files that may hold a row, of which one must be there; none if `locate` has looked already."""
+        return []
+
     @abstractmethod
     def reader(self) -> StampReader:
         """Return a reader for one thread."""

@@ -186,6 +186,7 @@ def train_epochs(
     line_of: Callable[[int, float, Tensor], Line],
     report: Callable[[Line], bool | None],
     keeper: Keeper[Line] | None = None,
+    restored: Callable[[int], None] = lambda epochs: None,
 ) -> list[Line]:
     """Train for the recipe's epochs and return its history.
 
@@ -206,8 +207,11 @@ def train_epochs(
         the last.
     keeper : Keeper, optional
         Goes on from what it holds, and holds every epoch.
+    restored : callable
+        Told first how many epochs it held.
     """
     history = [] if keeper is None else keeper.restore(network, optimiser)
+    restored(len(history))
     ended = False
     for line in history:
         ended = bool(report(line))

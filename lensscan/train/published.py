@@ -91,6 +91,7 @@ def fit_published(
     device: torch.device | str = "cpu",
     report: Callable[[Epoch], bool | None] = lambda epoch: None,
     checkpoint: Path | None = None,
+    restored: Callable[[int], None] = lambda epochs: None,
 ) -> Fitted:
     """Train a published classifier on one fixed set of stamps.
 
@@ -111,6 +112,8 @@ def fit_published(
         Takes the history's lines as they come; if it returns True, that epoch was the last.
     checkpoint : Path, optional
         Written after every epoch; a training that was broken off goes on from there, to the same weights.
+    restored : callable
+        Told, before any of them is reported, how many epochs the checkpoint held.
 
     Raises
     ------
@@ -141,7 +144,7 @@ def fit_published(
     optimiser = make_optimiser(recipe, network)
     loss_of = F.binary_cross_entropy_with_logits
     keeper = None if checkpoint is None else Keeper(checkpoint, whole, recipe, seed, Epoch)
-    history = train_epochs(network, classify, optimiser, train, loss_of, recipe, seed, line, report, keeper)
+    history = train_epochs(network, classify, optimiser, train, loss_of, recipe, seed, line, report, keeper, restored)
     convert_conv2d_weight_memory_format(network, torch.contiguous_format)
     network.to("cpu").eval()
     return Fitted(network, config, history, whole.kept.numpy())

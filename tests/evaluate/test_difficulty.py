@@ -40,11 +40,12 @@ class Pretender:
         return (flux - np.median(flux)).astype(np.float32)
 
 
-def pretend(epochs: int, best: int):
-    """Train nothing: training accuracy grows for ever, validation up to epoch `best`."""
+def pretend(epochs: int, best: int, stood: int = 0):
+    """Train nothing: training accuracy grows for ever, validation up to epoch `best`; some epochs stood before."""
 
-    def train(images, labels, seed, report):
+    def train(images, labels, seed, report, restored):
         history = []
+        restored(stood)
         for epoch in range(1, epochs + 1):
             history.append(Epoch(epoch, 0.5, 0.5 + epoch / 200, 0.5 + min(epoch, best) / 200))
             if report(history[-1]):
@@ -131,6 +132,23 @@ def test_the_time_of_the_histograms_is_that_of_features_and_fit(settings, monkey
 
     monkeypatch.setattr(difficulty, "resample", slow)
     assert measure_difficulty(dataclasses.replace(settings, seeds=0), pretend(1, 1)).hog_seconds == 0.0
+
+
+def test_only_images_trained_now_count_as_new(settings):
+    """Two trainings of 60 epochs, of each of which 40 stood and the last 15 are not needed."""
+    told = []
+
+    def progress(what, done, total, new=None):
+        if what.startswith("images"):
+            told.append((done // settings.n, total // settings.n, new // settings.n))
+
+    patient = dataclasses.replace(settings, patience=7, seeds=2)
+    measure_difficulty(patient, pretend(60, 38, stood=40), progress)
+    assert told[0] == (0, 120, 0)
+    assert told[40] == (40, 120, 0)
+    assert told[45] == (45, 120, 5)
+    assert told[46] == (60, 120, 5), "the second training begins: the rest of the first was not needed"
+    assert told[-1] == (105, 120, 10)
 
 
 def test_a_training_stops_early_only_if_told(settings):

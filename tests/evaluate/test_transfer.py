@@ -16,6 +16,7 @@ from lensscan.evaluate import transferreport
 from lensscan.evaluate.testsets import SealedSet
 from lensscan.evaluate.transfer import Cell, Transfer, TransferSettings, measure_cell, measure_transfer, widened
 from lensscan.metrics.bootstrap import Estimate
+from lensscan.metrics.calibration import Calibration
 from lensscan.mocks.batches import fill_batch
 from lensscan.mocks.recipes import load_recipe
 from lensscan.mocks.simulate import simulate
@@ -103,6 +104,20 @@ def test_known_posteriors_have_known_figures(width, covers):
     low, high = np.quantile(np.exp(medians[lens]) - truth[lens], [0.16, 0.84])
     assert values["theta_E_68"] == pytest.approx((high - low) / 2, rel=0.02)
     assert (found.n_lens, found.n_lens + found.n_other) == (lens.sum(), 6000)
+
+
+def test_the_calibration_error_is_that_of_the_stated_probability():
+    """A cap of 0 says one half of everything above: the ranking does not notice, the calibration error does."""
+    rows = scored(4000)
+    (plain,) = rows.models
+    timid = dataclasses.replace(plain, card=dataclasses.replace(plain.card, calibration=Calibration(cap=0.0)))
+    before, after = (measure_cell(rows, each, 4).figures for each in (plain, timid))
+    assert after["auroc"].value == before["auroc"].value
+    p, lens = timid.card.calibration.p_lens(timid.logit, 0.5), np.asarray(rows.truth["is_lens"])
+    assert p.max() == 0.5
+    stated = abs(p[p == 0.5].mean() - lens[p == 0.5].mean()) * (p == 0.5).mean()
+    assert after["ece"].value == pytest.approx(stated, abs=0.03)
+    assert after["ece"].value > 5 * before["ece"].value
 
 
 def test_systems_below_the_label_rule_are_neither(monkeypatch):

@@ -85,6 +85,15 @@ def test_a_longer_run_extends_the_folder(loose, tmp_path):
         assert (small.folder / small.file_of(row)).read_bytes() == (loose.folder / loose.file_of(row)).read_bytes()
 
 
+def test_rows_that_stood_are_not_told_as_made(loose, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK", 10)
+    told = []
+    first = dataclasses.replace(loose, n=20, folder=tmp_path / "grow")
+    first.write(lambda *state: told.append(state))
+    dataclasses.replace(first, n=30).write(lambda *state: told.append(state))
+    assert told == [(10, 20, 10), (20, 20, 20), (10, 30, 0), (20, 30, 0), (30, 30, 10)]
+
+
 @pytest.mark.parametrize("change", [{"seed": 2}, {"layout": "packs"}, {"recipe": dataclasses.replace(RECIPE, size=34)}])
 def test_a_folder_of_other_mocks_is_refused(loose, change):
     with pytest.raises(OutputError, match="another"):

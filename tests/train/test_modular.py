@@ -177,7 +177,9 @@ def test_the_bottleneck_pays_for_what_it_lets_through(tmp_path):
 def test_operations_are_counted():
     """A convolution of the last layer by hand; the common stage costs more than any alone."""
     settings = settings_of()
+    before = torch.random.get_rng_state()
     found = training_flops(settings, BANDS, SIZE)
+    assert torch.equal(torch.random.get_rng_state(), before), "a training draws the same numbers, counted or not"
     each = {name: value / (steps * settings.batch) for (name, value), steps in
             zip(found.items(), stages_of(settings).values(), strict=True)}  # fmt: skip
     width, bands = 8, BANDS

@@ -148,12 +148,15 @@ def test_a_training_that_was_broken_off_goes_on_as_if_it_never_had_been(toys, tm
         if line.epoch == 2:
             raise Killed
 
-    path, seen = tmp_path / "run" / "seed-2.ckpt", []
+    path, seen, stood = tmp_path / "run" / "seed-2.ckpt", [], []
     with pytest.raises(Killed):
         fit_published(*toys, FEW, seed=2, report=kill, checkpoint=path)
-    resumed = fit_published(*toys, FEW, seed=2, report=lambda line: seen.append(line.epoch), checkpoint=path)
+    resumed = fit_published(
+        *toys, FEW, seed=2, report=lambda line: seen.append(line.epoch), checkpoint=path, restored=stood.append
+    )
     undisturbed = fit_published(*toys, FEW, seed=2)
     assert seen == [1, 2, 3]
+    assert stood == [2]
     assert resumed.history == undisturbed.history
     for key, value in undisturbed.network.state_dict().items():
         assert torch.equal(value, resumed.network.state_dict()[key]), key

@@ -17,10 +17,12 @@ from lensscan.errors import ExitCode, ModelError, OutputError, PlanMismatch
 from lensscan.mpi import World
 from lensscan.train.settings import TrainSettings
 from lensscan.train.stream import simulate_sample
+from lensscan.train.sweep import progress as progress_module
 from lensscan.train.sweep import trial as trial_module
 from lensscan.train.sweep.journal import Claim, Journal
 from lensscan.train.sweep.owner import Owner
 from lensscan.train.sweep.run import SweepRun
+from lensscan.train.sweep.schedule import Leg
 from lensscan.train.sweep.settings import Sweep
 from lensscan.train.sweep.table import Row, text
 
@@ -118,6 +120,21 @@ def test_progress_names_trials_best_and_time(undisturbed):
     assert sum(line.startswith(f"trial {rows[0].trial}: bce ") for line in lines) == 3
     assert lines[-1].startswith("trials rung 1: 9/9  rung 2: 3/3  rung 3: 1/1  best bce ")
     assert f"(trial {rows[0].trial}, rung 3)  ETA 0:00:00" in lines[-1]
+
+
+def test_steps_restored_from_a_checkpoint_are_not_counted_as_done_now(monkeypatch):
+    """The first of nine trials of 100 steps goes on from step 90, and does five in 50 s: 805 of 10 s each are left."""
+    now = [0.0]
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
+    sweep = small(search="random")
+    settings = replace(sweep.training_of({"batch": 4}, "a trial"), steps=100)
+    rungs, lines = [{0: Leg(0, 0, "running")}], []
+    progress = progress_module.Progress(sweep, [{}], lines.append)
+    progress.begin(settings, 0)
+    for step in range(91, 96):
+        now[0] += 10.0
+        progress.look(lambda: rungs, step)
+    assert lines[-1].endswith("ETA 2:14:10")
 
 
 def test_the_printed_table_has_ten_lines_at_most(undisturbed):

@@ -33,15 +33,21 @@ class Progress:
         self._seen = {(leg.trial, leg.rung) for leg in _ended(rungs)}
         self._before = self._work(rungs)
         self._leg: tuple[TrainSettings, int] | None = None
+        self._fresh = False
 
     def begin(self, settings: TrainSettings, rung: int) -> None:
         """Note the leg that this process trains now."""
-        self._leg = settings, rung
+        self._leg, self._fresh = (settings, rung), True
 
     def look(self, read: Callable[[], Rungs], step: int | None = None) -> None:
         """Read the journal and report; during a training (`step`) at most every 10 s."""
+        if self._report is None:
+            return
+        if step is not None and self._fresh:
+            self._fresh = False
+            self._before += self._running_work(read(), step - 1)  # restored from the checkpoint, not done now
         now = time.monotonic()
-        if self._report is None or (step is not None and now - self._looked < LOOK_SECONDS):
+        if step is not None and now - self._looked < LOOK_SECONDS:
             return
         rungs, late = read(), now - self._looked >= LOOK_SECONDS
         self._looked = now if late or step is not None else self._looked
@@ -72,17 +78,23 @@ class Progress:
     def _time_to_go(self, rungs: Rungs, step: int | None) -> str:
         work = self._work(rungs)
         total = sum(places * self._share(rung) for rung, places in enumerate(self.sweep.places))
-        if step is not None and self._leg is not None:
-            settings, rung = self._leg
-            first = self.sweep.steps(settings, rung - 1) if rung else 0
-            part = (step - first) / max(1, self.sweep.steps(settings, rung) - first)
-            running = sum(leg.state == "running" for leg in rungs[rung].values())
-            work += part * running * self._share(rung)
+        if step is not None:
+            work += self._running_work(rungs, step)
         gained = work - self._before
         if gained <= 0:
             return "?"
         seconds = int((time.monotonic() - self._begun) * max(0.0, total - work) / gained)
         return f"{seconds // 3600}:{seconds % 3600 // 60:02d}:{seconds % 60:02d}"
+
+    def _running_work(self, rungs: Rungs, step: int) -> float:
+        """Return what is done of the legs that run, in whole trainings, as if all were as far as this process's."""
+        if self._leg is None:
+            return 0.0
+        settings, rung = self._leg
+        first = self.sweep.steps(settings, rung - 1) if rung else 0
+        part = (step - first) / max(1, self.sweep.steps(settings, rung) - first)
+        running = sum(leg.state == "running" for leg in rungs[rung].values())
+        return part * running * self._share(rung)
 
     def _share(self, rung: int) -> float:
         """Return the part of a whole training that a rung asks for."""
