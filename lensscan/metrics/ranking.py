@@ -95,13 +95,19 @@ class Selection:
             Lens fraction of the n, fraction of all lenses among them, and the false positive rate there; between
             two distinct scores the list is taken as shuffled.
         """
+        pure, complete, fpr = self.listed(population, np.array([n], np.float64))
+        return float(pure[0]), float(complete[0]), float(fpr[0])
+
+    def listed(self, population: Population, n: Floats) -> tuple[Floats, Floats, Floats]:
+        """Return `inspected` for lists of many lengths `n` (k,) at once: purity, completeness, fpr, (k,) each."""
         if not self.n_lens or not self.n_other:
-            return self._none, self._none, self._none
+            none = np.full(len(n), self._none)
+            return none, none, none
         lenses, others = population.n * population.prevalence, population.n * (1 - population.prevalence)
         tpr, fpr = np.append(0.0, self.tpr), np.append(0.0, self.fpr)
         total = lenses * tpr + others * fpr
-        found = float(np.interp(n, total, tpr))
-        return found * lenses / n, found, float(np.interp(n, total, fpr))
+        found = np.interp(n, total, tpr)
+        return found * lenses / n, found, np.interp(n, total, fpr)
 
 
 class Ranking:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 
     from lensscan.mpi import World
 
-__all__ = ["Dataset"]
+__all__ = ["CHANGED", "Dataset", "hash_files"]
 
 BLOCK = 500
 CHANGED = {
@@ -51,7 +50,7 @@ CHANGED = {
 Progress = Callable[[int, int], None]
 
 
-def _read_files(recipe: Recipe) -> dict[str, str]:
+def hash_files(recipe: Recipe) -> dict[str, str]:
     """Return hashes of what the recipe reads from files: its digest knows their paths only."""
     found = {}
     if takes_real(recipe):
@@ -119,12 +118,11 @@ class Dataset:
             self._write_block(start)
             if progress is not None and rank == 0:
                 progress(min((number + 1) * size * BLOCK, self.n) - (start + BLOCK < self.n and size > 1), self.n)
+        if world is not None:
+            world.join()
         if rank != 0:
-            assert world is not None
-            world.send(0, b"done")
             return False
-        if world is not None and size > 1:
-            self._wait(world)
+        if size > 1:
             for start in starts:
                 self._write_block(start)
         self.files.finish(self.n)
@@ -149,18 +147,6 @@ class Dataset:
         if len(rows):
             self.files.write(start, rows)
 
-    @staticmethod
-    def _wait(world: World) -> None:
-        """Return when every other rank has said that it is done, or is dead."""
-        busy = set(range(1, world.size))
-        while busy:
-            message = world.receive()
-            if message is None:
-                time.sleep(0.01)
-            else:
-                busy.discard(message[0])
-            busy -= set(world.dead())
-
     def _claim(self, root: bool) -> None:
         """Check that the folder is ours; root makes it."""
         record = {
@@ -170,7 +156,7 @@ class Dataset:
             "format": self.layout,
             "zero_point": self.recipe.zero_point,
         }
-        record |= _read_files(self.recipe)
+        record |= hash_files(self.recipe)
         path = self.folder / "recipe.json"
         if path.is_file():
             try:
