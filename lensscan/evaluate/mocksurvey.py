@@ -36,7 +36,8 @@ from lensscan.schema import Status
 __all__ = ["SEED", "Block", "Objects", "Part", "SurveySettings", "run_survey", "stated_prevalence", "survey_set"]
 
 SEED = 244_948_974
-BLOCK = 2048
+BLOCKS = (128, 2048)
+"""Fewest and most objects of a block; between, a sixteenth of the survey."""
 FORMAT = 1
 LENSES = ("lens", "painted")
 KEPT = {"is_lens": np.bool_, "klass": np.int8, "theta_E": np.float32, "snr_arc": np.float32, "stamp": np.int32}
@@ -178,10 +179,11 @@ def survey_set(settings: SurveySettings) -> SealedSet:
 
 def blocks_of(settings: SurveySettings) -> list[Block]:
     """Return the blocks: those of the survey, then those of the lenses besides."""
+    size = min(max(settings.n // 16, BLOCKS[0]), BLOCKS[1])
     return [
-        Block(kind, start, min(BLOCK, n - start))
+        Block(kind, start, min(size, n - start))
         for kind, n in (("survey", settings.n), ("lenses", settings.lenses))
-        for start in range(0, n, BLOCK)
+        for start in range(0, n, size)
     ]
 
 
@@ -252,6 +254,7 @@ class _Work:
             "prevalence": settings.prevalence,
             "n": settings.n,
             "lenses": settings.lenses,
+            "block": self.blocks[0].n,
             "seed": SEED,
             "models": {model.card.name: model.card.hash for model in settings.lineup.singles},
             "views": settings.views,
@@ -287,7 +290,7 @@ class _Work:
     def load(self, block: Block) -> Columns | None:
         """Return a block's columns, None if it is missing, damaged or of another survey."""
         try:
-            with np.load(self.folder / block.file, allow_pickle=False) as stored:
+            with open(self.folder / block.file, "rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 columns = {name: stored[name] for name in stored.files}
         except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             return None
@@ -310,8 +313,9 @@ class _Work:
                 if code is not None:
                     return code
             joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            stored: dict[str, Any] = {"key": np.array(self.key)} | joined
             with replacing(self.folder / block.file) as path, open(path, "wb") as stream:
-                np.savez(stream, allow_pickle=False, key=np.array(self.key), **joined)
+                np.savez(stream, **stored)
                 faults.reach("survey:before_rename")
         return None
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lensscan import __version__
 from lensscan.evaluate.anchors import anchor_rows, load_anchors
 from lensscan.evaluate.detection import FPRS
-from lensscan.evaluate.galleries import COLUMNS, STAMP, class_name
+from lensscan.evaluate.galleries import STAMP, class_name
 from lensscan.evaluate.markup import figure, note, number, picture, simple_page, table
 from lensscan.evaluate.mocksurvey import SEED, Objects, SurveySettings, survey_set
 from lensscan.evaluate.report import plain, write_json
@@ -27,7 +27,7 @@ from lensscan.render.toplists import list_diagram
 
 __all__ = ["lines", "report", "write_survey"]
 
-BEST = 60
+BEST, COLUMNS = 60, 10
 GREEN, RED = (70, 200, 110), (200, 70, 60)
 REAL = "not comparable: real sky"
 WORDS = {
@@ -161,9 +161,9 @@ def gallery(settings: SurveySettings, objects: Objects, found: Found) -> bytes:
     batch = survey_set(settings).stamps(objects.index[rows], frame)
     truth, cells = objects.truth, []
     for place, row in enumerate(rows):
-        words = [f"{place + 1}: {found.entrant.score[row]:+.1f}  {class_name(truth, int(row))}"]
         lens = bool(truth["is_lens"][row])
-        words.append(f'{truth["theta_E"][row]:.2f}"  S/N {truth["snr_arc"][row]:.0f}' if lens else "")
+        seen = f'{truth["theta_E"][row]:.2f}"  S/N {truth["snr_arc"][row]:.0f}'
+        words = [f"{place + 1}: {found.entrant.score[row]:+.1f}", seen if lens else class_name(truth, int(row))]
         cells.append(Cell(asinh_rgb(batch.images[place], frame.bands), tuple(words), GREEN if lens else RED))
     stream = io.BytesIO()
     contact_sheet(cells, COLUMNS, stamp=STAMP).save(stream, format="PNG")

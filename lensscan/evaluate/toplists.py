@@ -7,9 +7,9 @@ them, weighted so that they make up the prevalence (`lensscan.metrics.ranking.Se
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,6 @@ from lensscan.errors import ConfigError
 from lensscan.evaluate.detection import FPRS
 from lensscan.evaluate.mocksurvey import Objects, SurveySettings
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
-from lensscan.metrics.calibration import class_weights
 from lensscan.metrics.ranking import Population, Ranking, Selection, supported
 from lensscan.mocks.recipes import CLASSES
 
@@ -127,51 +126,53 @@ def _entrant(name: str, combination: Combination, raw: NDArray[np.float32], surv
 
 
 class _Statistic:
-    """All resampled figures of one entrant, with the sorting done once."""
+    """All resampled figures of one entrant, with the sorting done once; the survey's own objects come first."""
 
-    def __init__(self, entrant: Entrant, lens: NDArray[np.bool_], survey: NDArray[np.bool_], population: Population):
-        self.lens, self.survey, self.population, self.entrant = lens, survey, population, entrant
-        self.tops = np.array(list(lengths(population.n)), np.float64)
-        self.curve = np.unique(np.rint(np.geomspace(1, population.n, POINTS)))
-        self.every = Ranking(entrant.score, lens)
-        own = lens[survey]
-        self.own = Ranking(entrant.score[survey], own) if own.any() else None
-        self.order = np.argsort(-entrant.score, kind="stable")
-        self.own_order = self.order[survey[self.order]]
+    def __init__(self, entrant: Entrant, lens: NDArray[np.bool_], n_own: int, population: Population) -> None:
+        self.lens, self.population, self.entrant = lens, population, entrant
         others = int((~lens).sum())
+        self.tops = np.array(list(lengths(population.n)), np.float64)
         self.fprs = [fpr for fpr in FPRS if supported(fpr, others)]
+        longest = 2 * int(self.tops.max())
+        depth = int(lens.sum()) + max(2 * longest, int(2 * FPRS[0] * others))
+        self.curve = np.unique(np.rint(np.geomspace(1, min(longest, population.n), POINTS)))
+        order = np.argsort(-entrant.score, kind="stable")
+        self.own_order = order[order < n_own]
+        self.heads = {"expected": order[:depth], "count": self.own_order[:depth]}
+        self.every = Ranking(entrant.score, lens, depth)
+        own = lens[:n_own]
+        self.own = Ranking(entrant.score[:n_own], own, depth) if own.any() else None
 
     def __call__(self, counts: Counts | None) -> dict[str, float]:
         selection = self.every.select(counts)
         found = {f"tpr_at_fpr_{fpr:g}": selection.tpr_at(fpr) for fpr in self.fprs}
-        found |= self._lists("expected", selection, self.population, self._mass(counts), self.order)
+        found |= self._lists("expected", selection, self.population, counts)
         pure, complete, _ = selection.listed(self.population, self.curve)
         found |= {f"curve_purity_{k}": float(value) for k, value in enumerate(pure)}
         found |= {f"curve_completeness_{k}": float(value) for k, value in enumerate(complete)}
         if self.own is not None:
-            mass = self.survey.astype(np.int64) if counts is None else counts * self.survey
-            chosen, objects = self.own.select(mass[self.survey]), int(mass.sum())
-            own = Population(objects, chosen.n_lens / max(objects, 1))
-            found |= self._lists("count", chosen, own, mass, self.own_order)
+            chosen = self.own.select(None if counts is None else counts[: len(self.own_order)])
+            objects = int(chosen.n_lens + chosen.n_other)
+            found |= self._lists("count", chosen, Population(objects, chosen.n_lens / objects), counts)
         return found
 
-    def _mass(self, counts: Counts | None) -> Floats:
-        """Return how many objects of a survey each object stands for, (n,)."""
-        mass = class_weights(self.lens, self.population.prevalence, counts)
-        return np.asarray(self.population.n * mass, np.float64)
-
     def _lists(
-        self, kind: str, selection: Selection, population: Population, mass: NDArray[Any], order: NDArray[np.int64]
+        self, kind: str, selection: Selection, population: Population, counts: Counts | None
     ) -> dict[str, float]:
-        """Return the figures of the lists under a selection; `mass` are the objects that each object stands for."""
+        """Return the figures of the lists that a selection makes of a population."""
         pure, complete, _ = selection.listed(population, self.tops)
-        objects = np.cumsum(mass[order])
         found = {}
         for k, n in enumerate(self.tops.astype(int)):
             found[f"{kind}_purity_top_{n}"] = float(pure[k])
             found[f"{kind}_completeness_top_{n}"] = float(complete[k])
+        head = self.heads[kind]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            worth = population.n * population.prevalence / np.float64(selection.n_lens)
+            other = population.n * (1 - population.prevalence) / np.float64(selection.n_other)
+        mass = np.where(self.lens[head], worth, other) * (1 if counts is None else counts[head])
+        objects = np.cumsum(mass)
         for name, values in self.entrant.stated.items():
-            total = np.interp(self.tops, objects, np.cumsum(mass[order] * values[order]))
+            total = np.interp(self.tops, objects, np.cumsum(mass * values[head]))
             for k, n in enumerate(self.tops.astype(int)):
                 found[f"{kind}_true_over_{name}_top_{n}"] = float(pure[k] * n / max(total[k], 1e-300))
         return found
@@ -196,20 +197,25 @@ def measure_lists(
     ConfigError
         If no lens, or no other object, could be scored.
     """
-    lens, survey = np.asarray(objects.truth["is_lens"], bool), ~objects.extra
+    lens, n_own = np.asarray(objects.truth["is_lens"], bool), int((~objects.extra).sum())
     if not lens.any() or lens.all():
         raise ConfigError("the mock survey holds no lens, or lenses only; give a larger -n, or --lenses")
     population = Population(settings.n, settings.prevalence)
     stamp = np.asarray(objects.truth["stamp"], np.int64)
     bootstrap = Bootstrap(np.where(stamp >= 0, -1 - stamp, np.arange(len(lens))), settings.replicates)
-    entrants = entrants_of(settings, objects)
-    found = []
-    for number, entrant in enumerate(entrants):
-        progress("rankings", number, len(entrants))
-        statistic = _Statistic(entrant, lens, survey, population)
-        found.append(_collect(statistic, resample(statistic, bootstrap), np.asarray(objects.truth["klass"])))
-    progress("rankings", len(entrants), len(entrants))
-    return found
+    entrants = [_Statistic(entrant, lens, n_own, population) for entrant in entrants_of(settings, objects)]
+    steps = itertools.count()
+
+    def statistic(counts: Counts | None) -> dict[str, float]:
+        progress("resamples", next(steps), settings.replicates)
+        return {f"{k}.{name}": value for k, each in enumerate(entrants) for name, value in each(counts).items()}
+
+    figures = resample(statistic, bootstrap)
+    klass = np.asarray(objects.truth["klass"])
+    return [
+        _collect(each, {name.partition(".")[2]: v for name, v in figures.items() if name.startswith(f"{k}.")}, klass)
+        for k, each in enumerate(entrants)
+    ]
 
 
 def _collect(statistic: _Statistic, figures: dict[str, Estimate], klass: NDArray[np.int8]) -> Found:
