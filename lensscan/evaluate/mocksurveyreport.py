@@ -21,6 +21,7 @@ from lensscan.evaluate.report import plain, write_json
 from lensscan.evaluate.toplists import Found, lengths
 from lensscan.files import replacing
 from lensscan.metrics.bootstrap import Estimate
+from lensscan.mocks.recipes import CLASSES
 from lensscan.render.rgb import asinh_rgb
 from lensscan.render.sheet import Cell, contact_sheet
 from lensscan.render.toplists import list_diagram
@@ -103,17 +104,16 @@ def report(settings: SurveySettings, objects: Objects, found: list[Found]) -> di
         "n_failed": objects.failed,
         "n_undetectable": objects.vague,
         "real_stamps": len(np.unique(objects.truth["stamp"][objects.truth["stamp"] >= 0])),
-        "classes": {name: int((klass == k).sum()) for k, name in _classes(klass)},
+        "classes": {name: int((klass == k).sum()) for k, name in _classes(klass).items()},
         "bootstrap": {"resamples": settings.replicates, "level": 0.95},
         "models": {model.card.name: model.card.hash for model in settings.lineup.models},
         "rankings": {each.entrant.name: _ranking(settings, each) for each in found},
     }
 
 
-def _classes(klass: NDArray[np.int8]) -> list[tuple[int, str]]:
-    truth = {"klass": klass}
-    first = [int(np.flatnonzero(klass == k)[0]) for k in np.unique(klass)]
-    return [(int(klass[row]), class_name(truth, row)) for row in first]
+def _classes(klass: NDArray[np.int8]) -> dict[int, str]:
+    """Return number and name of the classes that occur."""
+    return {int(k): CLASSES[k] for k in np.unique(klass)}
 
 
 def _ranking(settings: SurveySettings, found: Found) -> dict[str, Any]:
@@ -228,14 +228,15 @@ def _rates_table(found: list[Found]) -> str:
 def _class_table(objects: Objects, found: list[Found]) -> str:
     survey, lens = ~objects.extra, np.asarray(objects.truth["is_lens"], bool)
     others = np.asarray(objects.truth["klass"])[survey & ~lens]
+    classes = _classes(others)
     rows = []
     for each in found:
         for n, counts in each.classes.items():
-            cells = [str(counts.get(name, 0)) for _, name in _classes(others)]
-            rows.append([escape(each.entrant.name), f"{n:,}", str(each.lenses[n]), *cells])
-    total = [f"{(others == k).sum():,}" for k, _ in _classes(others)]
+            cells = [f"{counts.get(name, 0):,}" for name in classes.values()]
+            rows.append([escape(each.entrant.name), f"{n:,}", f"{each.lenses[n]:,}", *cells])
+    total = [f"{(others == k).sum():,}" for k in classes]
     rows.append(["the survey", f"{int(survey.sum()):,}", f"{int((survey & lens).sum()):,}", *total])
-    head = ("ranking", "best", "lenses", *(escape(name) for _, name in _classes(others)))
+    head = ("ranking", "best", "lenses", *(name.replace("_", " ") for name in classes.values()))
     return "<h3>False positives by class</h3>" + table(head, rows)
 
 

@@ -23,7 +23,7 @@ from lensscan.nets.model import Model, make_trivial
 BANDS = ("g", "r", "i", "z")
 SMALL = ("--set", "size=16")
 RECIPE = make_recipe({"base": "des-griz", "name": "tiny", "size": 16}, "here")
-RING = CLASSES.index("ring")
+EDGE_ON = CLASSES.index("edge_on")
 
 
 def model(name="trivial", calibration=None, weight=1.0):
@@ -48,7 +48,7 @@ def drawn(n, n_lens, besides, columns):
     extra = np.arange(n + besides) >= n
     truth = {
         "is_lens": lens,
-        "klass": np.where(lens, 0, RING).astype(np.int8),
+        "klass": np.where(lens, 0, EDGE_ON).astype(np.int8),
         "theta_E": np.ones(len(lens), np.float32),
         "snr_arc": np.ones(len(lens), np.float32),
         "stamp": np.full(len(lens), -1, np.int32),
@@ -77,11 +77,12 @@ def planted():
     honest = model("honest", Calibration("platt", 1.0, 0.0))
     lineup = Lineup([model("perfect"), model("blind"), honest], [])
     wanted = settings(lineup=lineup, n=n, prevalence=n_lens / n, replicates=40)
-    return wanted, measure_lists(wanted, drawn(n, n_lens, 3000, [perfect, blind, known]))
+    objects = drawn(n, n_lens, 3000, [perfect, blind, known])
+    return wanted, measure_lists(wanted, objects), objects
 
 
 def test_a_perfect_scorer_finds_all_and_a_random_one_its_share(planted):
-    wanted, (best, random, _) = planted
+    wanted, (best, random, _), _ = planted
     for kind in ("count", "expected"):
         for n in lengths(wanted.n):
             assert best.figures[f"{kind}_purity_top_{n}"].value == pytest.approx(min(1, 300 / n))
@@ -90,22 +91,33 @@ def test_a_perfect_scorer_finds_all_and_a_random_one_its_share(planted):
         top = random.figures[f"{kind}_completeness_top_10000"]
         assert top.low <= 1 / 12 <= top.high
     assert best.lenses == {n: min(n, 300) for n in best.lenses}
-    assert best.classes[1000] == {"ring": 700}
+    assert best.classes[1000] == {"edge_on": 700}
     assert best.classes[100] == {}
     assert best.figures["tpr_at_fpr_0.0001"].value == 1
     assert random.figures["tpr_at_fpr_0.01"].value == pytest.approx(0.01, abs=0.006)
     assert best.completeness[-1].value == 1
 
 
+def test_the_page_shows_every_ranking_and_its_false_positives(planted):
+    wanted, found, objects = planted
+    page = mocksurveyreport.make_page(wanted, objects, found, {})
+    for cells in (["perfect", "1,000", "300", "700"], ["perfect", "10,000", "300", "9,700"]):
+        assert "".join(f"<td>{cell}</td>" for cell in cells) in page
+    assert "<th>edge on</th>" in page
+    assert page.count("not comparable: real sky") == 2 * 3
+    told = "\n".join(mocksurveyreport.lines(wanted, objects, found))
+    assert "top 1,000: purity 0.3 [" in told
+
+
 def test_many_lenses_make_the_expectation_surer_than_the_count(planted):
-    _, (_, _, honest) = planted
+    _, (_, _, honest), _ = planted
     counted, expected = (honest.figures[f"{kind}_completeness_top_1000"] for kind in ("count", "expected"))
     assert expected.high - expected.low < 0.6 * (counted.high - counted.low)
     assert counted.low - 0.02 < expected.value < counted.high + 0.02
 
 
 def test_stated_lenses_of_an_honest_scorer_are_the_true_ones(planted):
-    _, (best, _, honest) = planted
+    _, (best, _, honest), _ = planted
     for n in (100, 1000, 10_000):
         ratio = honest.figures[f"expected_p_lens_over_true_top_{n}"]
         assert 0.8 < ratio.value < 1.25
