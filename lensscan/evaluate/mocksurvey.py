@@ -256,7 +256,7 @@ class _Work:
             "lenses": settings.lenses,
             "block": self.blocks[0].n,
             "seed": SEED,
-            "models": {model.card.name: model.card.hash for model in settings.lineup.singles},
+            "models": [f"{model.card.name} {model.card.hash}" for model in settings.lineup.singles],
             "views": settings.views,
             "device": settings.device,
             "batch": settings.batch,

@@ -106,7 +106,7 @@ def report(settings: SurveySettings, objects: Objects, found: list[Found]) -> di
         "real_stamps": len(np.unique(objects.truth["stamp"][objects.truth["stamp"] >= 0])),
         "classes": {name: int((klass == k).sum()) for k, name in _classes(klass).items()},
         "bootstrap": {"resamples": settings.replicates, "level": 0.95},
-        "models": {model.card.name: model.card.hash for model in settings.lineup.models},
+        "models": [[model.card.name, model.card.hash] for model in settings.lineup.models],
         "rankings": {each.entrant.name: _ranking(settings, each) for each in found},
     }
 

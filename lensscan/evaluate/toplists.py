@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lensscan.candidates.score import Combination, combine_cards
+from lensscan.candidates.score import Combination, combine_cards, unique_names
 from lensscan.errors import ConfigError
 from lensscan.evaluate.detection import FPRS
 from lensscan.evaluate.mocksurvey import Objects, SurveySettings
@@ -94,22 +94,20 @@ def entrants_of(settings: SurveySettings, objects: Objects) -> list[Entrant]:
 
     Who wants all members above a threshold ranks by the smallest of their calibrated logits.
     """
-    lineup = settings.lineup
-    survey = ~objects.extra
+    lineup, survey = settings.lineup, ~objects.extra
     cards = [model.card for model in lineup.singles]
+    names = unique_names([model.card.name for model in lineup.models])
     found = [
-        _entrant(card.name, combine_cards([card], settings.prevalence), objects.raw[:, [k]], survey)
+        _entrant(names[k], combine_cards([card], settings.prevalence), objects.raw[:, [k]], survey)
         for k, card in enumerate(cards)
     ]
-    singles = list(found)
-    for group in lineup.groups:
-        members = [cards[k] for k in group.members]
-        combination = combine_cards(members, settings.prevalence, group.ensemble)
-        found.append(_entrant(group.model.card.name, combination, objects.raw[:, list(group.members)], survey))
-    for group in lineup.groups:
-        smallest = np.min([singles[k].score for k in group.members], axis=0)
-        found.append(Entrant(f"{group.model.card.name}, all members agree", smallest, {}))
-    return found
+    rules = []
+    for name, group in zip(names[len(cards) :], lineup.groups, strict=True):
+        members = list(group.members)
+        combination = combine_cards([cards[k] for k in members], settings.prevalence, group.ensemble)
+        rules.append(Entrant(f"{name}, all members agree", np.min([found[k].score for k in members], axis=0), {}))
+        found.append(_entrant(name, combination, objects.raw[:, members], survey))
+    return found + rules
 
 
 def _entrant(name: str, combination: Combination, raw: NDArray[np.float32], survey: NDArray[np.bool_]) -> Entrant:

@@ -13,11 +13,12 @@ from lensscan.candidates.ensemble import Ensemble
 from lensscan.cli.main import main
 from lensscan.errors import ConfigError, ExitCode, PlanMismatch
 from lensscan.evaluate import mocksurveyreport
-from lensscan.evaluate.members import Group, Lineup
+from lensscan.evaluate.members import Group, Lineup, line_up
 from lensscan.evaluate.mocksurvey import Objects, SurveySettings, rare, run_survey, stated_prevalence, survey_set
 from lensscan.evaluate.toplists import SHARES, lengths, measure_lists
 from lensscan.metrics.calibration import Calibration
 from lensscan.mocks.recipes import CLASSES, load_recipe, make_recipe
+from lensscan.nets.card import LensDensity
 from lensscan.nets.model import Model, make_trivial
 
 BANDS = ("g", "r", "i", "z")
@@ -26,12 +27,9 @@ RECIPE = make_recipe({"base": "des-griz", "name": "tiny", "size": 16}, "here")
 EDGE_ON = CLASSES.index("edge_on")
 
 
-def model(name="trivial", calibration=None, weight=1.0):
+def model(name="trivial", **card):
     made = make_trivial(BANDS, 16, 0.263)
-    module = made.module
-    module.weight.data.fill_(weight)
-    card = dataclasses.replace(made.card, name=name, hash=name, calibration=calibration or Calibration())
-    return Model(card, module)
+    return Model(dataclasses.replace(made.card, name=name, hash=name, **card), made.module)
 
 
 def settings(**changes):
@@ -74,7 +72,10 @@ def known(lens, rng):
 def planted():
     """A perfect, a random and an honest scorer on a made-up survey of 120,000 objects, 1 in 400 a lens."""
     n, n_lens = 120_000, 300
-    honest = model("honest", Calibration("platt", 1.0, 0.0))
+    edges = np.arange(-20.0, 20.5, 0.5)
+    density = np.exp(-0.5 * ((edges[1:] - 0.25 - 4.5) / 3) ** 2) / (3 * np.sqrt(2 * np.pi))
+    histogram = LensDensity(tuple(edges.tolist()), tuple(density.tolist()))
+    honest = model("honest", calibration=Calibration("platt", 1.0, 0.0), f_lens=histogram)
     lineup = Lineup([model("perfect"), model("blind"), honest], [])
     wanted = settings(lineup=lineup, n=n, prevalence=n_lens / n, replicates=40)
     objects = drawn(n, n_lens, 3000, [perfect, blind, known])
@@ -119,22 +120,46 @@ def test_many_lenses_make_the_expectation_surer_than_the_count(planted):
 def test_stated_lenses_of_an_honest_scorer_are_the_true_ones(planted):
     _, (best, _, honest), _ = planted
     for n in (100, 1000, 10_000):
-        ratio = honest.figures[f"expected_p_lens_over_true_top_{n}"]
-        assert 0.8 < ratio.value < 1.25
-        assert ratio.low <= ratio.value <= ratio.high
+        for what in ("p_lens", "p_survey"):
+            ratio = honest.figures[f"expected_{what}_over_true_top_{n}"]
+            assert 0.8 < ratio.value < 1.25
+            assert ratio.low <= ratio.value <= ratio.high
     assert not [name for name in best.figures if "over_true" in name], "its scores are not calibrated"
 
 
 def test_an_ensemble_brings_the_rule_that_its_members_agree():
     singles = [model("a"), model("b")]
     ensemble = Ensemble(Calibration("platt", 2.0, 0.0), name="both")
-    lineup = Lineup(singles, [Group(ensemble, model("both"), (0, 1))])
+    lineup = Lineup(singles, [Group(ensemble, model("both"), (0, 1)), Group(ensemble, model("both"), (1, 1))])
     objects = drawn(2000, 20, 50, [perfect, blind])
     found = measure_lists(settings(lineup=lineup, n=2000, prevalence=0.01, replicates=3), objects)
-    assert [each.entrant.name for each in found] == ["a", "b", "both", "both, all members agree"]
-    a, b, mean, smallest = (each.entrant.score for each in found)
+    assert [each.entrant.name for each in found] == [
+        *("a", "b", "both", "both_2"),
+        *("both, all members agree", "both_2, all members agree"),
+    ]
+    a, b, mean, other, smallest, _ = (each.entrant.score for each in found)
+    np.testing.assert_allclose(other, 2 * b, rtol=1e-6)
     np.testing.assert_allclose(mean, a + b, rtol=1e-6)
     np.testing.assert_array_equal(smallest, np.minimum(a, b))
+
+
+def test_an_ensemble_of_a_file_is_surveyed_with_its_members(tmp_path):
+    paths = [tmp_path / f"{name}.safetensors" for name in "ab"]
+    for path, weight in zip(paths, (1.0, 3.0), strict=True):
+        made = make_trivial(BANDS, 16, 0.263)
+        made.module.weight.data.fill_(weight)
+        Model(dataclasses.replace(made.card, name=path.stem), made.module).save(path)
+    hashes = [Model.load(path).card.hash for path in paths]
+    text = f"name = 'both'\nmodels = {[str(path) for path in paths]}\nhashes = {hashes}\nviews = [1, 1]\n"
+    (tmp_path / "both.toml").write_text(text + "[calibration]\nkind = 'platt'\na = 1.0\nb = -5.0\n")
+    wanted = settings(lineup=line_up([str(tmp_path / "both.toml")], None), n=128, lenses=0, replicates=3)
+    objects = run_survey(wanted, tmp_path / "run")
+    np.testing.assert_allclose(objects.raw[:, 1], 3 * objects.raw[:, 0], rtol=1e-5)
+    assert not objects.extra.any()
+    found = {each.entrant.name: each for each in measure_lists(wanted, objects)}
+    assert list(found) == ["a", "b", "both", "both, all members agree"]
+    np.testing.assert_allclose(found["both"].entrant.score, 2 * objects.raw[:, 0] - 5, rtol=1e-4)
+    assert "expected_p_lens_over_true_top_100" in found["both"].figures
 
 
 def test_lists_have_the_shares_of_the_published_ones():
