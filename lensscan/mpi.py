@@ -178,6 +178,20 @@ class World:
         group.Free()
         world.Free()
 
+    def join(self) -> None:
+        """On root: return when every other rank has said that it is done, or is dead.  Elsewhere: say so."""
+        if self.rank != 0:
+            self.send(0, b"done")
+            return
+        busy = set(range(1, self.size))
+        while busy:
+            message = self.receive()
+            if message is None:
+                time.sleep(0.01)
+            else:
+                busy.discard(message[0])
+            busy -= set(self.dead())
+
     def finalize(self) -> None:
         """Leave MPI in order.
 

@@ -8,7 +8,8 @@ like. A folder made by lensscan simulate serves too. Several models are compared
 model makes of real stamps with and without painted arcs. --difficulty trains two published baselines on its mocks.
 --transfer puts models on the mocks of other surveys; --effects observes the same lenses under other conditions.
 --modular compares a modular network, MODEL one, with the one trained end to end, MODEL two; a third, trained end to
-end on half of the mocks, tells whether that has converged.
+end on half of the mocks, tells whether that has converged. --mock-survey ranks a million mocks in which lenses are
+rare; run again, it goes on, and under mpiexec the ranks share the work.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from lensscan.cli.arguments import add_assignments, at_least, need_gpu
+from lensscan.cli.arguments import add_assignments, at_least, need_gpu, seconds
 from lensscan.cli.progress import ProgressLine
+from lensscan.cli.ranks import among_ranks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lensscan.evaluate.difficulty import Trainer
     from lensscan.mocks.recipes import Recipe
+    from lensscan.mpi import World
     from lensscan.nets.model import Model
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
@@ -58,9 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=at_least(50),
         metavar="N",
         help="mocks to simulate (default: realism 4000, transfer 4000 of each recipe, effects 1000, difficulty 16000, "
-        "modular 12000)",
+        "modular 12000, mock survey 1000000)",
     )
-    add_assignments(parser, "change a setting of the recipe of --realism, --effects, --difficulty or --modular")
+    add_assignments(
+        parser, "change a setting of the recipe of --realism, --effects, --difficulty, --modular or --mock-survey"
+    )
     real = parser.add_argument_group("realism gate")
     real.add_argument("--realism", metavar="RECIPE", help="gate this recipe, and MODEL if one is given")
     real.add_argument("--catalog", metavar="FILE", help="catalog of real stamps, as for a scan")
@@ -86,6 +91,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pipeline.add_argument(
         "--modular", metavar="RECIPE", help="compare MODULAR END_TO_END [HALF] on this recipe's mocks"
     )
+    rare = parser.add_argument_group("mock survey")
+    rare.add_argument("--mock-survey", metavar="RECIPE", help="rank N of this recipe's mocks, lenses being rare")
+    rare.add_argument("--prevalence", type=float, metavar="PI", help="lenses per object (default: the recipe's cut's)")
+    rare.add_argument(
+        "--lenses", type=at_least(0), default=10_000, metavar="N", help="lenses scored besides (default 10000)"
+    )
+    rare.add_argument("--max-seconds", type=seconds, metavar="S", help="stop after so long and exit 75; run it again")
 
 
 COMMON = {"output", "bootstrap", "device", "threads", "no_plots"}
@@ -96,13 +108,15 @@ TASKS = {
     "effects": COMMON | {"effects", "models", "number", "assignments", "views", "batch"},
     "difficulty": COMMON | {"difficulty", "number", "assignments", "epochs", "seeds", "patience", "hog", "new"},
     "modular": COMMON | {"modular", "models", "number", "assignments", "batch"},
+    "mock_survey": COMMON
+    | {"mock_survey", "models", "number", "assignments", "views", "batch", "prevalence", "lenses", "max_seconds"},
     "testset": COMMON | {"testset", "models", "baseline", "views", "batch", "overwrite"},
 }
 """What the command can be asked for, the last if nothing else is, and the arguments that mean something then."""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run what was asked for: seal, gate, transfer, conditions, calibrate, or evaluate."""
+    """Run what was asked for: seal, gate, transfer, conditions, calibrate, survey, or evaluate."""
     task = next((name for name in TASKS if getattr(args, name)), "testset")
     refuse_others(args, task)
     runs = {
@@ -112,6 +126,7 @@ def run(args: argparse.Namespace) -> int:
         "effects": run_effects,
         "difficulty": run_difficulty,
         "modular": run_modular,
+        "mock_survey": lambda args: among_ranks("evaluate", lambda world: run_mock_survey(args, world)),
         "testset": run_evaluation,
     }
     return runs[task](args)
@@ -127,7 +142,7 @@ def refuse_others(args: argparse.Namespace, task: str) -> None:
         value = getattr(args, name)
         if name not in TASKS[task] and value != default:
             given = {"models": value, "assignments": ["--set"]}.get(name, [f"--{name.replace('_', '-')}"])
-            raise ConfigError(f"--{task} does not look at {given[0]}; leave it out")
+            raise ConfigError(f"--{task.replace('_', '-')} does not look at {given[0]}; leave it out")
 
 
 def run_seal(args: argparse.Namespace) -> int:
@@ -328,6 +343,46 @@ def run_modular(args: argparse.Namespace) -> int:
         replicates=args.bootstrap,
     )
     return publish(args, measure_modular(settings, Stages()), lines, write_modular)
+
+
+def run_mock_survey(args: argparse.Namespace, world: World) -> int:
+    """Rank the objects of a mock survey by every model."""
+    import sys
+    from functools import partial
+
+    from lensscan.errors import ConfigError, ExitCode
+    from lensscan.scan.signals import StopRequest
+
+    if not args.models:
+        raise ConfigError("--mock-survey needs a MODEL, such as lensscan evaluate des-griz --mock-survey des-griz")
+    recipe = prepared_recipe(args, args.mock_survey)
+    from lensscan.evaluate.members import line_up
+    from lensscan.evaluate.mocksurvey import SurveySettings, run_survey, stated_prevalence
+    from lensscan.evaluate.mocksurveyreport import lines, write_survey
+    from lensscan.evaluate.toplists import measure_lists
+
+    settings = SurveySettings(
+        lineup=line_up(args.models, args.views),
+        recipe=recipe,
+        prevalence=stated_prevalence(recipe, args.prevalence),
+        n=args.number or 1_000_000,
+        lenses=args.lenses,
+        views=args.views,
+        device=args.device,
+        batch=args.batch,
+        replicates=args.bootstrap,
+    )
+    stop, folder = StopRequest(args.max_seconds), Path(args.output)
+    with stop.installed():
+        progress = ProgressLine("objects").show
+        objects = run_survey(settings, folder / f"mock-survey--{recipe.name}.run", world, stop.check, progress)
+    if isinstance(objects, ExitCode):
+        print("lensscan evaluate: stopped; run the same command again to go on", file=sys.stderr)
+        return int(objects)
+    if objects is None:
+        return 0
+    found = measure_lists(settings, objects, Stages())
+    return publish(args, found, partial(lines, settings, objects), partial(write_survey, settings, objects))
 
 
 def published_trainer(epochs: int, device: str, run: Path) -> Trainer:

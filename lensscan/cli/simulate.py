@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from lensscan.cli.arguments import add_assignments, at_least, need_gpu
 from lensscan.cli.progress import ProgressLine
-from lensscan.errors import ConfigError, ExitCode, LensscanError
+from lensscan.cli.ranks import among_ranks
+from lensscan.errors import ConfigError
 
 if TYPE_CHECKING:
     from lensscan.mocks.recipes import Recipe
@@ -43,28 +44,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command; of several ranks root alone speaks, and an error of one ends the job."""
-    from lensscan import mpi
+    """Run the command, alone or as one of several ranks."""
+    return among_ranks("simulate", lambda world: work(args, world))
 
-    world = mpi.start()
-    try:
-        if args.survey and not args.propose_cut:
-            raise ConfigError("--survey: only a cut proposal needs a survey; add --propose-cut or leave it out")
-        recipe = read_recipe(args)
-        if args.propose_cut:
-            if world.rank == 0:
-                propose_cut(args, recipe)
-        else:
-            simulate(args, recipe, world)
-    except LensscanError as error:
-        if isinstance(error, ConfigError) and world.rank != 0:  # every rank finds the same; root says it
-            world.finalize()
-            return int(ExitCode.USAGE)
-        if world.size > 1 and not isinstance(error, ConfigError):
-            mpi.abort(world, int(error.exit_code), f"lensscan simulate: error: {error}")
-        world.finalize()
-        raise
-    world.finalize()
+
+def work(args: argparse.Namespace, world: World) -> int:
+    """Write the folder, or propose cuts."""
+    if args.survey and not args.propose_cut:
+        raise ConfigError("--survey: only a cut proposal needs a survey; add --propose-cut or leave it out")
+    recipe = read_recipe(args)
+    if not args.propose_cut:
+        simulate(args, recipe, world)
+    elif world.rank == 0:
+        propose_cut(args, recipe)
     return 0
 
 

@@ -95,13 +95,19 @@ class Selection:
             Lens fraction of the n, fraction of all lenses among them, and the false positive rate there; between
             two distinct scores the list is taken as shuffled.
         """
+        pure, complete, fpr = self.listed(population, np.array([n], np.float64))
+        return float(pure[0]), float(complete[0]), float(fpr[0])
+
+    def listed(self, population: Population, n: Floats) -> tuple[Floats, Floats, Floats]:
+        """Return `inspected` for lists of many lengths `n` (k,) at once: purity, completeness, fpr, (k,) each."""
         if not self.n_lens or not self.n_other:
-            return self._none, self._none, self._none
+            none = np.full(len(n), self._none)
+            return none, none, none
         lenses, others = population.n * population.prevalence, population.n * (1 - population.prevalence)
         tpr, fpr = np.append(0.0, self.tpr), np.append(0.0, self.fpr)
         total = lenses * tpr + others * fpr
-        found = float(np.interp(n, total, tpr))
-        return found * lenses / n, found, float(np.interp(n, total, fpr))
+        found = np.interp(n, total, tpr)
+        return found * lenses / n, found, np.interp(n, total, fpr)
 
 
 class Ranking:
@@ -112,6 +118,8 @@ class Ranking:
     score : (n,) array
         Higher means more lens-like; no NaN.
     is_lens : (n,) bool array
+    depth : int, optional
+        Take all that ranks below so many rows as one tie: what a resample costs then grows with the depth only.
 
     Raises
     ------
@@ -119,26 +127,34 @@ class Ranking:
         If a score is NaN or only one class is there.
     """
 
-    def __init__(self, score: NDArray[np.floating], is_lens: NDArray[np.bool_]) -> None:
+    def __init__(self, score: NDArray[np.floating], is_lens: NDArray[np.bool_], depth: int | None = None) -> None:
         score, is_lens = np.asarray(score, np.float64), np.asarray(is_lens, bool)
         if np.isnan(score).any():
             raise ValueError("scores hold NaN")
         if is_lens.all() or not is_lens.any():
             raise ValueError("a ranking needs lenses and non-lenses")
-        self._order = np.argsort(-score, kind="stable")
+        self._order = np.argsort(-score, kind="stable")[:depth]
         ranked = score[self._order]
         self._hit = is_lens[self._order]
         self._last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
         self._threshold = ranked[self._last]
+        self._lenses = None if len(ranked) == len(score) else np.flatnonzero(is_lens)
+        self._n = len(score)
+        if self._lenses is not None:
+            self._threshold = np.append(self._threshold, score.min())
 
     def select(self, counts: Counts | None = None) -> Selection:
         """Return the rates under a resample (rows counted `counts` times), by default of the sample itself."""
         weight = np.ones(len(self._hit), np.int64) if counts is None else counts[self._order]
         true = np.cumsum(np.where(self._hit, weight, 0))
         both = np.cumsum(weight)
-        n_lens = float(true[-1])
-        n_other = float(both[-1] - true[-1])
+        n_lens, n_other = true[-1], both[-1] - true[-1]
         true, false = true[self._last], (both - true)[self._last]
+        if self._lenses is not None:
+            n_lens = len(self._lenses) if counts is None else counts[self._lenses].sum()
+            n_other = (self._n if counts is None else counts.sum()) - n_lens
+            true, false = np.append(true, n_lens), np.append(false, n_other)
+        n_lens, n_other = float(n_lens), float(n_other)
         if not n_lens or not n_other:
             none = np.full(len(true), np.nan)
             return Selection(self._threshold, none, none, n_lens, n_other)

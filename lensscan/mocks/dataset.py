@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 
     from lensscan.mpi import World
 
-__all__ = ["Dataset"]
+__all__ = ["CHANGED", "Dataset", "hash_files"]
 
 BLOCK = 500
 CHANGED = {
@@ -51,7 +50,7 @@ CHANGED = {
 Progress = Callable[[int, int, int], None]
 
 
-def _read_files(recipe: Recipe) -> dict[str, str]:
+def hash_files(recipe: Recipe) -> dict[str, str]:
     """Return hashes of what the recipe reads from files: its digest knows their paths only."""
     found = {}
     if takes_real(recipe):
@@ -121,12 +120,11 @@ class Dataset:
             if progress is not None and rank == 0:
                 done = min((number + 1) * size * BLOCK, self.n) - (start + BLOCK < self.n and size > 1)
                 progress(done, self.n, made)
+        if world is not None:
+            world.join()
         if rank != 0:
-            assert world is not None
-            world.send(0, b"done")
             return False
-        if world is not None and size > 1:
-            self._wait(world)
+        if size > 1:
             for start in starts:
                 self._write_block(start)
         self.files.finish(self.n)
@@ -153,18 +151,6 @@ class Dataset:
             self.files.write(start, rows)
         return len(rows)
 
-    @staticmethod
-    def _wait(world: World) -> None:
-        """Return when every other rank has said that it is done, or is dead."""
-        busy = set(range(1, world.size))
-        while busy:
-            message = world.receive()
-            if message is None:
-                time.sleep(0.01)
-            else:
-                busy.discard(message[0])
-            busy -= set(world.dead())
-
     def _claim(self, root: bool) -> None:
         """Check that the folder is ours; root makes it."""
         record = {
@@ -174,7 +160,7 @@ class Dataset:
             "format": self.layout,
             "zero_point": self.recipe.zero_point,
         }
-        record |= _read_files(self.recipe)
+        record |= hash_files(self.recipe)
         path = self.folder / "recipe.json"
         if path.is_file():
             try:

@@ -72,7 +72,7 @@ def test_shipped_anchors():
         assert anchor.source
         assert anchor.baseline is None or set(anchor.baseline.values) <= set(anchor.values)
         sections = {figure.partition(":")[0] for figure in anchor.values}
-        assert sections <= {"detection", "regression", "completeness", "images", "modular"}
+        assert sections <= {"detection", "regression", "completeness", "images", "modular", "survey"}
     hezaveh = next(anchor for anchor in anchors if "hezaveh2017" in anchor.recipes)
     assert list(hezaveh.values.values()) == [0.02, 0.04, 0.04, 0.04, 0.04]
 

@@ -110,3 +110,17 @@ def test_refusals():
         Ranking(np.array([0.0, np.nan]), np.array([True, False]))
     with pytest.raises(ValueError, match="non-lenses"):
         Ranking(np.zeros(2), np.array([True, True]))
+
+
+def test_the_head_of_a_ranking_holds_the_same_lists():
+    score, is_lens = scores()
+    whole, head = Ranking(score, is_lens), Ranking(score, is_lens, depth=len(score) // 4)
+    counts = np.random.default_rng(2).integers(0, 3, len(score))
+    population, n = Population(1000, 0.05), np.array([1.0, 20.0, 90.0])
+    for resampled in (None, counts):
+        ours, theirs = head.select(resampled), whole.select(resampled)
+        assert len(ours.tpr) < len(theirs.tpr)
+        assert (ours.n_lens, ours.n_other) == (theirs.n_lens, theirs.n_other)
+        assert ours.tpr[-1] == ours.fpr[-1] == 1
+        np.testing.assert_allclose(ours.listed(population, n), theirs.listed(population, n))
+        assert ours.tpr_at(0.02) == theirs.tpr_at(0.02)
