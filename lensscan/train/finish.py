@@ -29,7 +29,16 @@ from lensscan.nets.scorer import Scorer
 from lensscan.survey.stamps import allocate
 from lensscan.train.settings import Augmentation, Finish
 
-__all__ = ["Scored", "calibrate", "calibrate_logit", "evaluate", "headline", "lens_density", "recalibrate", "score_mocks"]
+__all__ = [
+    "Scored",
+    "calibrate",
+    "calibrate_logit",
+    "evaluate",
+    "headline",
+    "lens_density",
+    "recalibrate",
+    "score_mocks",
+]
 
 BATCH = 64
 CHUNK = 2048

@@ -264,7 +264,7 @@ class Trainer:
 
 
 def evaluate(network: Network, sample: Sample, settings: TrainSettings, pixel_scale: float) -> dict[str, float]:
-    """Return losses and headline metrics of a network on mocks, without augmentation: of what it does and they allow."""
+    """Return losses and headline metrics of a network on mocks, as far as both allow, without augmentation."""
     outcomes = []
     for start in range(0, len(sample.images), VALIDATION_BATCH):
         rows = slice(start, start + VALIDATION_BATCH)

@@ -15,7 +15,7 @@ from lensscan.errors import ModelError
 from lensscan.nets.architecture import architecture, build_network, network_config
 from lensscan.nets.classic.combination import Combination, align_signs, sign_free_loss
 from lensscan.nets.classic.layers import SameConv2d
-from lensscan.nets.classic.registry import CLASSIFIERS, PUBLISHED, REGRESSORS
+from lensscan.nets.classic.registry import CLASSIFIERS, PUBLISHED
 from lensscan.nets.model import Card, Model
 
 NAMES = sorted(PUBLISHED)

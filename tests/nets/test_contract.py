@@ -58,7 +58,13 @@ PUBLISHED = {"argonne", "deeplens", "inception-v4", "holismokes-resnet"}
 DRAWING = {*PUBLISHED, "modular"}
 
 
-@pytest.fixture(params=sorted(NETWORKS))
+HEAVY = {"alexnet", "overfeat", "inception-v4"}
+"""Forty million weights each."""
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=[pytest.mark.slow] if name in HEAVY else []) for name in sorted(NETWORKS)]
+)
 def built(request):
     architecture, n_bands, size = NETWORKS[request.param]
     if architecture.get("head") == "flow":

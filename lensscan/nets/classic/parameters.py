@@ -1,4 +1,4 @@
-"""Parameters of published regressors, (theta_E, e_x, e_y, x, y) as their papers have them, from and to our latent space.
+"""Parameters of published regressors, (theta_E, e_x, e_y, x, y) as in their papers, from and to our latent space.
 
 The same conventions as `lensscan.lens.conventions` has for arrays, which a test holds against these; here for tensors
 and straight to the latent space, where both are short: |u| = atanh|e| = -ln(q) / 2.
@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["LEAST_RADIUS", "LARGEST", "N_PARAMETERS", "Convention", "latent_of", "parameters_of"]
+__all__ = ["LARGEST", "LEAST_RADIUS", "N_PARAMETERS", "Convention", "latent_of", "parameters_of"]
 
 Convention: TypeAlias = Literal["hezaveh2017", "holismokes4"]
 N_PARAMETERS = 5
