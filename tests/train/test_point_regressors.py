@@ -103,7 +103,8 @@ TINY |= {"finish.calibration": 96, "finish.evaluation": 64}
 @pytest.mark.parametrize("name", ["hezaveh2017-64-alexnet", "hezaveh2017-64", "holismokes4-cnn"])
 def test_training_files_of_published_tables_run(name, tmp_path):
     path = tmp_path / "model.safetensors"
-    done = run(["train", name, "-o", str(path), *(f"--set={key}={value}" for key, value in TINY.items())])
+    changes = (f"--set={key}={value}" for key, value in TINY.items())
+    done = run(["train", name, "-o", str(path), *changes], timeout=600)
     assert done.code == 0, done
     card = Model.load(str(path)).card
     assert card.evaluation["n_other"] == 0
