@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.resources
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from lensscan.config import build, read_toml
 from lensscan.errors import ConfigError
 
-__all__ = ["Anchor", "Calibrator", "anchor_rows", "figure_at", "load_anchors", "verdict"]
+__all__ = ["Anchor", "Calibrator", "anchor_lines", "anchor_rows", "figure_at", "load_anchors", "verdict"]
 
 Report = Mapping[str, Any]
 
@@ -165,3 +165,17 @@ def verdict(
         return "equal within the interval"
     better = high < published if anchor.better == "lower" else low > published
     return "better" if better else "worse"
+
+
+def anchor_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the rows of `anchor_rows` in words, but for those of other data, which a report shows as context."""
+    lines = []
+    for row in rows:
+        if row["verdict"].startswith("context"):
+            continue
+        rerun = f", {row['baseline_model']} again {row['baseline']['value']:.3g}" if row["baseline"] else ""
+        figure = row["figure"].partition(":")[2]
+        tag = " (from memory)" if row["tag"] == "M" else ""
+        here = f"published {row['published']:g}{tag}{rerun}, here {row['ours']['value']:.3g}"
+        lines.append(f"{figure}: {here}; {row['verdict']}  [{row['paper']}]")
+    return lines

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lensscan.errors import ConfigError
-from lensscan.evaluate.anchors import anchor_rows, load_anchors
+from lensscan.evaluate.anchors import anchor_lines, anchor_rows, load_anchors
 from lensscan.evaluate.members import line_up
 from lensscan.evaluate.page import make_page
 from lensscan.evaluate.plots import draw_plots, require_matplotlib
@@ -103,6 +103,8 @@ def evaluate(
     for number, (model, stem) in enumerate(zip(models, stems, strict=True)):
         report = make_report(assessment, number, testset, histories[number][0], settings.device)
         report["anchors"] = anchor_rows(report, baseline, anchors)
+        for line in anchor_lines(report["anchors"]):
+            say(f"{names[number]}: {line}")
         pictures = draw_plots(assessment, number, model, testset, report) if settings.plots else {}
         write_json(report, _beside(stem, ".json"))
         with replacing(pages[number]) as name:

@@ -8,17 +8,18 @@ from typing import Any, TypeAlias
 from lensscan.config import build, content
 from lensscan.errors import ConfigError, ModelError
 from lensscan.nets.blocks import Network
-from lensscan.nets.classic.classifier import Classifier, ClassifierConfig
-from lensscan.nets.classic.registry import CLASSIFIERS
+from lensscan.nets.classic.classifier import Classifier, PublishedConfig
+from lensscan.nets.classic.pointregressor import PointRegressor
+from lensscan.nets.classic.registry import CLASSIFIERS, PUBLISHED
 from lensscan.nets.modular import ModularConfig, ModularNet
 from lensscan.nets.resnet import LensResNet, ResNetConfig
 from lensscan.nets.trivial import Trivial
 
 __all__ = ["NetworkConfig", "architecture", "build_network", "network_config"]
 
-NetworkConfig: TypeAlias = ResNetConfig | ClassifierConfig
+NetworkConfig: TypeAlias = ResNetConfig | PublishedConfig
 OURS: Mapping[str, type[ResNetConfig]] = {"resnet": ResNetConfig, "modular": ModularConfig}
-TRAINABLE = (*OURS, *sorted(CLASSIFIERS))
+TRAINABLE = (*OURS, *sorted(PUBLISHED))
 
 
 def network_config(table: Mapping[str, Any], where: str) -> NetworkConfig:
@@ -35,14 +36,14 @@ def network_config(table: Mapping[str, Any], where: str) -> NetworkConfig:
     kind = arguments.pop("kind", "resnet")
     if kind in OURS:
         return build(OURS[kind], arguments, where).checked(where)
-    if kind in CLASSIFIERS:
-        return build(ClassifierConfig, table, where)
+    if kind in PUBLISHED:
+        return build(PublishedConfig, table, where)
     raise ConfigError(f"{where}: unknown kind {kind!r}; choose one of {', '.join(TRAINABLE)}")
 
 
 def architecture(config: NetworkConfig) -> dict[str, Any]:
     """Return a card's description of a network; what came later is mentioned where it is used."""
-    if isinstance(config, ClassifierConfig):
+    if isinstance(config, PublishedConfig):
         return content(config)
     kind = next(name for name, owned in OURS.items() if type(config) is owned)
     return {"kind": kind, **content(config)}
@@ -70,4 +71,4 @@ def build_network(architecture: Mapping[str, Any], n_bands: int, size: int, wher
         return ModularNet(n_bands, size, config)
     if isinstance(config, ResNetConfig):
         return LensResNet(n_bands, size, config)
-    return Classifier(n_bands, size, config)
+    return (Classifier if config.kind in CLASSIFIERS else PointRegressor)(n_bands, size, config)

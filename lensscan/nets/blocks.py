@@ -45,7 +45,8 @@ class Outcome(NamedTuple):
     log_weight : (n, K)
         Logarithms of the weights, which sum to 1; 0 where K = 1.
     condition : (n, c)
-        What steers the normalising flow that bends the Gaussian; c = 0 where there is none.
+        What steers the normalising flow that bends the Gaussian, or what a published regressor gives in its paper's
+        convention; c = 0 where there is neither.
     """
 
     logit: Tensor
@@ -88,14 +89,28 @@ class Network(nn.Module, ABC):
         Whether images are to be normalised first; else they come in nJy.
     regresses : bool
         Whether the posterior means anything; else it is one component of NaN.
+    scores : bool
+        Whether the logit means anything; else it is NaN.
     """
 
     normalised: bool = True
     regresses: bool = True
+    scores: bool = True
 
     @property
     def flow(self) -> Bender | None:
         """What bends the Gaussian of an outcome, where a normalising flow does."""
+        return None
+
+    def own_loss(self, outcome: Outcome, target: Tensor, is_lens: Tensor) -> Tensor | None:
+        """Return the loss () that it is trained by in place of its posterior's likelihood; None where it has none.
+
+        Parameters
+        ----------
+        outcome : Outcome
+        target : Tensor, (n, 7)
+            Latent; may be NaN where `is_lens` (n,) is false.
+        """
         return None
 
     @abstractmethod

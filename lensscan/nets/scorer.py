@@ -305,7 +305,7 @@ class _Network:
         """
         if self.module.flow is None:
             mean, cov, weight = self._gaussians(outcomes)
-            return mean, cov * self.cov_scale, weight, outcomes[0].condition
+            return mean, cov * self.cov_scale, weight, outcomes[0].condition[:, :0]
         kept = torch.cat([pack_outcome(outcome) for outcome in outcomes], dim=1)
         if idle:
             mean = kept.new_full((len(kept), self.components, N_LATENT), torch.nan)

@@ -15,12 +15,11 @@ from lensscan.candidates.ensemble import Ensemble
 from lensscan.config import toml_text
 from lensscan.errors import ModelError
 from lensscan.files import replacing
-from lensscan.metrics import calibration
 from lensscan.mocks.recipes import Recipe, load_recipe
 from lensscan.nets.card import Card
 from lensscan.nets.mixture import Mixture
 from lensscan.nets.model import Model
-from lensscan.train.finish import Scored, lens_density, recalibrate, score_mocks
+from lensscan.train.finish import Scored, calibrate_logit, recalibrate, score_mocks
 
 __all__ = ["SEED", "calibrate_together", "fit_ensemble", "recipes_of", "write_ensemble"]
 
@@ -58,8 +57,7 @@ def calibrate_together(scored: Scored, kind: str) -> Ensemble:
     kind : str
         Calibration of the logit, a kind of `lensscan.metrics.calibration.Calibration`.
     """
-    way = calibration.fit(kind, scored.logit, scored.is_lens)
-    found = Ensemble(way, lens_density(way, scored.logit[scored.is_lens]))
+    found = Ensemble(*calibrate_logit(scored, kind))
     if not scored.posterior.finite.any():
         return found
     scale, tail = recalibrate(scored)

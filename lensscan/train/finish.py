@@ -6,7 +6,7 @@ Each part uses mocks of a seed of its own, scored by the scan's own scorer.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,16 @@ from lensscan.nets.scorer import Scorer
 from lensscan.survey.stamps import allocate
 from lensscan.train.settings import Augmentation, Finish
 
-__all__ = ["Scored", "calibrate", "evaluate", "lens_density", "recalibrate", "score_mocks"]
+__all__ = [
+    "Scored",
+    "calibrate",
+    "calibrate_logit",
+    "evaluate",
+    "headline",
+    "lens_density",
+    "recalibrate",
+    "score_mocks",
+]
 
 BATCH = 64
 CHUNK = 2048
@@ -70,6 +79,11 @@ class Scored:
     def regressed(self) -> bool:
         """Whether the network has a posterior head."""
         return not np.isnan(self.posterior.mean).all()
+
+    @property
+    def detected(self) -> bool:
+        """Whether the network tells lenses from others, and there are both."""
+        return not np.isnan(self.logit).all() and not self.is_lens.all()
 
 
 def score_mocks(
@@ -144,7 +158,7 @@ def calibrate(
 
     `scored` are mocks scored with one view, without posterior scale and tail, `views` the same with eight views.
     """
-    way = calibration.fit(finish.kind, scored.logit, scored.is_lens)
+    way, density = calibrate_logit(scored, finish.kind)
     bands = model.card.bands
     posterior: dict[str, Any] = {}
     if scored.regressed:
@@ -155,12 +169,20 @@ def calibrate(
     card = dataclasses.replace(
         model.card,
         calibration=way,
-        f_lens=lens_density(way, scored.logit[scored.is_lens]),
+        f_lens=density,
         sigma_range=_ranges(bands, scored.sigma, augmentation.gain + augmentation.sigma),
         fwhm_range=_ranges(bands, scored.fwhm, augmentation.fwhm),
         **posterior,
     )
     return Model(card, model.module, model.novelty)
+
+
+def calibrate_logit(scored: Scored, kind: str) -> tuple[Calibration, LensDensity]:
+    """Return calibration and f_lens of scored mocks; empty ones where there is nothing to tell apart."""
+    if not scored.detected:
+        return Calibration(), LensDensity()
+    way = calibration.fit(kind, scored.logit, scored.is_lens)
+    return way, lens_density(way, scored.logit[scored.is_lens])
 
 
 def lens_density(way: Calibration, logit: Floats) -> LensDensity:
@@ -219,14 +241,34 @@ def evaluate(card: Card, scored: Scored) -> dict[str, Any]:
         JSON values; detection, calibration, parameters, coverage, false positives by class.
     """
     lens = scored.is_lens
+    result: dict[str, Any] = {"n_lens": int(lens.sum()), "n_other": int((~lens).sum())}
+    if scored.detected:
+        result |= _detection(card, scored)
+    else:
+        result["detection"] = "none: this network only regresses, or its recipe makes lenses only"
+    if scored.regressed:
+        result |= _regression(scored)
+    else:
+        result["posterior"] = "none: this network only classifies, its posterior columns are NaN"
+    return _rounded(result)
+
+
+def headline(evaluation: Mapping[str, Any]) -> str:
+    """Return a card's evaluation in a few words."""
+    if "auroc" in evaluation:
+        return f"AUROC {evaluation['auroc']:.4f}"
+    return f"theta_E to {evaluation['parameters']['theta_E']['half_width_68']:.4f} arcsec (half of the central 68 %)"
+
+
+def _detection(card: Card, scored: Scored) -> dict[str, Any]:
+    """Ranking, calibration, and false positives by class."""
+    lens = scored.is_lens
     n_other = int((~lens).sum())
     logit = card.calibration(scored.logit)
     prior = float(lens.mean())
     probability = card.calibration.p_lens(logit, prior)
     worth = card.calibration.capped(logit) + np.log(prior) - np.log1p(-prior)
     result: dict[str, Any] = {
-        "n_lens": int(lens.sum()),
-        "n_other": n_other,
         "auroc": auroc(logit, lens),
         "ece": calibration.expected_calibration_error(probability, lens),
         "log_loss": calibration.log_loss(worth, lens),
@@ -238,11 +280,7 @@ def evaluate(card: Card, scored: Scored) -> dict[str, Any]:
             result[f"tpr_at_fpr_{fpr:g}"] = {"tpr": rate, "threshold": threshold, "interval_95": interval}
     known = result.get("tpr_at_fpr_0.01")
     result["false_positives"] = _by_class(scored, logit, known["threshold"]) if known else {}
-    if scored.regressed:
-        result |= _regression(scored)
-    else:
-        result["posterior"] = "none: this network only classifies, its posterior columns are NaN"
-    return _rounded(result)
+    return result
 
 
 def _by_class(scored: Scored, logit: Floats, threshold: float) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class PublishedRecipe:
     batch, epochs : int
         The last batch of an epoch may be smaller.
     scaling : str
-        ``linear``, ``picture`` or ``peak``, see `ClassifierConfig`.
+        ``linear``, ``picture`` or ``peak``, see `PublishedConfig`.
     optimiser : str
         ``adam`` or ``sgd`` (without momentum).
     validation : float

@@ -189,12 +189,14 @@ class Trainer:
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             outcome = self.network(images, scalars)
-        bce = classification_loss(outcome.logit, sample.is_lens)
-        nll = torch.zeros_like(bce)
+        loss = bce = nll = torch.zeros((), device=outcome.logit.device)
+        if self.network.scores:
+            bce = classification_loss(outcome.logit, sample.is_lens)
+            loss = training_loss(settings.optimiser, bce, outcome.logit, sample.is_lens)
         if self.network.regresses:
             nll = posterior_loss(self.network, outcome, sample.latent, sample.is_lens)
-        aim = training_loss(settings.optimiser, bce, outcome.logit, sample.is_lens)
-        loss = aim + settings.optimiser.regression * nll
+            own = self.network.own_loss(outcome, sample.latent, sample.is_lens)
+            loss = loss + settings.optimiser.regression * (nll if own is None else own)
         return torch.stack([loss, bce, nll])
 
     def _average_gradients(self) -> None:
@@ -262,26 +264,28 @@ class Trainer:
 
 
 def evaluate(network: Network, sample: Sample, settings: TrainSettings, pixel_scale: float) -> dict[str, float]:
-    """Return loss and headline metrics of a network on mocks, without augmentation."""
+    """Return losses and headline metrics of a network on mocks, as far as both allow, without augmentation."""
     outcomes = []
     for start in range(0, len(sample.images), VALIDATION_BATCH):
         rows = slice(start, start + VALIDATION_BATCH)
         part = sample.rows(rows)
         outcomes.append(network(*network_inputs(part, settings.softening, pixel_scale, network.normalised)))
     outcome = Outcome(*(torch.cat(parts) for parts in zip(*outcomes, strict=True)))
-    logit = outcome.logit
-    lens = sample.is_lens
+    logit, lens, values = outcome.logit, sample.is_lens, {}
     score, label = logit.cpu().numpy(), lens.cpu().numpy()
-    values = {
-        "bce": float(classification_loss(logit, lens)),
-        "auroc": auroc(score, label),
-        "tpr_2": tpr_at_fpr(score, label, 1e-2)[0],
-        "tpr_3": tpr_at_fpr(score, label, 1e-3)[0],
-    }
+    if network.scores and not label.all():
+        values = {
+            "bce": float(classification_loss(logit, lens)),
+            "auroc": auroc(score, label),
+            "tpr_2": tpr_at_fpr(score, label, 1e-2)[0],
+            "tpr_3": tpr_at_fpr(score, label, 1e-3)[0],
+        }
     if network.regresses:
         centre = (torch.exp(outcome.log_weight) * outcome.mean[..., 0]).sum(dim=1)
         error = torch.exp(centre[lens]) - torch.exp(sample.latent[lens, 0])
         quantile = torch.quantile(error, torch.tensor([0.16, 0.84], device=error.device))
         values["nll"] = float(posterior_loss(network, outcome, sample.latent, lens))
+        if (own := network.own_loss(outcome, sample.latent, lens)) is not None:
+            values["own"] = float(own)
         values["theta_E_68"] = float(quantile[1] - quantile[0]) / 2
     return values

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from lensscan.nets.classic.classifier import Classifier, ClassifierConfig, scaled
+from lensscan.nets.classic.classifier import Classifier, PublishedConfig, scaled
 from lensscan.train.fixed import FixedSet, Keeper, PublishedRecipe, band_units, make_optimiser, train_epochs
 
 __all__ = [
@@ -66,14 +66,14 @@ class Fitted:
     ----------
     network : Classifier
         In evaluation mode, on the CPU; it takes nJy, its configuration holds mean and spread.
-    config : ClassifierConfig
+    config : PublishedConfig
     history : list of Epoch
     held_back : (k,) array
         Rows of the given stamps that served as validation, never trained on.
     """
 
     network: Classifier
-    config: ClassifierConfig
+    config: PublishedConfig
     history: list[Epoch]
     held_back: NDArray[np.int64]
 
@@ -126,7 +126,7 @@ def fit_published(
         raise ValueError(f"labels {np.shape(labels)} are not (n,)")
     whole = FixedSet.split(images, labels, recipe.validation, seed, groups)
     units = band_units(scaled(whole.images[whole.used], recipe.scaling))
-    config = ClassifierConfig(recipe.kind, recipe.scaling, *units)
+    config = PublishedConfig(recipe.kind, recipe.scaling, *units)
     torch.manual_seed(seed)
     network = Classifier(whole.images.shape[1], whole.images.shape[-1], config)
     network.to(device)

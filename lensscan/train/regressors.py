@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lensscan.nets.classic.body import Body
 from lensscan.nets.classic.classifier import scaled
-from lensscan.nets.classic.combination import Combination, sign_free_loss
+from lensscan.nets.classic.combination import Combination, sign_free_loss, weighted_error
 from lensscan.nets.classic.registry import REGRESSORS
 from lensscan.train.fixed import FixedSet, PublishedRecipe, band_units, make_optimiser, train_epochs
 
@@ -88,8 +88,7 @@ def square_error(weights: Sequence[float]) -> Loss:
     """Return the mean square error with a weight for each parameter, relative to their mean."""
 
     def loss(parameters: Tensor, truth: Tensor) -> Tensor:
-        weight = parameters.new_tensor(weights)
-        return ((parameters - truth).square() * (weight / weight.mean())).mean()
+        return weighted_error(parameters, truth, weights).mean()
 
     return loss
 

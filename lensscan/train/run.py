@@ -18,7 +18,7 @@ from lensscan.errors import ExitCode, ModelError, OutputError
 from lensscan.metrics.scalemixture import GAUSSIAN
 from lensscan.mocks.recipes import Recipe, load_recipe
 from lensscan.nets.architecture import architecture
-from lensscan.nets.classic.classifier import ClassifierConfig, scaled
+from lensscan.nets.classic.classifier import PublishedConfig, scaled
 from lensscan.nets.dihedral import N_VIEWS
 from lensscan.nets.heads import to_latent
 from lensscan.nets.latent import N_LATENT
@@ -27,7 +27,7 @@ from lensscan.nets.modular import ModularConfig
 from lensscan.nets.prior import LENSES, theta_prior
 from lensscan.train.augment import Sample
 from lensscan.train.distributed import Engine, start_engine
-from lensscan.train.finish import calibrate, evaluate, score_mocks
+from lensscan.train.finish import calibrate, evaluate, headline, score_mocks
 from lensscan.train.loop import Trainer
 from lensscan.train.modular import JOINT, Learned, ModularTrainer, learn_modules, stages_of, training_flops
 from lensscan.train.novelty import MOCKS, add_novelty
@@ -229,10 +229,11 @@ class TrainRun:
         if model.module.regresses:
             card = dataclasses.replace(card, theta_E_prior=theta_prior(recipe, n=min(LENSES, finish.calibration)))
         model = Model(card, model.module)
-        few = min(MOCKS, finish.calibration // 2)
-        model = add_novelty(model, recipe, mock_seed(settings, "novelty"), few, settings.augmentation, self.report)
+        if model.module.scores:  # a scan needs a score, and only a scan tells what is unlike the training
+            few = min(MOCKS, finish.calibration // 2)
+            model = add_novelty(model, recipe, mock_seed(settings, "novelty"), few, settings.augmentation, self.report)
         digest = model.save(self.output)
-        self.report(f"wrote {self.output}, sha256 {digest[:12]}, AUROC {evaluation['auroc']:.4f}")
+        self.report(f"wrote {self.output}, sha256 {digest[:12]}, {headline(evaluation)}")
 
     def _mocks_made(self, trainer: Trainer) -> int:
         stream, steps = trainer.settings.stream, trainer.settings.steps
@@ -307,14 +308,14 @@ def set_precision(device: torch.device, precision: str) -> None:
 def with_units(settings: TrainSettings, recipe: Recipe) -> TrainSettings:
     """Give the network its units, from the first training mocks alone.
 
-    For a posterior head, mean and spread of the latent parameters; for a published classifier, mean and
-    spread of the pixels of each band.
+    For a posterior head, mean and spread of the latent parameters; for a published network, mean and spread of the
+    pixels of each band, unless its settings give them.
     """
     from lensscan.mocks.simulate import simulate
 
     network = settings.network
-    if isinstance(network, ClassifierConfig):
-        if network.scaling == "noise":
+    if isinstance(network, PublishedConfig):
+        if network.scaling == "noise" or network.mean:
             return settings
         images = simulate(recipe, seed=10 * settings.seed, start=0, n=UNITS_SAMPLE).images
         images = scaled(images, network.scaling).double()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lensscan.errors import ConfigError
-from lensscan.evaluate.anchors import Anchor, Calibrator, anchor_rows, figure_at, load_anchors
+from lensscan.evaluate.anchors import Anchor, Calibrator, anchor_lines, anchor_rows, figure_at, load_anchors
 from lensscan.nets.baseline import BASELINES
 from lensscan.nets.classic.registry import PUBLISHED
 
@@ -47,6 +47,16 @@ def test_context_never_has_a_verdict():
     assert verdict(report(0.99), report(0.9, name="alexnet"), context) == "context: other data"
     no_baseline = Anchor("Paper", "table", "R", ("toy",), "lower", {FIGURE: 0.04})
     assert verdict(report(0.01), report(0.05), no_baseline).startswith("no verdict: the paper has no simple baseline")
+
+
+def test_rows_in_words():
+    context = Anchor("Survey", "abstract", "R", ("*",), "higher", {"completeness:0.01.cmu": 0.9})
+    rows = anchor_rows(report(0.03), report(0.051, name="again", kind="alexnet"), (ANCHOR, context))
+    assert len(rows) == 2
+    assert anchor_lines(rows) == ["errors.x.abs_68: published 0.04, again again 0.051, here 0.03; better  [Paper 2017]"]
+    remembered = Anchor("Paper", "table", "M", ("toy",), "lower", {FIGURE: 0.04})
+    (line,) = anchor_lines(anchor_rows(report(0.03), None, (remembered,)))
+    assert line.startswith("errors.x.abs_68: published 0.04 (from memory), here 0.03; no verdict")
 
 
 def test_rows_belong_to_the_recipe_and_to_measured_figures():

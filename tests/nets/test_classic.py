@@ -15,7 +15,7 @@ from lensscan.errors import ModelError
 from lensscan.nets.architecture import architecture, build_network, network_config
 from lensscan.nets.classic.combination import Combination, align_signs, sign_free_loss
 from lensscan.nets.classic.layers import SameConv2d
-from lensscan.nets.classic.registry import CLASSIFIERS, PUBLISHED, REGRESSORS
+from lensscan.nets.classic.registry import CLASSIFIERS, PUBLISHED
 from lensscan.nets.model import Card, Model
 
 NAMES = sorted(PUBLISHED)
@@ -204,12 +204,23 @@ def test_classifiers_are_networks_of_the_product(name, tmp_path):
     assert not np.allclose(model.score(images, batch=8)["logit"], first["logit"], rtol=1e-5), "one view is not eight"
 
 
-def test_regressors_cannot_be_trained_as_classifiers():
-    from lensscan.errors import ConfigError
-
-    for name in REGRESSORS:
-        with pytest.raises(ConfigError, match=f"unknown kind {name!r}"):
-            network_config({"kind": name}, "here")
+def test_regressors_are_networks_of_the_product(tmp_path):
+    """Regression follows the stamp: eight views of a turned stamp are those of the stamp, turned."""
+    torch.manual_seed(2)
+    config = network_config({"kind": "alexnet"}, "here")
+    network = build_network(architecture(config), 1, 25)
+    assert network.regresses
+    assert not network.scores
+    model = Model(Card("a", architecture(config), ("r",), 25, 0.2), network.eval())
+    model.save(tmp_path / "a.safetensors")
+    images = np.random.default_rng(1).normal(0, 5, (5, 1, 25, 25)).astype(np.float32)
+    first, again = (each.score(images, views=8, batch=8) for each in (model, Model.load(tmp_path / "a.safetensors")))
+    for name in ("theta_E", "e1", "x", "sx"):
+        np.testing.assert_array_equal(first[name].value, again[name].value)
+    assert np.isnan(first["logit"]).all()
+    assert np.isfinite(first["theta_E_err"].value).all()
+    turned = model.score(np.ascontiguousarray(np.rot90(images, 1, (3, 2))), views=8, batch=8)
+    np.testing.assert_allclose(turned["theta_E"].value, first["theta_E"].value, rtol=1e-3)
 
 
 def test_scaling_needs_a_value_for_every_band():

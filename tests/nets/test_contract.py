@@ -46,12 +46,25 @@ NETWORKS = {
     "argonne-linear": ({"kind": "argonne", "scaling": "linear", "mean": [3.0, 4.0], "std": [9.0, 7.0]}, 2, 45),
     "argonne-picture": ({"kind": "argonne", "scaling": "picture", "mean": [0.2], "std": [0.1]}, 1, 32),
     "deeplens": ({"kind": "deeplens"}, 4, 20),
+    "alexnet": ({"kind": "alexnet", "scaling": "peak", "mean": [0.0], "std": [1.0]}, 1, 25),
+    "overfeat": ({"kind": "overfeat", "scaling": "peak"}, 1, 34),
+    "ensai": ({"kind": "ensai"}, 1, 16),
+    "inception-v4": ({"kind": "inception-v4"}, 1, 39),
+    "holismokes-cnn": ({"kind": "holismokes-cnn"}, 4, 20),
+    "holismokes-resnet": ({"kind": "holismokes-resnet"}, 4, 20),
 }
-PUBLISHED = {"argonne", "deeplens"}
+PUBLISHED = {"argonne", "deeplens", "inception-v4", "holismokes-resnet"}
+"""Those that draw or count batches in training."""
 DRAWING = {*PUBLISHED, "modular"}
 
 
-@pytest.fixture(params=sorted(NETWORKS))
+HEAVY = {"alexnet", "overfeat", "inception-v4"}
+"""Forty million weights each."""
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=[pytest.mark.slow] if name in HEAVY else []) for name in sorted(NETWORKS)]
+)
 def built(request):
     architecture, n_bands, size = NETWORKS[request.param]
     if architecture.get("head") == "flow":
@@ -77,7 +90,7 @@ def test_shapes(built):
     assert factor.shape == (6, components, N_LATENT, N_LATENT)
     assert log_weight.shape == (6, components)
     torch.testing.assert_close(torch.exp(log_weight).sum(dim=1), torch.ones(6))
-    assert torch.isfinite(logit).all()
+    assert torch.isfinite(logit).all() == network.scores
     assert torch.isfinite(mean).all() == network.regresses
     if network.regresses:
         assert (torch.diagonal(factor, dim1=-2, dim2=-1) > 0).all(), "a Cholesky factor needs a positive diagonal"
@@ -87,9 +100,10 @@ def test_shapes(built):
 def test_every_parameter_gets_a_gradient(built):
     _, network, images, scalars = built
     logit, mean, factor, log_weight, condition = network(images, scalars)
-    loss = logit.square().sum()
+    loss = logit.square().sum() if network.scores else 0.0
     if network.regresses:
         loss = loss + mean.square().sum() + factor.square().sum() + log_weight.square().sum()
+        loss = loss + condition.square().sum()
     if network.flow:
         points = mean.detach() + torch.randn(6, 5, N_LATENT) * network.flow.scale
         loss = loss - network.flow.log_density(points, Outcome(logit, mean, factor, log_weight, condition)).sum()
@@ -104,7 +118,8 @@ def test_training_and_evaluation_mode_agree(built):
     trained = outputs(network.train(), images, scalars)
     evaluated = outputs(network.eval(), images, scalars)
     if architecture["kind"] in PUBLISHED:
-        assert not torch.equal(trained[0], evaluated[0]), "drop-out or batch statistics do not act"
+        said = 0 if network.scores else 1
+        assert not torch.equal(trained[said], evaluated[said]), "drop-out or batch statistics do not act"
         return
     if architecture["kind"] == "modular":
         assert not torch.equal(trained[0], evaluated[0]), "the bottleneck draws no points in training"

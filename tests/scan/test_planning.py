@@ -12,6 +12,7 @@ from tiny_survey import Survey, make_survey
 from lensscan.cli.main import main
 from lensscan.config import load_survey
 from lensscan.errors import ConfigError, ExitCode
+from lensscan.nets.model import Card, Model, build_network
 from lensscan.scan import planning
 from lensscan.scan.planning import FirstFiles
 from lensscan.survey.stamps import Frame, StampSource, open_source
@@ -107,3 +108,16 @@ def test_missing_files_among_others_are_failed_rows(survey: Survey, tmp_path):
     finally:
         for path in away.iterdir():
             path.rename(stamps / path.name)
+
+
+def test_a_model_without_a_score_is_refused_in_one_line(survey: Survey, tmp_path, capsys):
+    architecture = {"kind": "holismokes-cnn"}
+    card = Card("mute", architecture, ("g", "r", "i", "z"), 32, 0.263)
+    path = tmp_path / "mute.safetensors"
+    Model(card, build_network(architecture, 4, 32).eval()).save(path)
+    args = survey.args(tmp_path / "out.h5")
+    args[args.index("--model") + 1] = str(path)
+    assert main(args) == ExitCode.ERROR
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert said.startswith("lensscan scan: error: model mute only regresses")
+    assert list(tmp_path.iterdir()) == [path], "nothing stays behind"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -14,7 +15,7 @@ from lensscan.mocks.recipes import CLASSES
 from lensscan.nets.latent import N_LATENT, PARAMETERS, TRIANGLE, from_latent
 from lensscan.nets.mixture import Mixture
 from lensscan.nets.model import make_trivial
-from lensscan.train.finish import Scored, calibrate, evaluate, latent_truth, lens_density
+from lensscan.train.finish import Scored, calibrate, evaluate, headline, latent_truth, lens_density
 from lensscan.train.settings import Augmentation, Finish
 
 WIDTH = np.array([0.1, 0.05, 0.05, 0.04, 0.04, 0.2, 0.2])
@@ -55,6 +56,30 @@ def covered(found: Scored, level: float):
 def model():
     wider = scores(seed=5, scale=(2.0,) * 7)
     return calibrate(make_trivial("gr", 32, 0.2), scores(), Finish(kind="platt"), Augmentation(), wider)
+
+
+def test_nothing_to_tell_apart_leaves_the_logit_as_it_is():
+    """A network that only regresses, and a recipe of lenses alone: the posterior is calibrated all the same."""
+    found = scores()
+    mute = dataclasses.replace(found, logit=np.full_like(found.logit, np.nan))
+    lens = found.is_lens
+    alone = Scored(
+        found.logit[lens],
+        found.posterior[lens],
+        found.sigma[lens],
+        found.fwhm[lens],
+        {name: column[lens] for name, column in found.truth.items()},
+    )
+    for each in (mute, alone):
+        card = calibrate(make_trivial("gr", 32, 0.2), each, Finish(kind="platt"), Augmentation()).card
+        assert card.calibration == Calibration()
+        assert card.f_lens.edges == ()
+        np.testing.assert_allclose(card.posterior_scale, 1 / STATED, rtol=0.05)
+        evaluation = evaluate(card, each)
+        assert evaluation["detection"].startswith("none")
+        assert "auroc" not in evaluation
+        assert headline(evaluation).startswith("theta_E to 0.1")
+        json.dumps(evaluation, allow_nan=False)
 
 
 def test_logit_is_calibrated(model):

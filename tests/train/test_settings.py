@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from lensscan.config import find, read_toml, shipped
 from lensscan.errors import ConfigError
 from lensscan.mocks.recipes import load_recipe
 from lensscan.nets.architecture import architecture, build_network
+from lensscan.nets.classic.classifier import PublishedConfig
 from lensscan.train.settings import TrainSettings
 
 LEAST = {"name": "x", "recipe": "des-griz", "steps": 10}
@@ -21,7 +23,10 @@ def settings(**changes) -> TrainSettings:
 def test_shipped_trainings_are_valid(name):
     loaded = TrainSettings.from_mapping(read_toml(find("training", name)), name)
     recipe = load_recipe(loaded.recipe)
-    network = build_network(architecture(loaded.network), len(recipe.bands), recipe.size)
+    with torch.device("meta"):
+        network = build_network(architecture(loaded.network), len(recipe.bands), recipe.size)
+    if isinstance(loaded.network, PublishedConfig):
+        return  # a yardstick is not shipped
     megabytes = 4e-6 * sum(parameter.numel() for parameter in network.parameters())
     assert megabytes < 9, "all shipped models together stay below 40 MB"
 

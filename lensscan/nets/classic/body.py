@@ -8,6 +8,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from lensscan.errors import ModelError
+from lensscan.nets.classic.combination import sign_free_error
+from lensscan.nets.classic.parameters import Convention
 
 __all__ = ["Body", "Regressor", "conv_side", "glorot"]
 
@@ -56,10 +58,21 @@ class Body(nn.Module, ABC):
 
 
 class Regressor(Body):
-    """A published network that regresses the SIE: theta_E, e_x, e_y, x, y in its paper's convention."""
+    """A published network that regresses the SIE: theta_E, e_x, e_y, x, y first, in its paper's convention.
+
+    Attributes
+    ----------
+    convention : str
+        See `lensscan.nets.classic.parameters`.
+    """
 
     task: ClassVar[str] = "regress"
     n_outputs: ClassVar[int] = 5
+    convention: ClassVar[Convention] = "hezaveh2017"
+
+    def row_loss(self, outputs: Tensor, truth: Tensor) -> Tensor:
+        """Return the paper's loss (n,) of outputs (n, n_outputs) against the truth (n, 5): Hezaveh+2017's."""
+        return sign_free_error(outputs, truth)
 
 
 def conv_side(side: int, kernel: int, stride: int = 1, padding: int = 0) -> int:

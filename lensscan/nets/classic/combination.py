@@ -1,4 +1,4 @@
-"""The trained combination of several regressors of Hezaveh+2017 (arXiv:1708.08842), and its loss.
+"""The trained combination of several regressors of Hezaveh+2017 (arXiv:1708.08842), and the papers' losses.
 
 Read in the project's public code: one weight per network and parameter and no mixing of parameters, initial
 weights 1/n, ellipticities brought to the sign of the first network's, the mean square error with the better of
@@ -8,10 +8,12 @@ must not, unless it says so.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Combination", "align_signs", "sign_free_loss"]
+__all__ = ["Combination", "align_signs", "sign_free_error", "sign_free_loss", "weighted_error"]
 
 ELLIPTICITY = slice(1, 3)
 
@@ -40,8 +42,19 @@ class Combination(nn.Module):
         return (self.weight * align_signs(predictions)).sum(dim=0)
 
 
-def sign_free_loss(parameters: Tensor, truth: Tensor) -> Tensor:
-    """Return the mean square error of (n, 5) against (n, 5), the sign of (e_x, e_y) chosen per row."""
+def sign_free_error(parameters: Tensor, truth: Tensor) -> Tensor:
+    """Return the mean square error (n,) of each row of (n, 5) against (n, 5), the sign of (e_x, e_y) the better one."""
     direct = (parameters - truth).square().mean(dim=1)
     turned = (_flipped(parameters) - truth).square().mean(dim=1)
-    return torch.minimum(direct, turned).mean()
+    return torch.minimum(direct, turned)
+
+
+def sign_free_loss(parameters: Tensor, truth: Tensor) -> Tensor:
+    """Return the mean of `sign_free_error`."""
+    return sign_free_error(parameters, truth).mean()
+
+
+def weighted_error(parameters: Tensor, truth: Tensor, weights: Sequence[float]) -> Tensor:
+    """Return the mean square error (n,) of each row with a weight for each parameter, relative to their mean."""
+    weight = parameters.new_tensor(weights)
+    return ((parameters - truth).square() * (weight / weight.mean())).mean(dim=1)

@@ -14,11 +14,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lensscan.nets.classic.body import Regressor, conv_side, glorot
+from lensscan.nets.classic.combination import weighted_error
 from lensscan.nets.classic.layers import ConvNorm
+from lensscan.nets.classic.parameters import Convention
 
 __all__ = ["HolismokesCnn", "HolismokesResNet"]
 
@@ -27,6 +30,8 @@ class HolismokesCnn(Regressor):
     """Two convolutions, three fully connected layers: theta_E, e_x, e_y, x, y."""
 
     smallest: ClassVar[int] = 16
+    convention: ClassVar[Convention] = "holismokes4"
+    WEIGHTS: ClassVar[tuple[float, ...]] = (5.0, 1.0, 1.0, 1.0, 1.0)
 
     def __init__(self, n_bands: int, size: int) -> None:
         super().__init__(n_bands, size)
@@ -52,6 +57,10 @@ class HolismokesCnn(Regressor):
         parameters: Tensor = self.layers(images)
         return parameters
 
+    def row_loss(self, outputs: Tensor, truth: Tensor) -> Tensor:
+        """Return the square error (n,) with the weights of the paper, relative to their mean."""
+        return weighted_error(outputs, truth, self.WEIGHTS)
+
 
 class _Residual(nn.Module):
     """Two 3 x 3 convolutions with batch normalisation beside a shortcut (He+2015, arXiv:1512.03385)."""
@@ -73,6 +82,7 @@ class HolismokesResNet(Regressor):
     n_outputs: ClassVar[int] = 14
     smallest: ClassVar[int] = 16
     batch_statistics: ClassVar[bool] = True
+    convention: ClassVar[Convention] = "holismokes4"
     WIDTHS: ClassVar[tuple[int, ...]] = (32, 64, 128, 256)
 
     def __init__(self, n_bands: int, size: int) -> None:
@@ -89,3 +99,12 @@ class HolismokesResNet(Regressor):
         """Map images (n, C, S, S) to (n, 14): theta_E, e_x, e_y, x, y, gamma_1, gamma_2, and ln sigma of each."""
         parameters: Tensor = self.dense(self.convolutions(images))
         return parameters
+
+    def row_loss(self, outputs: Tensor, truth: Tensor) -> Tensor:
+        """Return the negative log likelihood (n,), but for a constant, of the five parameters of the SIE.
+
+        The shear and its sigma stay untrained: no truth of them reaches a training.
+        """
+        k, n = truth.shape[1], outputs.shape[1] // 2
+        log_sigma = outputs[:, n : n + k]
+        return (0.5 * ((outputs[:, :k] - truth) * torch.exp(-log_sigma)).square() + log_sigma).sum(dim=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lensscan.nets.classic.argonne import Argonne
-from lensscan.nets.classic.body import Body
+from lensscan.nets.classic.body import Body, Regressor
 from lensscan.nets.classic.deeplens import DeepLens
 from lensscan.nets.classic.hezaveh import AlexNet, Ensai, OverFeat
 from lensscan.nets.classic.holismokes import HolismokesCnn, HolismokesResNet
@@ -27,4 +27,6 @@ PUBLISHED: Mapping[str, type[Body]] = {
     "holismokes-resnet": HolismokesResNet,
 }
 CLASSIFIERS: Mapping[str, type[Body]] = {name: kind for name, kind in PUBLISHED.items() if kind.task == "classify"}
-REGRESSORS: Mapping[str, type[Body]] = {name: kind for name, kind in PUBLISHED.items() if kind.task == "regress"}
+REGRESSORS: Mapping[str, type[Regressor]] = {
+    name: kind for name, kind in PUBLISHED.items() if issubclass(kind, Regressor)
+}

@@ -12,7 +12,7 @@ import torch
 
 from lensscan.errors import ConfigError, ExitCode, ModelError
 from lensscan.mocks.recipes import Recipe
-from lensscan.nets.classic.classifier import ClassifierConfig
+from lensscan.nets.classic.classifier import PublishedConfig
 from lensscan.process import available_memory
 from lensscan.train.augment import Sample
 from lensscan.train.distributed import Serial
@@ -97,9 +97,9 @@ class Bench:
     def _with_units(self, settings: TrainSettings) -> TrainSettings:
         """Give the network its units, measured once for all trials: they have the same mocks."""
         network = settings.network
-        published = isinstance(network, ClassifierConfig)
+        published = isinstance(network, PublishedConfig)
         names = ("mean", "std") if published else ("latent_centre", "latent_scale")
-        key = network.scaling if isinstance(network, ClassifierConfig) else "latent"
+        key = network.scaling if isinstance(network, PublishedConfig) else "latent"
         if key not in self._units:
             measured = with_units(settings, self.recipe).network
             self._units[key] = {name: getattr(measured, name) for name in names}
