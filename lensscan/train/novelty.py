@@ -26,7 +26,7 @@ BATCH = 64
 CHUNK = 1024
 MOCKS = 10_000
 """To fit, and as many again, held out, to scale the distances."""
-WIDEST = 1024
+WIDEST = 1280
 """Most features; a covariance of more would outweigh the network."""
 FEWEST = 4
 """Mocks beyond the last tail, at least, or the distances stay without a scale."""

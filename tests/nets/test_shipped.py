@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from lensscan.candidates.file import read_candidates
+from lensscan.cli.main import main
 from lensscan.config import find, read_toml, shipped
 from lensscan.mocks.recipes import load_recipe
 from lensscan.nets.latent import PARAMETERS
@@ -13,6 +15,8 @@ from lensscan.nets.model import Model
 from lensscan.train.settings import TrainSettings
 
 MODELS = shipped("models")
+LEAST_AUROC = {"des-griz": 0.85, "hsc-griz": 0.85, "euclid-vis": 0.8}
+"""One band has no colours to go by, and that network was stopped early: docs/networks.md."""
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -21,7 +25,7 @@ def model(request):
 
 
 def test_these_models_are_shipped():
-    assert set(MODELS) == {"des-griz", "hsc-griz"}
+    assert set(MODELS) == set(LEAST_AUROC)
 
 
 def test_card_is_complete(model):
@@ -34,7 +38,7 @@ def test_card_is_complete(model):
     assert set(card.prior) == set(PARAMETERS)
     assert set(card.sigma_range) == set(card.fwhm_range) == set(card.bands)
     assert all(0.7 < scale < 1.4 for scale in card.posterior_scale), "a head that is far off needs training"
-    assert card.evaluation["auroc"] > 0.85
+    assert card.evaluation["auroc"] > LEAST_AUROC[card.name]
 
 
 def test_file_belongs_to_the_committed_training_and_recipe(model):
@@ -73,3 +77,16 @@ def test_real_des_galaxies_do_not_look_like_lenses(shared_data):
     threshold = model.card.evaluation["tpr_at_fpr_0.01"]["threshold"]
     assert (table["logit"] >= threshold).sum() <= 4
     assert np.median(table["logit"]) < 0
+
+
+def test_the_real_euclid_candidate_passes(shared_data, tmp_path):
+    """One real lens candidate is an anecdote, and a pipeline that loses it is broken."""
+    folder, out = shared_data / "lenses" / "euclid_q1", tmp_path / "q1.h5"
+    (path,) = folder.glob("*.fits")
+    catalog = tmp_path / "q1.csv"
+    catalog.write_text(f"object_id,right_ascension,declination,file\n102018665,57.004035,-50.775290,{path.name}\n")
+    words = ["--catalog", str(catalog), "--survey", "euclid-vis", "--stamps", f"stamps:{folder}/{{file}}"]
+    assert main(["scan", *words, "--model", "euclid-vis", "-o", str(out)]) == 0
+    (row,) = read_candidates(out)
+    assert row["logit"] >= Model.load("euclid-vis").card.evaluation["tpr_at_fpr_0.01"]["threshold"]
+    assert 0.45 < row["theta_E"].value < 1.0, "arc and counter-image are 1.4 arcsec apart"
