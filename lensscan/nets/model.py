@@ -97,6 +97,11 @@ class Model:
         os.replace(temporary, target)
         return hashlib.sha256(data).hexdigest()
 
+    @property
+    def scores(self) -> bool:
+        """Whether its logit means anything: the network gives one, and its training had more than lenses."""
+        return self.module.scores and "detection" not in self.card.evaluation
+
     def frame(self) -> Frame:
         """Return what the network wants to see."""
         card = self.card

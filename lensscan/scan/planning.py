@@ -111,9 +111,9 @@ class Planner:
         names = [card.name for card in self.cards]
         if len(set(names)) != len(names):
             raise ModelError(f"models {', '.join(names)}: two have the same name; a scan names its columns by them")
-        mute = next((model.card.name for model in models if not model.module.scores), None)
+        mute = next((model.card.name for model in models if not model.scores), None)
         if mute is not None:
-            raise ModelError(f"model {mute} only regresses, and a scan ranks by a score; use it in lensscan evaluate")
+            raise ModelError(f"model {mute} learned to regress only, and a scan ranks by a score; use it in evaluate")
         self.frame: Frame = common_frame(models)
         self._check_bands()
         self.source: StampSource = stamp_source(settings, self.survey, self.frame)

@@ -110,14 +110,20 @@ def test_missing_files_among_others_are_failed_rows(survey: Survey, tmp_path):
             path.rename(stamps / path.name)
 
 
-def test_a_model_without_a_score_is_refused_in_one_line(survey: Survey, tmp_path, capsys):
-    architecture = {"kind": "holismokes-cnn"}
-    card = Card("mute", architecture, ("g", "r", "i", "z"), 32, 0.263)
+@pytest.mark.parametrize(
+    ("architecture", "evaluation"),
+    [
+        ({"kind": "holismokes-cnn"}, {}),
+        ({"kind": "resnet", "widths": [4, 4], "depths": [1, 1]}, {"detection": "none: its recipe makes lenses only"}),
+    ],
+)
+def test_a_model_without_a_score_is_refused_in_one_line(survey: Survey, tmp_path, capsys, architecture, evaluation):
+    card = Card("mute", architecture, ("g", "r", "i", "z"), 32, 0.263, evaluation=evaluation)
     path = tmp_path / "mute.safetensors"
     Model(card, build_network(architecture, 4, 32).eval()).save(path)
     args = survey.args(tmp_path / "out.h5")
     args[args.index("--model") + 1] = str(path)
     assert main(args) == ExitCode.ERROR
     (said,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
-    assert said.startswith("lensscan scan: error: model mute only regresses")
+    assert said.startswith("lensscan scan: error: model mute learned to regress only")
     assert list(tmp_path.iterdir()) == [path], "nothing stays behind"
