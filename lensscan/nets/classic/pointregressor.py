@@ -28,15 +28,7 @@ class PointRegressor(Published):
     a network trained by the square error states: the running mean square of the errors in training, as batch
     statistics are kept.  The finish of a training scales it anew on mocks of its own.
 
-    Parameters
-    ----------
-    n_bands, size : int
-    config : PublishedConfig
-
-    Raises
-    ------
-    ModelError
-        As `Published`.
+    Parameters and errors as of `Published`.
     """
 
     scores = False
