@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lensscan.cli.arguments import add_assignments, at_least, need_gpu, seconds
 from lensscan.cli.progress import ProgressLine
@@ -169,10 +169,7 @@ def run_evaluation(args: argparse.Namespace) -> int:
         testset=args.testset,
         folder=Path(args.output),
         baseline=args.baseline,
-        replicates=args.bootstrap,
-        views=args.views,
-        device=args.device,
-        batch=args.batch,
+        **scoring(args),
         plots=not args.no_plots,
         overwrite=args.overwrite,
     )
@@ -226,6 +223,11 @@ def load_models(args: argparse.Namespace) -> list[Model]:
     return [Model.load(name) for name in args.models]
 
 
+def scoring(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of `lensscan.evaluate.predict.Scoring`."""
+    return {"replicates": args.bootstrap, "views": args.views, "device": args.device, "batch": args.batch}
+
+
 def publish(
     args: argparse.Namespace,
     found: Found,
@@ -274,10 +276,7 @@ def run_transfer(args: argparse.Namespace) -> int:
         models=load_models(args),
         recipes=args.recipes or SURVEYS,
         n=args.number or 4000,
-        replicates=args.bootstrap,
-        views=args.views,
-        device=args.device,
-        batch=args.batch,
+        **scoring(args),
     )
     return publish(args, measure_transfer(settings, Stages()), lines, write_transfer)
 
@@ -296,10 +295,7 @@ def run_effects(args: argparse.Namespace) -> int:
         model=load_models(args)[0],
         recipe=recipe,
         n=args.number or 1000,
-        replicates=args.bootstrap,
-        views=args.views,
-        device=args.device,
-        batch=args.batch,
+        **scoring(args),
     )
     return publish(args, measure_effects(settings, Stages()), lines, write_effects)
 

@@ -26,15 +26,15 @@ from lensscan.survey.stamps import Frame, StampSource
 if TYPE_CHECKING:
     from lensscan.nets.card import Card
 
-__all__ = ["LOOKS", "FirstFiles", "Planner"]
+__all__ = ["LOOKS", "Planner", "SomeFiles"]
 
 log = logging.getLogger(__name__)
 LOOKS = 100
 """Files looked for before a scan."""
 
 
-class FirstFiles:
-    """Looks for the files of the first rows: a template that matches none would let every row of a long scan fail.
+class SomeFiles:
+    """Looks for the files of some rows: a template that matches none would let every row of a long scan fail.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class FirstFiles:
         self._found = False
 
     def look(self, paths: Sequence[str]) -> None:
-        """Look for the files of rows, in their order, until one is there.
+        """Look for the files of rows, spread over all of them (neighbours may be missing together), until one is there.
 
         Raises
         ------
@@ -60,7 +60,8 @@ class FirstFiles:
         """
         if self._found or not self._looks:
             return
-        for name in (name for path in paths for name in self._source.files_of(path)):
+        step = max(1, len(paths) // (self._looks - len(self._missing)))
+        for name in (name for path in paths[::step] for name in self._source.files_of(path)):
             if name in self._missing:
                 continue
             if _stands(name):
@@ -74,7 +75,7 @@ class FirstFiles:
         """Raise a `ConfigError` if files were looked for and none is there."""
         if self._missing and not self._found:
             raise ConfigError(
-                f"--stamps {self._spec}: none of the files of the first rows is there ({len(self._missing)} looked "
+                f"--stamps {self._spec}: none of the files of the rows tried is there ({len(self._missing)} looked "
                 f"for, the first is {next(iter(self._missing))}); correct the template, or give the whole path"
             )
 
@@ -168,22 +169,22 @@ class Planner:
         Raises
         ------
         ConfigError
-            If none of the first selected rows has a file.
+            If none of the selected rows that are tried has a file.
         """
         shared = not self.settings.stamps.startswith("stamps:")
         writer = PlanWriter(path, default_batch(self.settings), shared)
         begun = time.monotonic()
         selector = Selector(self.survey, self.cut)
-        first = FirstFiles(self.source, self.settings.stamps, 0 if again else LOOKS)
+        tried = SomeFiles(self.source, self.settings.stamps, 0 if again else LOOKS)
         try:
             for chunk in self.catalog.chunks(CHUNK_ROWS):
-                self._append(writer, chunk, selector.apply(chunk), first)
+                self._append(writer, chunk, selector.apply(chunk), tried)
                 del chunk  # else it would still be held while the next one is read
                 rate = selector.flow.n_catalog / max(1e-9, time.monotonic() - begun)
                 self.announce(
                     f"plan: {selector.flow.n_catalog} catalog rows read, {writer.n_rows} selected, {rate:.0f} rows/s"
                 )
-            first.require()
+            tried.require()
             faults.reach("plan:before_rename")
             writer.finish(self.identity(), self._flow(selector.flow), self.fingerprint, self.frame.bands)
         except BaseException:
@@ -203,10 +204,10 @@ class Planner:
             )
         return self.stored_flow
 
-    def _append(self, writer: PlanWriter, chunk: Chunk, mask: np.ndarray, first: FirstFiles) -> None:
+    def _append(self, writer: PlanWriter, chunk: Chunk, mask: np.ndarray, tried: SomeFiles) -> None:
         kept = chunk if mask.all() else chunk.select(mask)
         located = self.source.locate(kept)
-        first.look(located.file)
+        tried.look(located.file)
         numbers: dict[str, NDArray[Any]] = {
             "ra": kept.ra, "dec": kept.dec, "px": kept.px, "py": kept.py,
             "offset": located.offset, "status": located.status, "row": chunk.start + np.flatnonzero(mask),
