@@ -25,6 +25,7 @@ Bools = NDArray[np.bool_]
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Inverse strengths of the penalty: C of ``C sum(loss) + |w|^2 / 2``."""
 JITTER = 1e-6
+COLUMNS = 4_096
 ENDING: Mapping[str, float] = {"maxiter": 500, "ftol": 1e-9, "gtol": 1e-6}
 MANY = 8_000
 """Rows from which on one held-out fold chooses the penalty: a quarter of them is enough."""
@@ -165,7 +166,11 @@ def _compact(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np
     """Return rows with the same scalar products and no more than n columns, and the factor that made them."""
     if rows.shape[1] <= len(rows):
         return rows, None
-    products = (rows @ rows.T).astype(np.float64)
+    # In double precision: features that go together leave eigenvalues that single precision cannot tell from negative.
+    products = np.zeros((len(rows), len(rows)))
+    for first in range(0, rows.shape[1], COLUMNS):
+        part = rows[:, first : first + COLUMNS].astype(np.float64)
+        products += part @ part.T
     products[np.diag_indices_from(products)] += JITTER * rows.shape[1]
     factor = np.asarray(np.linalg.cholesky(products), np.float64)
     return factor.astype(np.float32), factor

@@ -67,6 +67,16 @@ def test_weights_count_as_copies():
     assert weighted.intercept > fit_logistic(features, labels, penalties=[0.1]).intercept + 0.5
 
 
+def test_many_features_that_all_go_together():
+    """Their scalar products have eigenvalues next to nothing beside one of n f."""
+    rng = np.random.default_rng(8)
+    labels = np.arange(240) % 2 == 0
+    own = rng.normal(size=240) + labels
+    features = own[:, None] + 1e-5 * rng.normal(size=(240, 2000))
+    assert auroc(cross_scores(features, labels), labels) == pytest.approx(auroc(own, labels), abs=0.02)
+    assert auroc(fit_logistic(features, labels).score(features), labels) == pytest.approx(auroc(own, labels), abs=0.05)
+
+
 def test_labels_must_fit():
     features, labels = rows(10, 3, 7)
     with pytest.raises(ValueError, match="both classes"):
