@@ -4,15 +4,57 @@ from __future__ import annotations
 
 import functools
 import math
+from pathlib import Path
 
 import torch
 
+from lensscan.errors import ExitCode
 from lensscan.nets.heads import to_latent
 from lensscan.train.augment import Sample
+from lensscan.train.distributed import Engine, Serial
+from lensscan.train.loop import Trainer
+from lensscan.train.settings import TrainSettings
 
 SIZE = 16
 BANDS = 2
 PIXEL_SCALE = 0.3
+TRAINING = {
+    "name": "toy",
+    "recipe": "toy",
+    "steps": 24,
+    "batch": 32,
+    "validate_every": 12,
+    "validation": 64,
+    "stream": {"chunk": 64, "window": 2, "reuse": 2.0},
+}
+
+
+def toy_trainer(folder: Path, mapping: dict, engine: Engine | None = None) -> Trainer:
+    """Return the training of a mapping on toy mocks."""
+    settings = TrainSettings.from_mapping(mapping, "toy")
+    folder.mkdir(exist_ok=True)
+    return Trainer(
+        settings,
+        BANDS,
+        SIZE,
+        PIXEL_SCALE,
+        toy_source,
+        lambda: toy_source(10_000, settings.validation),
+        engine or Serial(),
+        folder,
+        torch.device("cpu"),
+    )
+
+
+def train(trainer: Trainer, until: int | None = None) -> ExitCode:
+    """Go on with a training from its checkpoint, and stop it at a step."""
+    trainer.resume()
+    try:
+        return trainer.fit(
+            lambda: ExitCode.INCOMPLETE if until is not None and trainer.step >= until else None, lambda line: None
+        )
+    finally:
+        trainer.stream.close()
 
 
 def toy_source(start: int, n: int) -> Sample:

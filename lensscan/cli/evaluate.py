@@ -363,10 +363,7 @@ def run_mock_survey(args: argparse.Namespace, world: World) -> int:
         prevalence=stated_prevalence(recipe, args.prevalence),
         n=args.number or 1_000_000,
         lenses=args.lenses,
-        views=args.views,
-        device=args.device,
-        batch=args.batch,
-        replicates=args.bootstrap,
+        **scoring(args),
     )
     stop, folder = StopRequest(args.max_seconds), Path(args.output)
     with stop.installed():

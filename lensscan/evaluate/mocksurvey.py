@@ -27,7 +27,7 @@ from lensscan.evaluate.members import Lineup
 from lensscan.evaluate.predict import Scoring
 from lensscan.evaluate.testsets import SealedSet
 from lensscan.files import replacing
-from lensscan.mocks.dataset import CHANGED, hash_files
+from lensscan.mocks.dataset import claim_folder, hash_files
 from lensscan.mocks.recipes import Recipe
 from lensscan.mocks.simulate import Mocks
 from lensscan.mpi import World
@@ -260,21 +260,13 @@ class _Work:
         part = Part(self.recipes["survey"], 0, 0, self.settings.device)
         for model in self.settings.lineup.singles:
             part.check(model.frame())
-        path = self.folder / "survey.json"
-        if path.is_file():
-            try:
-                old = dict(json.loads(path.read_text()))
-            except (ValueError, TypeError):
-                old = {}
-            differs = [key for key in {**self.record, **old} if old.get(key) != self.record.get(key)]
-            if differs:
-                what = CHANGED.get(differs[0], differs[0])
-                raise PlanMismatch(
-                    f"{self.folder} holds a mock survey with another {what}; give another folder by -o, or remove it"
-                )
-        elif root:
-            with replacing(path) as name:
-                name.write_text(json.dumps(self.record, indent=1) + "\n")
+            if not model.scores:
+                raise ConfigError(f"model {model.card.name} gives no scores; survey with models that classify")
+        what = claim_folder(self.folder / "survey.json", self.record, root)
+        if what:
+            raise PlanMismatch(
+                f"{self.folder} holds a mock survey with another {what}; give another folder by -o, or remove it"
+            )
 
     def todo(self, rank: int = 0, size: int = 1) -> list[Block]:
         """Return those of a rank's blocks that do not stand yet."""
@@ -322,9 +314,6 @@ class _Work:
         for slots, truth in part.batches(tuple(model.frame() for model in models), settings.batch):
             pending = [scorer.submit(slot) for scorer, slot in zip(self.scorers, slots, strict=True)]
             raw = np.concatenate([each.result()["logit"] for each in pending], axis=1)
-            for model, column in zip(models, raw.T, strict=True):
-                if np.isnan(column[: slots[0].n]).all():
-                    raise ConfigError(f"model {model.card.name} gives no scores; survey with models that classify")
             good = np.all([slot.status == Status.PENDING for slot in slots], axis=0)
             raw = np.where(good[:, None], raw, np.nan).astype(np.float32)[: slots[0].n]
             yield {"raw": raw} | {name: np.array(truth[name], kind) for name, kind in KEPT.items()}

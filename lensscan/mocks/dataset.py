@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from lensscan.mpi import World
 
-__all__ = ["CHANGED", "Dataset", "hash_files"]
+__all__ = ["Dataset", "claim_folder", "hash_files"]
 
 BLOCK = 500
 CHANGED = {
@@ -161,18 +161,33 @@ class Dataset:
             "zero_point": self.recipe.zero_point,
         }
         record |= hash_files(self.recipe)
-        path = self.folder / "recipe.json"
-        if path.is_file():
-            try:
-                old = dict(json.loads(path.read_text()))
-            except (ValueError, TypeError):
-                old = {}
-            # Folders of earlier versions do not say which of these files they were made with.
-            unsaid = {"catalog", "source", "psf"} - set(old) if old else set()
-            differs = [key for key in record if key not in unsaid and old.get(key) != record[key]]
-            if differs:
-                what = CHANGED.get(differs[0], differs[0])
-                raise OutputError(f"{self.folder}: holds mocks with another {what}; choose another folder or remove it")
-        elif root:
+        # Folders of earlier versions do not say which of these files they were made with.
+        what = claim_folder(self.folder / "recipe.json", record, root, optional={"catalog", "source", "psf"})
+        if what:
+            raise OutputError(f"{self.folder}: holds mocks with another {what}; choose another folder or remove it")
+
+
+def claim_folder(path: Path, record: dict[str, Any], root: bool, optional: Set[str] = frozenset()) -> str:
+    """Return what differs between a folder's record and ours, in words; nothing if it is ours, or new.
+
+    Parameters
+    ----------
+    path : Path
+        The record, JSON; in a new folder root writes it.
+    record : dict
+    root : bool
+    optional : set of str
+        Lines that an older record may lack.
+    """
+    if not path.is_file():
+        if root:
             with replacing(path) as temporary:
                 temporary.write_text(json.dumps(record, indent=1) + "\n")
+        return ""
+    try:
+        old = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError):
+        old = {}
+    unsaid = optional - set(old) if old else set()
+    differs = [key for key in {**record, **old} if key not in unsaid and old.get(key) != record.get(key)]
+    return CHANGED.get(differs[0], differs[0]) if differs else ""

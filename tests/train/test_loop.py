@@ -11,53 +11,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_mocks import BANDS, PIXEL_SCALE, SIZE, toy_source
+from toy_mocks import TRAINING, toy_source, toy_trainer, train
 
 from lensscan.errors import ExitCode, PlanMismatch
-from lensscan.train.distributed import Serial, start_engine
+from lensscan.train.distributed import start_engine
 from lensscan.train.loop import Trainer, learning_rate
 from lensscan.train.settings import TrainSettings
 
 MAPPING = {
-    "name": "toy",
-    "recipe": "toy",
-    "steps": 24,
-    "batch": 32,
-    "validate_every": 12,
-    "validation": 64,
+    **TRAINING,
     "checkpoint_seconds": 1e9,
     "network": {"widths": [8, 12], "depths": [1, 1], "hidden": 16, "squeeze": 8, "condition": 8},
-    "stream": {"chunk": 64, "window": 2, "reuse": 2.0},
     "optimiser": {"warmup": 5, "ema": 0.9, "lr": 3e-3},
 }
 
 
 def make_trainer(folder: Path, engine=None, **changes) -> Trainer:
-    settings = TrainSettings.from_mapping({**MAPPING, **changes}, "toy")
-    folder.mkdir(exist_ok=True)
-    return Trainer(
-        settings,
-        BANDS,
-        SIZE,
-        PIXEL_SCALE,
-        toy_source,
-        lambda: toy_source(10_000, settings.validation),
-        engine or Serial(),
-        folder,
-        torch.device("cpu"),
-    )
+    return toy_trainer(folder, {**MAPPING, **changes}, engine)
 
 
 def silent(_line: str) -> None:
     pass
-
-
-def train(trainer: Trainer, until: int | None = None) -> ExitCode:
-    trainer.resume()
-    try:
-        return trainer.fit(lambda: ExitCode.INCOMPLETE if until is not None and trainer.step >= until else None, silent)
-    finally:
-        trainer.stream.close()
 
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:

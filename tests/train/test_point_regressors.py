@@ -8,52 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 from launch import run
-from toy_mocks import BANDS, PIXEL_SCALE, SIZE, toy_source
+from toy_mocks import TRAINING, toy_source, toy_trainer, train
 
 from lensscan.errors import ExitCode
 from lensscan.nets.model import Model
-from lensscan.train.distributed import Serial
 from lensscan.train.loop import Trainer
-from lensscan.train.settings import TrainSettings
 
-MAPPING = {
-    "name": "toy",
-    "recipe": "toy",
-    "steps": 24,
-    "batch": 32,
-    "validate_every": 12,
-    "validation": 64,
-    "network": {"kind": "holismokes-cnn"},
-    "stream": {"chunk": 64, "window": 2, "reuse": 2.0},
-}
+MAPPING = {**TRAINING, "network": {"kind": "holismokes-cnn"}}
 ADAM = {"kind": "adam", "lr": 1e-3, "warmup": 0, "ema": 0.0, "clip": 1e9, "regression": 1.0}
 
 
 def make_trainer(folder: Path, optimiser: dict = ADAM, **changes) -> Trainer:
-    settings = TrainSettings.from_mapping({**MAPPING, "optimiser": optimiser, **changes}, "toy")
-    folder.mkdir(exist_ok=True)
-    validation = toy_source(10_000, 64)
-    return Trainer(
-        settings,
-        BANDS,
-        SIZE,
-        PIXEL_SCALE,
-        toy_source,
-        lambda: validation,
-        Serial(),
-        folder,
-        torch.device("cpu"),
-    )
-
-
-def train(trainer: Trainer, until: int | None = None) -> ExitCode:
-    trainer.resume()
-    try:
-        return trainer.fit(
-            lambda: ExitCode.INCOMPLETE if until is not None and trainer.step >= until else None, lambda line: None
-        )
-    finally:
-        trainer.stream.close()
+    return toy_trainer(folder, {**MAPPING, "optimiser": optimiser, **changes})
 
 
 def test_it_learns_by_the_papers_loss(tmp_path):
