@@ -198,17 +198,15 @@ def draw_proposal(proposal: Proposal, path: Path) -> None:
     DiskError, OutputError
         If it cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
+    from lensscan.render.figure import new_figure
     from lensscan.render.png import write_picture
 
     bands = list(proposal.lenses)
     axes_of = [f"{a} - {b}" for a, b in itertools.pairwise(bands)]
     pairs = list(itertools.pairwise(axes_of)) or [(axes_of[0], bands[-1])]
-    figure = Figure(figsize=(5.6 * len(pairs), 5.0), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(5.6 * len(pairs), 5.0)
 
     def value(mags: dict[str, Array], name: str) -> Array:
         parts = name.split(" - ")

@@ -56,9 +56,7 @@ def draw_priors(recipe: Recipe, seed: int, n: int, path: Path) -> None:
     DiskError, OutputError
         If the picture cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+    from lensscan.render.figure import new_figure
     from lensscan.render.png import write_picture
 
     before, kept, klass, sky = prior_draws(recipe, seed, min(n, DRAWN))
@@ -66,8 +64,7 @@ def draw_priors(recipe: Recipe, seed: int, n: int, path: Path) -> None:
     observed = [f"{kind} {band}" for kind in ("fwhm", "sigma") for band in recipe.bands]
     columns = 6
     rows = -(-(len(names) + len(observed)) // columns)
-    figure = Figure(figsize=(3.1 * columns, 2.5 * rows), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(3.1 * columns, 2.5 * rows, dpi=100)
     lens = np.isin(klass, [CLASSES.index(name) for name in LENSES])
     for number, name in enumerate([*names, *observed]):
         axes = figure.add_subplot(rows, columns, number + 1)

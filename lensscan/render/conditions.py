@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lensscan.render.diagrams import BLUE, GREY, INK, ORANGE, _figure, _png
+from lensscan.render.figure import BLUE, GREY, INK, ORANGE, new_panels, png_bytes
 
 __all__ = ["CurvePanel", "SwitchPanel", "curve_diagram", "switch_diagram"]
 
@@ -45,7 +45,7 @@ class SwitchPanel:
 
 def curve_diagram(rows: Sequence[Sequence[CurvePanel]]) -> bytes:
     """Draw panels in rows that share their vertical axis; intervals as bands."""
-    figure, axes = _figure(len(rows), len(rows[0]), 4.0, 3.1)
+    figure, axes = new_panels(len(rows), len(rows[0]), 4.0, 3.1)
     for place, panel in zip(axes, [panel for row in rows for panel in row], strict=True):
         order = np.argsort(panel.x)
         for colour, (name, values) in zip(COLOURS, panel.curves.items(), strict=False):
@@ -60,13 +60,13 @@ def curve_diagram(rows: Sequence[Sequence[CurvePanel]]) -> bytes:
             place.set_ylim(0, top)
         last = axes[start + width - 1]
         last.legend(frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def switch_diagram(panels: Sequence[SwitchPanel], names: Sequence[str]) -> bytes:
     """Draw relative changes of half-widths, one panel a parameter, one line an effect (from the top)."""
     columns = min(4, len(panels))
-    figure, axes = _figure(-(-len(panels) // columns), columns, 3.4, 1.3 + 0.34 * len(names))
+    figure, axes = new_panels(-(-len(panels) // columns), columns, 3.4, 1.3 + 0.34 * len(names))
     y = np.arange(len(names), dtype=float)
     for number, place in enumerate(axes):
         if number >= len(panels):
@@ -85,4 +85,4 @@ def switch_diagram(panels: Sequence[SwitchPanel], names: Sequence[str]) -> bytes
         place.set_yticklabels(names if number % columns == 0 else [""] * len(names), fontsize=8.5)
         place.set_title(panel.title, fontsize=9.5)
     axes[0].legend(frameon=False, fontsize=7.5, loc="best")
-    return _png(figure)
+    return png_bytes(figure)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
+from lensscan.render.figure import new_figure
 from lensscan.render.png import write_picture
 
 __all__ = ["Curve", "Panel", "plot_panels"]
@@ -49,15 +50,11 @@ def plot_panels(panels: Sequence[Panel], path: str | Path, *, title: str = "", c
     DiskError, OutputError
         If the file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     if not panels:
         raise ValueError("no panels to plot")
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(5.2 * columns, 3.7 * rows), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(5.2 * columns, 3.7 * rows)
     for number, panel in enumerate(panels):
         axes = figure.add_subplot(rows, columns, number + 1)
         for curve in panel.curves:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lensscan.render.figure import BLUE, GREY, INK, ORANGE, new_panels, png_bytes
 
 __all__ = [
     "Scatter",
@@ -23,31 +24,8 @@ __all__ = [
 ]
 
 Floats = NDArray[np.floating]
-INK, BLUE, ORANGE, GREY = "#1b2a41", "#1f6fb4", "#d1651a", "#8a94a6"
-DPI = 120
 BINS = 14
 Curve = tuple[str, Floats, Floats]
-
-
-def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, list[Any]]:
-    """Return a figure on the Agg canvas (no display, no global state) and its axes in reading order."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width * columns, height * rows), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = [figure.add_subplot(rows, columns, number + 1) for number in range(rows * columns)]
-    for each in axes:
-        each.grid(alpha=0.22, lw=0.6)
-        each.spines[["top", "right"]].set_visible(False)
-        each.tick_params(labelsize=8.5)
-    return figure, axes
-
-
-def _png(figure: Any) -> bytes:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png")
-    return stream.getvalue()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +41,7 @@ def truth_diagram(panels: Sequence[Scatter], columns: int = 4) -> bytes:
     """Draw predicted against true values with the running median and the 68 and 95 % bands of the predictions."""
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    figure, axes = _figure(rows, columns, 3.6, 3.5)
+    figure, axes = new_panels(rows, columns, 3.6, 3.5)
     for place, panel in zip(axes, panels, strict=False):
         low, high = np.quantile(panel.truth, [0.002, 0.998])
         pad = 0.05 * (high - low) or 1.0
@@ -84,7 +62,7 @@ def truth_diagram(panels: Sequence[Scatter], columns: int = 4) -> bytes:
         axes[0].legend(frameon=False, fontsize=8, loc="upper left")
     for spare in axes[len(panels) :]:
         spare.set_visible(False)
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def _running(truth: Floats, predicted: Floats) -> tuple[Floats, Floats]:
@@ -98,7 +76,7 @@ def _running(truth: Floats, predicted: Floats) -> tuple[Floats, Floats]:
 
 def roc_diagram(curves: Sequence[Curve], floor: float) -> bytes:
     """Draw ROC curves (label, fpr, tpr), the false positive rate both linear and logarithmic down to `floor`."""
-    figure, (linear, log) = _figure(1, 2, 4.6, 4.0)
+    figure, (linear, log) = new_panels(1, 2, 4.6, 4.0)
     colours = (BLUE, ORANGE, "#3c8d5a", "#7d4fa3", GREY)
     for number, (label, fpr, tpr) in enumerate(curves):
         style: dict[str, Any] = {"color": colours[number % len(colours)], "lw": 1.8 if number == 0 else 1.2}
@@ -112,7 +90,7 @@ def roc_diagram(curves: Sequence[Curve], floor: float) -> bytes:
     log.axvspan(floor / 2, floor, color=GREY, alpha=0.18, lw=0)
     log.set_title("grey: fewer than ten false positives", fontsize=9, color=GREY)
     linear.legend(frameon=False, fontsize=8.5, loc="lower right")
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def reliability_diagram(panels: Sequence[tuple[str, Floats, Floats]]) -> bytes:
@@ -121,7 +99,7 @@ def reliability_diagram(panels: Sequence[tuple[str, Floats, Floats]]) -> bytes:
     Panels after the first are logarithmic; there a bin without a lens is a grey mark at the lower
     edge, one without anything else at the upper.
     """
-    figure, axes = _figure(1, len(panels), 4.0, 3.9)
+    figure, axes = new_panels(1, len(panels), 4.0, 3.9)
     for number, (place, (title, predicted, observed)) in enumerate(zip(axes, panels, strict=True)):
         low, scale = 0.0, "linear"
         if number:
@@ -137,7 +115,7 @@ def reliability_diagram(panels: Sequence[tuple[str, Floats, Floats]]) -> bytes:
         place.set(xscale=scale, yscale=scale, xlabel="predicted probability", ylabel="observed fraction of lenses")
         place.set(xlim=(low, 1), ylim=(low, 1.02))
         place.set_title(title, fontsize=10)
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def confusion_diagram(
@@ -153,7 +131,7 @@ def confusion_diagram(
         The threshold.
     rates : mapping of str to (value, low, high)
     """
-    figure, (left, right) = _figure(1, 2, 4.8, 3.7)
+    figure, (left, right) = new_panels(1, 2, 4.8, 3.7)
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     left.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for (i, j), count in np.ndenumerate(matrix):
@@ -175,12 +153,12 @@ def confusion_diagram(
     right.errorbar(value, np.arange(len(names)), xerr=reach, fmt="none", ecolor=INK, lw=1)
     right.set(xscale="log", xlim=(value[value > 0].min(initial=1e-2) / 4, 1))
     right.set_xlabel("share above the threshold")
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def range_diagram(groups: Mapping[str, Floats], thresholds: Mapping[str, float]) -> bytes:
     """Draw median, central 68 and 95 % and the highest value of the logit of several groups; thresholds as lines."""
-    figure, (place,) = _figure(1, 1, 7.5, 0.9 + 0.3 * len(groups))
+    figure, (place,) = new_panels(1, 1, 7.5, 0.9 + 0.3 * len(groups))
     names = [name for name, values in groups.items() if len(values)][::-1]
     for row, name in enumerate(names):
         low95, low68, middle, high68, high95, top = np.quantile(groups[name], [0.025, 0.16, 0.5, 0.84, 0.975, 1])
@@ -194,12 +172,12 @@ def range_diagram(groups: Mapping[str, Floats], thresholds: Mapping[str, float])
         place.text(value, len(names) - 0.45, f" {name}", fontsize=8, color=GREY, va="bottom", rotation=25)
     place.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
     place.set_xlabel("calibrated logit: median, 68 %, 95 %, highest")
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def coverage_diagram(ranks: Mapping[str, Floats], level: Floats, expected: Mapping[str, Floats]) -> bytes:
     """Draw the coverage of central intervals by level, histograms of the ranks (PIT), and TARP's expected coverage."""
-    figure, (marginal, pit, tarp) = _figure(1, 3, 4.1, 3.8)
+    figure, (marginal, pit, tarp) = new_panels(1, 3, 4.1, 3.8)
     grid = np.linspace(0, 1, 101)
     _coverage_lines(marginal, {name: (grid, _central(values, grid)) for name, values in ranks.items()})
     marginal.set(xlabel="credibility", ylabel="coverage minus credibility", title="marginal intervals")
@@ -219,7 +197,7 @@ def coverage_diagram(ranks: Mapping[str, Floats], level: Floats, expected: Mappi
         place.axhspan(-band, band, color=GREY, alpha=0.2, lw=0)
         reach = max(0.06, 2 * band, *(abs(number) for number in place.dataLim.intervaly if np.isfinite(number)))
         place.set_ylim(-1.1 * reach, 1.1 * reach)
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def _central(ranks: Floats, level: Floats) -> Floats:
@@ -235,7 +213,7 @@ def _coverage_lines(place: Any, curves: Mapping[str, tuple[Floats, Floats]]) -> 
 
 def completeness_diagram(cells: Floats, rows: Sequence[str], columns: Sequence[str], seeing: Sequence[Curve]) -> bytes:
     """Draw completeness over theta_E (rows) and arc S/N (columns), NaN left white, and against theta_E over seeing."""
-    figure, (left, right) = _figure(1, 2, 4.8, 3.9)
+    figure, (left, right) = new_panels(1, 2, 4.8, 3.9)
     left.imshow(np.ma.masked_invalid(cells), cmap="viridis", vmin=0, vmax=1, aspect="auto", origin="lower")
     for (i, j), value in np.ndenumerate(cells):
         if np.isfinite(value):
@@ -247,14 +225,14 @@ def completeness_diagram(cells: Floats, rows: Sequence[str], columns: Sequence[s
         right.plot(x, y, "o-", lw=1.4, ms=4, label=label)
     right.set(xlabel="theta_E over seeing (FWHM)", ylabel="completeness", ylim=(0, 1.02))
     right.legend(frameon=False, fontsize=8.5)
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def width_diagram(kept: Floats, curves: Mapping[str, Floats]) -> bytes:
     """Draw how the 68 % half-width falls when the largest stated errors are rejected, relative to keeping all."""
-    figure, (place,) = _figure(1, 1, 5.6, 3.6)
+    figure, (place,) = new_panels(1, 1, 5.6, 3.6)
     for name, values in curves.items():
         place.plot(1 - kept, values / values[0], "o-", ms=3.5, lw=1.3, label=name)
     place.set(xlabel="rejected fraction (largest stated error first)", ylabel="68 % half-width, relative")
     place.legend(frameon=False, fontsize=8, ncols=2)
-    return _png(figure)
+    return png_bytes(figure)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lensscan.render.diagrams import BLUE, GREY, INK, ORANGE, _figure, _png
+from lensscan.render.figure import BLUE, GREY, INK, ORANGE, new_panels, png_bytes
 
 __all__ = ["Curves", "ProbePoint", "learning_diagram", "logit_diagram", "probe_diagram"]
 
@@ -48,7 +48,7 @@ def logit_diagram(samples: Mapping[str, Floats], threshold: float, title: str) -
     values = np.concatenate([each[np.isfinite(each)] for each in samples.values()])
     low, high = np.quantile(values, [0.001, 0.999])
     edges = np.linspace(float(low), float(high), BINS + 1)
-    figure, axes = _figure(2, 1, 7.2, 2.7)
+    figure, axes = new_panels(2, 1, 7.2, 2.7)
     for name, logits in samples.items():
         lens = "lens" in name and "non-lens" not in name
         place, colour = axes[int(lens)], ORANGE if lens else BLUE
@@ -67,13 +67,13 @@ def logit_diagram(samples: Mapping[str, Floats], threshold: float, title: str) -
         place.legend(fontsize=8, frameon=False)
     axes[0].set_title(title, fontsize=10.5, loc="left")
     axes[1].set_xlabel("calibrated logit", fontsize=9)
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def probe_diagram(panels: Mapping[str, Sequence[ProbePoint]]) -> bytes:
     """Draw probes with intervals, one panel by title, each with its limit as a bar; leaks are orange."""
     tallest = max(len(points) for points in panels.values())
-    figure, axes = _figure(1, len(panels), 5.4, 0.9 + 0.42 * tallest)
+    figure, axes = new_panels(1, len(panels), 5.4, 0.9 + 0.42 * tallest)
     for place, (title, points) in zip(axes, panels.items(), strict=True):
         for row, point in enumerate(points):
             leaks = point.limit is not None and point.value >= point.limit
@@ -88,12 +88,12 @@ def probe_diagram(panels: Mapping[str, Sequence[ProbePoint]]) -> bytes:
         place.set_xlim(min(0.4, *(point.low - 0.02 for point in points)), 1.01)
         place.set_xlabel("AUROC with 95 % interval; bar: limit", fontsize=9)
         place.set_title(title, fontsize=10, loc="left")
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def learning_diagram(curves: Sequence[Curves], published: tuple[float, float] | None) -> bytes:
     """Draw accuracies over epochs, where validation leaves training, and the published band if there is one."""
-    figure, (place,) = _figure(1, 1, 7.2, 4.2)
+    figure, (place,) = new_panels(1, 1, 7.2, 4.2)
     if published is not None:
         place.axhspan(*published, color=GREY, alpha=0.18, lw=0, label="published, new images")
     for number, each in enumerate(curves):
@@ -114,4 +114,4 @@ def learning_diagram(curves: Sequence[Curves], published: tuple[float, float] | 
     place.set_xlabel("epoch", fontsize=9)
     place.set_ylabel("accuracy", fontsize=9)
     place.legend(fontsize=8, frameon=False, loc="best")
-    return _png(figure)
+    return png_bytes(figure)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lensscan.render.diagrams import GREY, INK, ORANGE, _figure, _png
+from lensscan.render.figure import GREY, INK, ORANGE, new_panels, png_bytes
 
 __all__ = ["HeatPanel", "heat_diagram"]
 
@@ -58,7 +58,7 @@ def heat_diagram(
     """
     across = min(3, len(panels))
     width, height = 1.9 + 0.62 * len(columns), 1.35 + 0.42 * len(rows)
-    figure, axes = _figure(-(-len(panels) // across), across, width, height)
+    figure, axes = new_panels(-(-len(panels) // across), across, width, height)
     for number, place in enumerate(axes):
         if number < len(panels):
             _draw(place, panels[number], marked)
@@ -67,7 +67,7 @@ def heat_diagram(
             place.set_yticklabels(rows if number % across == 0 else [""] * len(rows), fontsize=8.5)
         else:
             place.set_visible(False)
-    return _png(figure)
+    return png_bytes(figure)
 
 
 def _draw(place: Any, panel: HeatPanel, marked: NDArray[np.bool_]) -> None:

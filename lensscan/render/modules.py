@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lensscan.render.diagrams import BLUE, INK, ORANGE, _figure, _png
+from lensscan.render.figure import BLUE, INK, ORANGE, new_panels, png_bytes
 from lensscan.render.rgb import asinh_rgb
 from lensscan.render.sheet import Cell, contact_sheet
 
@@ -73,7 +73,7 @@ def latent_diagram(
     accuracy : mapping of str to ((k,), (k,))
         By measure: rejected shares and accuracy.
     """
-    figure, (classes, colours, curves) = _figure(1, 3, 4.6, 4.2)
+    figure, (classes, colours, curves) = new_panels(1, 3, 4.6, 4.2)
     size = float(np.clip(4000 / max(len(plane), 1), 2, 14))
     for label, rows, colour in (("lens", is_lens, BLUE), ("other", ~is_lens, ORANGE)):
         classes.scatter(*plane[rows].T, s=size, color=colour, alpha=0.45, lw=0, label=label)
@@ -100,4 +100,4 @@ def latent_diagram(
     curves.set(xlabel="rejected share, the most uncertain first", ylabel="accuracy of what is left")
     curves.set_title("rejection", fontsize=10)
     curves.legend(frameon=False, fontsize=8)
-    return _png(figure)
+    return png_bytes(figure)

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lensscan.render.figure import INK, new_figure
 from lensscan.render.png import write_picture
 
 __all__ = ["Axis", "plot_parallel"]
 
-INK, GREY = "#1b2a41", "#8a94a6"
-DPI = 110
 TICKS = 5
 POINTS = 24
 SPREAD = 0.03
@@ -111,14 +110,11 @@ def plot_parallel(
         If the file cannot be written.
     """
     from matplotlib import colormaps
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
     every = [*axes, result]
     if not axes or {len(axis.values) for axis in every} != {len(finished)}:
         raise ValueError("parallel coordinates need axes that hold one value for each line")
-    figure = Figure(figsize=(1.6 + 1.25 * len(every), 5.0), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(1.6 + 1.25 * len(every), 5.0)
     panel = figure.add_subplot()
     heights = np.stack([axis.place(axis.values) + _apart(axis, len(finished)) for axis in every], axis=1)
     goodness = heights[:, -1] if upward else 1 - heights[:, -1]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensscan.render.conditions import COLOURS
-from lensscan.render.diagrams import INK, _figure, _png
+from lensscan.render.figure import INK, new_panels, png_bytes
 
 __all__ = ["list_diagram"]
 
@@ -33,7 +33,7 @@ def list_diagram(
     points : mapping of mapping of (j, 2) arrays
         Length and value of what was counted, by quantity and name.
     """
-    figure, axes = _figure(1, len(panels), 5.4, 4.2)
+    figure, axes = new_panels(1, len(panels), 5.4, 4.2)
     for place, (label, curves) in zip(axes, panels.items(), strict=True):
         for mark in marks:
             place.axvline(mark, color=INK, lw=0.6, ls=":")
@@ -46,4 +46,4 @@ def list_diagram(
             place.plot(*counted.T, "o", color=colour, ms=4, mfc="white")
         place.set(xscale="log", xlabel="objects inspected, best first", ylabel=label, ylim=(0, None))
     axes[-1].legend(frameon=False, fontsize=8.5, loc="upper left")
-    return _png(figure)
+    return png_bytes(figure)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["LOOKS", "Planner", "SomeFiles"]
 
-log = logging.getLogger(__name__)
 LOOKS = 100
 """Files looked for before a scan."""
 

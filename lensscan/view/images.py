@@ -15,6 +15,7 @@ from lensscan.candidates.stamps import CandidateStamps
 from lensscan.errors import ConfigError, LensscanError
 from lensscan.lens.caustics import caustic, critical_curve, cut
 from lensscan.lens.sie import SIE
+from lensscan.render.figure import new_figure
 from lensscan.render.png import write_picture
 from lensscan.render.rgb import asinh_rgb
 from lensscan.schema import PARAMETERS, Status
@@ -80,13 +81,9 @@ def draw_page(candidates: QTable, prediction: Prediction, stamps: list[_Stamp], 
     """Draw the candidates' predictions of one mode; needs no display; returns the path."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ConfigError("the page needs matplotlib; install lensscan[view], or give --top 0 for no page")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     columns = min(COLUMNS, len(candidates))
     rows = -(-len(candidates) // columns)
-    figure = Figure(figsize=(3.5 * columns, 3.85 * rows + 0.6), dpi=110, facecolor=BACKGROUND, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(3.5 * columns, 3.85 * rows + 0.6, facecolor=BACKGROUND)
     for k in range(len(candidates)):
         axes = figure.add_subplot(rows, columns, k + 1, facecolor="black")
         _draw_candidate(axes, candidates[k], prediction, k, stamps[k])
