@@ -22,7 +22,7 @@ __all__ = ["BACKENDS", "Engine", "Horovod", "Serial", "TorchDistributed", "choos
 
 BACKENDS = ("auto", "none", "torch", "horovod")
 RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PALS_RANKID", "SLURM_PROCID")
-QUIET = {"HOROVOD_CYCLE_TIME": "10", "OMPI_MCA_mpi_yield_when_idle": "1"}
+QUIET = {"HOROVOD_CYCLE_TIME": "5", "OMPI_MCA_mpi_yield_when_idle": "1"}
 """Milliseconds between two rounds of Horovod's thread; Open MPI's processes yield while they wait."""
 JOB_VARIABLES = ("PMIX_NAMESPACE", "SLURM_JOB_ID", "PBS_JOBID")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import types
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -62,6 +63,24 @@ def test_missing_horovod_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "horovod.torch", None)
     with pytest.raises(ConfigError, match=r"build it with jobs/build-horovod\.sh"):
         start_engine("horovod", torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("device", "given", "found"), [("cpu", None, "5"), ("cpu", "2", "2"), ("cuda", None, None)])
+def test_horovods_thread_leaves_cpu_cores_alone_unless_told(monkeypatch, device, given, found):
+    """What Horovod is started with: its thread reads the environment once, in init."""
+    started = {}
+    fake = types.ModuleType("horovod.torch")
+    fake.init = lambda: started.update(os.environ)
+    fake.rank, fake.size = (lambda: 0), (lambda: 1)
+    monkeypatch.setattr(os, "environ", {"HOROVOD_CYCLE_TIME": given} if given else {})
+    package = types.ModuleType("horovod")
+    package.torch = fake
+    monkeypatch.setitem(sys.modules, "horovod", package)
+    monkeypatch.setitem(sys.modules, "horovod.torch", fake)
+    monkeypatch.setattr(distributed, "launched_size", lambda: 1)
+    start_engine("horovod", torch.device(device))
+    assert started.get("HOROVOD_CYCLE_TIME") == found
+    assert started.get("OMPI_MCA_mpi_yield_when_idle") == ("1" if device == "cpu" else None)
 
 
 def test_importing_training_needs_no_engine():
