@@ -43,9 +43,6 @@ class ResNetConfig:
         ``gaussian``, or ``flow``: a normalising flow bends the one Gaussian (`lensscan.nets.flow`).
     flow_layers, flow_condition, flow_hidden : int
         Of the flow: couplings, length of the condition that steers them, hidden units of each.
-    asymmetry : bool
-        The stem also sees each band minus itself turned by half a turn, which takes the smooth galaxy off and leaves
-        arcs: the residual of the asymmetry parameter (Conselice 2003, ApJS 147, 1).
     """
 
     widths: tuple[int, ...] = (16, 32, 64, 96)
@@ -61,7 +58,6 @@ class ResNetConfig:
     flow_layers: int = late(4)
     flow_condition: int = late(16)
     flow_hidden: int = late(32)
-    asymmetry: bool = late(False)
 
     def checked(self, where: str) -> Self:
         """Return self, or raise a one-line `ConfigError` for a shape that no network has."""
@@ -86,9 +82,9 @@ class Trunk(Network):
 
     def __init__(self, n_bands: int, size: int, config: ResNetConfig) -> None:
         super().__init__()
-        widths, self.dropout, self.asymmetry = config.widths, config.dropout, config.asymmetry
+        widths, self.dropout = config.widths, config.dropout
         self.embed = nn.Linear(n_scalars(n_bands), config.condition)
-        self.stem = StandardConv2d(n_bands * (1 + config.asymmetry), widths[0], 5, stride=2)
+        self.stem = StandardConv2d(n_bands, widths[0], 5, stride=2)
         self.first = nn.Sequential(*(ResidualBlock(widths[0]) for _ in range(config.depths[0])))
         self.modulations = nn.ModuleList()
         self.stages = nn.ModuleList()
@@ -115,8 +111,6 @@ class Trunk(Network):
     def features(self, images: Tensor, scalars: Tensor) -> Tensor:
         """Map normalised images (n, C, S, S) and scalars (n, 4C + 1) to features (n, f), some hidden in training."""
         condition = F.relu(self.embed(scalars))
-        if self.asymmetry:
-            images = torch.cat([images, images - images.flip((-2, -1))], dim=1)
         x = self.first(self.stem(images))
         for modulate, stage in zip(self.modulations, self.stages, strict=True):
             x = stage(modulate(x, condition))

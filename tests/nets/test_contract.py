@@ -24,11 +24,6 @@ NETWORKS = {
         1,
         33,
     ),
-    "resnet-asymmetry": (
-        {"kind": "resnet", "widths": [8, 12], "depths": [0, 1], "hidden": 16, "squeeze": 4, "asymmetry": True},
-        1,
-        33,
-    ),
     "resnet-mixture": ({"kind": "resnet", "widths": [8, 12], "depths": [0, 1], "hidden": 16, "components": 3}, 2, 32),
     "resnet-flow": (
         {"kind": "resnet", "widths": [8, 12], "depths": [0, 1], "hidden": 16, "head": "flow", "flow_hidden": 16},
