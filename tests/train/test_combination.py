@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from launch import run
 from toy_mocks import BANDS, PIXEL_SCALE, SIZE, TRAINING, toy_source, toy_trainer, train
 
 from lensscan.errors import ConfigError, ExitCode, LensscanError, ModelError, PlanMismatch
@@ -188,3 +189,47 @@ def test_files_that_are_not_there_or_the_same(tmp_path):
             with_members(TrainSettings.from_mapping(mapping([first, path]), "toy"), RECIPE)
         assert type(caught.value) is kind
         assert "\n" not in str(caught.value)
+
+
+TINY = """
+base = "hezaveh2017-64"
+name = "tiny"
+title = "tiny"
+size = 24
+pixel_scale = 0.32
+"""
+FEW = {"steps": 2, "batch": 8, "validation": 32, "validate_every": 2, "stream.chunk": 32, "stream.window": 1}
+FEW |= {"finish.calibration": 96, "finish.evaluation": 64}
+
+
+def command(folder: Path, training: str, output: str, *options: str, code: int = 0, **how) -> Path:
+    (folder / "tiny.toml").write_text(TINY)
+    changes = {**FEW, "recipe": folder / "tiny.toml"}
+    assignments = [f"--set={key}={value}" for key, value in changes.items()]
+    done = run(["train", training, "-o", str(folder / output), *assignments, *options], timeout=200, **how)
+    assert done.code == code, done
+    return folder / output
+
+
+@pytest.mark.slow
+@pytest.mark.mpi
+@pytest.mark.timeout(400)
+def test_by_commands(tmp_path):
+    """Members, then their combination: stopped, resumed, on two ranks, finished anew; the shipped files throughout."""
+    files = []
+    for name, seed in (("one", 1), ("two", 3)):
+        options = ("--set=network.kind=ensai", f"--set=name={name}", f"--set=seed={seed}")
+        files.append(command(tmp_path, "hezaveh2017-64-alexnet", f"{name}.safetensors", *options))
+    members = f"--set=network.members={[str(file) for file in files]}".replace("'", '"')
+    shipped = "hezaveh2017-64-combination"
+    command(tmp_path, shipped, "c.safetensors", members, "--max-seconds", "0", code=ExitCode.INCOMPLETE)
+    serial = command(tmp_path, shipped, "c.safetensors", members)
+    again = command(tmp_path, shipped, "again.safetensors", members, "--finish", str(serial))
+    assert again.read_bytes() == serial.read_bytes()
+    ranks = command(tmp_path, shipped, "two-ranks.safetensors", members, "--backend", "torch", ranks=2)
+    first, second = Model.load(serial), Model.load(ranks)
+    torch.testing.assert_close(first.module.combine.weight, second.module.combine.weight, rtol=0, atol=1e-6)
+    assert (first.module.combine.weight != 1 / 2).any()
+    known = [[str(file), Model.load(file).card.hash] for file in files]
+    assert [list(member) for member in first.card.training["members"]] == known
+    assert not first.scores
