@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,11 +13,13 @@ from launch import run
 from toy_mocks import BANDS, PIXEL_SCALE, SIZE, TRAINING, toy_source, toy_trainer, train
 
 from lensscan.errors import ConfigError, ExitCode, LensscanError, ModelError, PlanMismatch
+from lensscan.mocks.recipes import load_recipe
 from lensscan.nets.architecture import architecture, build_network
 from lensscan.nets.model import Card, Model
 from lensscan.train.loop import Trainer
 from lensscan.train.members import with_members
 from lensscan.train.settings import TrainSettings
+from lensscan.train.sweep.trial import Bench
 
 RECIPE = SimpleNamespace(name="toy", bands=("g", "r"), size=SIZE, pixel_scale=PIXEL_SCALE, digest="of the recipe")
 MEMBER = {"kind": "ensai", "scaling": "peak"}
@@ -189,6 +192,23 @@ def test_files_that_are_not_there_or_the_same(tmp_path):
             with_members(TrainSettings.from_mapping(mapping([first, path]), "toy"), RECIPE)
         assert type(caught.value) is kind
         assert "\n" not in str(caught.value)
+
+
+def test_a_sweep_varies_its_rate(tmp_path):
+    (tmp_path / "tiny.toml").write_text(TINY)
+    recipe = load_recipe(tmp_path / "tiny.toml")
+    frame = {"bands": recipe.bands, "size": recipe.size, "pixel_scale": recipe.pixel_scale, "min_bands": 1}
+    files = [save(tmp_path / f"{seed}.safetensors", seed=seed, **frame) for seed in (1, 2)]
+    small = {"steps": 2, "batch": 8, "validation": 32, "stream": {"chunk": 32, "window": 1}}
+    bench, found = Bench(recipe, torch.device("cpu")), []
+    for rate in (1e-3, 1e-1):
+        settings = TrainSettings.from_mapping(
+            mapping(files, optimiser={**ADAM, "lr": rate, "ema": 0.0}, **small), "toy"
+        )
+        (tmp_path / f"{rate}").mkdir()
+        found.append(bench.advance(settings, tmp_path / f"{rate}", 2, "nll", lambda step: None))
+    assert found[0] != found[1]
+    assert all(math.isfinite(value) for value in found)
 
 
 TINY = """
