@@ -349,6 +349,8 @@ def content(table: Any) -> dict[str, Any]:
                 continue
         if isinstance(value, Mapping):
             value = {key: content(v) if dataclasses.is_dataclass(v) else v for key, v in value.items()}
+        if isinstance(value, tuple):
+            value = tuple(content(v) if dataclasses.is_dataclass(v) else v for v in value)
         found[item.name] = content(value) if dataclasses.is_dataclass(value) else value
     return found
 

@@ -29,9 +29,9 @@ TRAINING = {
 }
 
 
-def toy_trainer(folder: Path, mapping: dict, engine: Engine | None = None) -> Trainer:
-    """Return the training of a mapping on toy mocks."""
-    settings = TrainSettings.from_mapping(mapping, "toy")
+def toy_trainer(folder: Path, training: dict | TrainSettings, engine: Engine | None = None) -> Trainer:
+    """Return the training of a mapping, or of settings, on toy mocks."""
+    settings = TrainSettings.from_mapping(training, "toy") if isinstance(training, dict) else training
     folder.mkdir(exist_ok=True)
     return Trainer(
         settings,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -9,6 +10,7 @@ from lensscan.config import build, content
 from lensscan.errors import ConfigError, ModelError
 from lensscan.nets.blocks import Network
 from lensscan.nets.classic.classifier import Classifier, PublishedConfig
+from lensscan.nets.classic.combination import Combination, CombinationConfig
 from lensscan.nets.classic.pointregressor import PointRegressor
 from lensscan.nets.classic.registry import CLASSIFIERS, PUBLISHED
 from lensscan.nets.modular import ModularConfig, ModularNet
@@ -17,9 +19,13 @@ from lensscan.nets.trivial import Trivial
 
 __all__ = ["NetworkConfig", "architecture", "build_network", "network_config"]
 
-NetworkConfig: TypeAlias = ResNetConfig | PublishedConfig
-OURS: Mapping[str, type[ResNetConfig]] = {"resnet": ResNetConfig, "modular": ModularConfig}
-TRAINABLE = (*OURS, *sorted(PUBLISHED))
+NetworkConfig: TypeAlias = ResNetConfig | PublishedConfig | CombinationConfig
+BUILT: Mapping[str, type[ResNetConfig | CombinationConfig]] = {
+    "resnet": ResNetConfig,
+    "modular": ModularConfig,
+    "combination": CombinationConfig,
+}
+TRAINABLE = (*BUILT, *sorted(PUBLISHED))
 
 
 def network_config(table: Mapping[str, Any], where: str) -> NetworkConfig:
@@ -34,8 +40,8 @@ def network_config(table: Mapping[str, Any], where: str) -> NetworkConfig:
         raise ConfigError(f"{where} must be a table, not {table!r}")
     arguments = dict(table)
     kind = arguments.pop("kind", "resnet")
-    if kind in OURS:
-        return build(OURS[kind], arguments, where).checked(where)
+    if kind in BUILT:
+        return build(BUILT[kind], arguments, where).checked(where)
     if kind in PUBLISHED:
         return build(PublishedConfig, table, where)
     raise ConfigError(f"{where}: unknown kind {kind!r}; choose one of {', '.join(TRAINABLE)}")
@@ -45,7 +51,9 @@ def architecture(config: NetworkConfig) -> dict[str, Any]:
     """Return a card's description of a network; what came later is mentioned where it is used."""
     if isinstance(config, PublishedConfig):
         return content(config)
-    kind = next(name for name, owned in OURS.items() if type(config) is owned)
+    if isinstance(config, CombinationConfig):
+        config = dataclasses.replace(config, members=(), hashes=())
+    kind = next(name for name, owned in BUILT.items() if type(config) is owned)
     return {"kind": kind, **content(config)}
 
 
@@ -71,4 +79,6 @@ def build_network(architecture: Mapping[str, Any], n_bands: int, size: int, wher
         return ModularNet(n_bands, size, config)
     if isinstance(config, ResNetConfig):
         return LensResNet(n_bands, size, config)
+    if isinstance(config, CombinationConfig):
+        return Combination(n_bands, size, config)
     return (Classifier if config.kind in CLASSIFIERS else PointRegressor)(n_bands, size, config)

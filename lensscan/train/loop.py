@@ -22,6 +22,7 @@ from lensscan.train.choices import make_optimiser, training_loss
 from lensscan.train.distributed import Engine
 from lensscan.train.history import History, Progress
 from lensscan.train.losses import classification_loss, posterior_loss
+from lensscan.train.members import load_members
 from lensscan.train.settings import TrainSettings
 from lensscan.train.stream import MockStream, Source
 
@@ -80,6 +81,7 @@ class Trainer:
         self.pixel_scale = pixel_scale
         torch.manual_seed(settings.seed)
         self.network = build_network(architecture(settings.network), n_bands, size).to(device)
+        load_members(self.network, settings.network)
         self.average = build_network(architecture(settings.network), n_bands, size).to(device).eval()
         self.average.load_state_dict(self.network.state_dict())
         for network in (self.network, self.average):
@@ -213,7 +215,8 @@ class Trainer:
     def _move_average(self) -> None:
         decay = min(self.settings.optimiser.ema, (1 + self.step) / (10 + self.step))
         for slow, fast in zip(self.average.parameters(), self.parameters, strict=True):
-            slow.lerp_(fast, 1 - decay)
+            if fast.requires_grad:
+                slow.lerp_(fast, 1 - decay)
         for kept, counted in zip(self.average.buffers(), self.network.buffers(), strict=True):
             kept.copy_(counted)
 

@@ -1,4 +1,4 @@
-"""Published regressors of the SIE trained as published, and the trained combination of several.
+"""Published regressors of the SIE trained as published.
 
 The parameters are those of the papers, (theta_E, e_x, e_y, x, y), each in its paper's convention; convert with
 `lensscan.lens.conventions`.
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lensscan.nets.classic.body import Body
 from lensscan.nets.classic.classifier import scaled
-from lensscan.nets.classic.combination import Combination, sign_free_loss, weighted_error
+from lensscan.nets.classic.losses import sign_free_loss, weighted_error
 from lensscan.nets.classic.registry import REGRESSORS
 from lensscan.train.fixed import FixedSet, PublishedRecipe, band_units, make_optimiser, train_epochs
 
@@ -25,7 +25,6 @@ __all__ = [
     "HOLISMOKES4",
     "FittedRegressor",
     "RegressionEpoch",
-    "fit_combination",
     "fit_regressor",
     "square_error",
 ]
@@ -155,27 +154,3 @@ def _outputs(body: Body, inputs: Tensor) -> Tensor:
     """Return the outputs for every stamp once, in evaluation mode; the last batch may be smaller."""
     body.eval()
     return torch.cat([body(part) for part in inputs.split(SCORE_BATCH)])
-
-
-def fit_combination(
-    predictions: NDArray[np.floating], truth: NDArray[np.floating], steps: int = 500, lr: float = 1e-2
-) -> Combination:
-    """Train the weights of a combination of networks, with `sign_free_loss`, from 1/m on.
-
-    Parameters
-    ----------
-    predictions : (m, n, 5) array
-        Of m networks on n lenses that none of them was trained on.
-    truth : (n, 5) array
-    steps, lr
-        Of Adam, each step over all lenses; assumed.
-    """
-    guesses, target = (torch.as_tensor(np.asarray(part), dtype=torch.float32) for part in (predictions, truth))
-    layer = Combination(len(guesses))
-    optimiser = torch.optim.Adam(layer.parameters(), lr=lr)
-    for _ in range(steps):
-        optimiser.zero_grad(set_to_none=True)
-        loss = sign_free_loss(layer(guesses), target)
-        loss.backward()
-        optimiser.step()
-    return layer.requires_grad_(False)

@@ -19,6 +19,7 @@ from lensscan.metrics.scalemixture import GAUSSIAN
 from lensscan.mocks.recipes import Recipe, load_recipe
 from lensscan.nets.architecture import architecture
 from lensscan.nets.classic.classifier import PublishedConfig, scaled
+from lensscan.nets.classic.combination import CombinationConfig
 from lensscan.nets.dihedral import N_VIEWS
 from lensscan.nets.heads import to_latent
 from lensscan.nets.latent import N_LATENT
@@ -29,6 +30,7 @@ from lensscan.train.augment import Sample
 from lensscan.train.distributed import Engine, start_engine
 from lensscan.train.finish import calibrate, evaluate, headline, score_mocks
 from lensscan.train.loop import Trainer
+from lensscan.train.members import with_members
 from lensscan.train.modular import JOINT, Learned, ModularTrainer, learn_modules, stages_of, training_flops
 from lensscan.train.novelty import MOCKS, add_novelty
 from lensscan.train.settings import TrainSettings
@@ -92,7 +94,7 @@ class TrainRun:
         OutputError
             If the output is the model of other settings.
         """
-        recipe = load_recipe(self.settings.recipe)
+        recipe = self._prepare()
         if self._finished(recipe):
             self.report(f"{self.output} is complete, nothing to do")
             return ExitCode.OK
@@ -106,6 +108,12 @@ class TrainRun:
             trainer.history.plot(self.folder / "curves.png", f"{settings.name}, step {trainer.step}")
         engine.close()
         return code
+
+    def _prepare(self) -> Recipe:
+        """Return the recipe, with the settings as they count: those of a combination hold what its members are."""
+        recipe = load_recipe(self.settings.recipe)
+        self.settings = with_members(self.settings, recipe)
+        return recipe
 
     def _train(self, settings: TrainSettings, recipe: Recipe, engine: Engine) -> tuple[Trainer | None, ExitCode]:
         """Train, the modules of a modular network first; no trainer if it stopped among those."""
@@ -143,7 +151,7 @@ class TrainRun:
         OutputError
             If the output is the model of other settings.
         """
-        recipe = load_recipe(self.settings.recipe)
+        recipe = self._prepare()
         wrong = self._foreign(trained.card, recipe)
         if wrong:
             what = f"model {trained.card.name} is not of training {self.settings.name}"
@@ -207,7 +215,8 @@ class TrainRun:
                     "python": platform.python_version(),
                 },
             }
-            | _stages(settings, recipe),
+            | _stages(settings, recipe)
+            | _members(settings),
         )
         self._write(Model(card, trainer.average.cpu().eval()), recipe)
 
@@ -266,6 +275,7 @@ def make_trainer(
     mocks: Mocks = simulate_sample,
 ) -> Trainer:
     """Return the trainer of settings that have their units, on mocks made by `mocks`."""
+    settings = with_members(settings, recipe)
     if isinstance(settings.network, ModularConfig):
         return make_modular_trainer(JOINT, settings, recipe, engine, folder, device)
     return Trainer(settings, *_surroundings(settings, recipe, engine, folder, device, mocks))
@@ -309,11 +319,13 @@ def with_units(settings: TrainSettings, recipe: Recipe) -> TrainSettings:
     """Give the network its units, from the first training mocks alone.
 
     For a posterior head, mean and spread of the latent parameters; for a published network, mean and spread of the
-    pixels of each band, unless its settings give them.
+    pixels of each band, unless its settings give them.  The members of a combination have theirs.
     """
     from lensscan.mocks.simulate import simulate
 
     network = settings.network
+    if isinstance(network, CombinationConfig):
+        return settings
     if isinstance(network, PublishedConfig):
         if network.scaling == "noise" or network.mean:
             return settings
@@ -340,6 +352,14 @@ def _stages(settings: TrainSettings, recipe: Recipe) -> dict[str, Any]:
     if not isinstance(settings.network, ModularConfig):
         return {}
     return {"stages": stages_of(settings), "flops": training_flops(settings, len(recipe.bands), recipe.size)}
+
+
+def _members(settings: TrainSettings) -> dict[str, Any]:
+    """Return what the card of a combination says besides: files and hashes of its members, in order."""
+    network = settings.network
+    if not isinstance(network, CombinationConfig):
+        return {}
+    return {"members": [list(member) for member in zip(network.members, network.hashes, strict=True)]}
 
 
 def _device_name(device: torch.device) -> str:

@@ -11,6 +11,7 @@ from lensscan.config import LATE, build, digest, late
 from lensscan.errors import ConfigError
 from lensscan.metrics.calibration import Kind
 from lensscan.nets.architecture import NetworkConfig, network_config
+from lensscan.nets.classic.combination import CombinationConfig
 from lensscan.nets.modular import ModularConfig
 from lensscan.nets.resnet import ResNetConfig
 
@@ -254,6 +255,7 @@ class TrainSettings:
         if settings.optimiser.decay < 0:
             raise ConfigError(f"{where}: optimiser.decay must not be negative, not {settings.optimiser.decay}")
         _check_modules(settings, where)
+        _check_members(settings, where)
         dropout = settings.network.dropout if isinstance(settings.network, ResNetConfig) else 0.0
         if not 0 <= dropout < 1:
             raise ConfigError(f"{where}: network.dropout must lie in [0, 1), not {dropout}")
@@ -261,8 +263,18 @@ class TrainSettings:
 
     @property
     def digest(self) -> str:
-        """Hash of everything that can change a weight."""
-        return digest(self, without=("name", "version", "notes", "checkpoint_seconds", "views", "finish"))
+        """Hash of everything that can change a weight; of a combination's members what is in their files, not where."""
+        counted, network = self, self.network
+        if isinstance(network, CombinationConfig) and network.hashes:
+            counted = dataclasses.replace(self, network=dataclasses.replace(network, members=()))
+        return digest(counted, without=("name", "version", "notes", "checkpoint_seconds", "views", "finish"))
+
+
+def _check_members(settings: TrainSettings, where: str) -> None:
+    """Raise a `ConfigError` for a combination that is not given by the files of its members."""
+    network = settings.network
+    if isinstance(network, CombinationConfig) and (network.networks or network.hashes):
+        raise ConfigError(f"{where}: network: networks and hashes are read from the members' files; give members alone")
 
 
 def _check_modules(settings: TrainSettings, where: str) -> None:

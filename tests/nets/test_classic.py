@@ -13,8 +13,8 @@ from torch import nn
 
 from lensscan.errors import ModelError
 from lensscan.nets.architecture import architecture, build_network, network_config
-from lensscan.nets.classic.combination import Combination, align_signs, sign_free_loss
 from lensscan.nets.classic.layers import SameConv2d
+from lensscan.nets.classic.losses import sign_free_loss
 from lensscan.nets.classic.registry import CLASSIFIERS, PUBLISHED
 from lensscan.nets.model import Card, Model
 
@@ -149,25 +149,6 @@ def test_same_borders_are_those_of_tensorflow(side, kernel, stride):
     found = conv(image)[0, 0].detach().numpy()
     assert found.shape == (out, out)
     np.testing.assert_allclose(found[:2][:, [0, -1]], corner, rtol=1e-6)
-
-
-def test_combination_starts_as_the_mean_and_keeps_parameters_apart():
-    predictions = torch.rand(4, 6, 5)
-    layer = Combination(4)
-    torch.testing.assert_close(layer(predictions), predictions.mean(dim=0))
-    layer(predictions)[:, 0].sum().backward()
-    assert (layer.weight.grad[:, 0, 0] != 0).all()
-    assert (layer.weight.grad[:, 0, 1:] == 0).all(), "a parameter is made of the same parameter alone"
-
-
-def test_combination_brings_ellipticities_to_one_sign():
-    first = torch.tensor([[1.0, 0.3, -0.2, 0.1, 0.0]])
-    second = torch.tensor([[1.2, -0.28, 0.22, 0.1, 0.0]])
-    aligned = align_signs(torch.stack([first, second]))
-    torch.testing.assert_close(aligned[1], torch.tensor([[1.2, 0.28, -0.22, 0.1, 0.0]]))
-    assert torch.equal(aligned[0], first)
-    mean = Combination(2)(torch.stack([first, second]))
-    torch.testing.assert_close(mean[0, 1:3], torch.tensor([0.29, -0.21]))
 
 
 def test_sign_free_loss_is_continuous_in_the_angle():

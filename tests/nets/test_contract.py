@@ -50,6 +50,19 @@ NETWORKS = {
     "overfeat": ({"kind": "overfeat", "scaling": "peak"}, 1, 34),
     "ensai": ({"kind": "ensai"}, 1, 16),
     "inception-v4": ({"kind": "inception-v4"}, 1, 39),
+    "combination": (
+        {
+            "kind": "combination",
+            "networks": [{"kind": "ensai", "scaling": "peak"}, {"kind": "ensai", "scaling": "linear"}],
+        },
+        1,
+        16,
+    ),
+    "combination-inception": (
+        {"kind": "combination", "networks": [{"kind": "inception-v4"}, {"kind": "ensai"}]},
+        1,
+        39,
+    ),
     "holismokes-cnn": ({"kind": "holismokes-cnn"}, 4, 20),
     "holismokes-resnet": ({"kind": "holismokes-resnet"}, 4, 20),
 }
@@ -58,7 +71,9 @@ PUBLISHED = {"argonne", "deeplens", "inception-v4", "holismokes-resnet"}
 DRAWING = {*PUBLISHED, "modular"}
 
 
-HEAVY = {"alexnet", "overfeat", "inception-v4"}
+FROZEN = {"combination": "members."}
+"""Parts of a network, by its kind, that are trained before it and never with it."""
+HEAVY = {"alexnet", "overfeat", "inception-v4", "combination-inception"}
 """Forty million weights each."""
 
 
@@ -98,7 +113,8 @@ def test_shapes(built):
 
 
 def test_every_parameter_gets_a_gradient(built):
-    _, network, images, scalars = built
+    """Those of parts that are held fixed get none, in any mode."""
+    architecture, network, images, scalars = built
     logit, mean, factor, log_weight, condition = network(images, scalars)
     loss = logit.square().sum() if network.scores else 0.0
     if network.regresses:
@@ -109,6 +125,10 @@ def test_every_parameter_gets_a_gradient(built):
         loss = loss - network.flow.log_density(points, Outcome(logit, mean, factor, log_weight, condition)).sum()
     loss.backward()
     for name, parameter in network.named_parameters():
+        if name.startswith(FROZEN.get(architecture["kind"], "no name")):
+            assert not parameter.requires_grad, f"{name} is to be held fixed"
+            assert parameter.grad is None, name
+            continue
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, f"{name} has no influence"
 

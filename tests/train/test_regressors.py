@@ -1,4 +1,4 @@
-"""Published regressors: they learn, know the training stamps alone, and combine better than they stand alone."""
+"""Published regressors: they learn, and know the training stamps alone."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from lensscan.nets.classic.combination import sign_free_loss
-from lensscan.train.regressors import HOLISMOKES4, fit_combination, fit_regressor, square_error
+from lensscan.nets.classic.losses import sign_free_loss
+from lensscan.train.regressors import HOLISMOKES4, fit_regressor, square_error
 
 FAST = dataclasses.replace(HOLISMOKES4, optimiser="adam", lr=1e-3, epochs=12, validation=0.25)
 LOSS = square_error((5, 1, 1, 1, 1))
@@ -69,21 +69,6 @@ def test_weights_of_the_square_error():
     assert LOSS(guess, truth) == pytest.approx(1.0)
     guess[:, 1:] = 0
     assert LOSS(guess, truth) == pytest.approx(5 / 9)
-
-
-def test_a_combination_beats_its_members():
-    """Three networks with errors of their own; one gives its ellipticities the other sign."""
-    rng = np.random.default_rng(3)
-    truth = np.column_stack([rng.uniform(0.5, 2, 500), *rng.uniform(0.1, 0.5, (2, 500)), *rng.normal(0, 0.2, (2, 500))])
-    members = truth + rng.normal(0, 1, (3, 500, 5)) * np.array([0.05, 0.1, 0.2])[:, None, None]
-    members[1, :, 1:3] *= -1
-    layer = fit_combination(members[:, :250], truth[:250])
-    errors = [
-        sign_free_loss(torch.as_tensor(each, dtype=torch.float32), torch.as_tensor(truth[250:], dtype=torch.float32))
-        for each in (*members[:, 250:], layer(torch.as_tensor(members[:, 250:], dtype=torch.float32)).numpy())
-    ]
-    assert errors[3] < 0.9 * min(errors[:3])
-    assert (layer.weight[0] > layer.weight[2]).all(), "the better network counts for more"
 
 
 def test_truth_of_no_lens_is_refused(set_of_rings):

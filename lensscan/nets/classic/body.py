@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from lensscan.errors import ModelError
-from lensscan.nets.classic.combination import sign_free_error
+from lensscan.nets.classic.losses import sign_free_error
 from lensscan.nets.classic.parameters import Convention
 
 __all__ = ["Body", "Regressor", "conv_side", "glorot"]

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lensscan.nets.classic.body import Regressor, conv_side, glorot
-from lensscan.nets.classic.combination import weighted_error
 from lensscan.nets.classic.layers import ConvNorm
+from lensscan.nets.classic.losses import weighted_error
 from lensscan.nets.classic.parameters import Convention
 
 __all__ = ["HolismokesCnn", "HolismokesResNet"]

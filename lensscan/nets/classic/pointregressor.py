@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lensscan.nets.blocks import Outcome
+from lensscan.nets.blocks import Network, Outcome
 from lensscan.nets.classic.classifier import Published, PublishedConfig
-from lensscan.nets.classic.parameters import N_PARAMETERS, latent_of, parameters_of
+from lensscan.nets.classic.parameters import N_PARAMETERS, Convention, latent_of, parameters_of
 from lensscan.nets.classic.registry import REGRESSORS
 from lensscan.nets.latent import N_LATENT
 
-__all__ = ["PointRegressor"]
+__all__ = ["PointNetwork", "PointRegressor"]
 
 GROUP = (0, 1, 1, 2, 2, 3, 3)
 """Of each latent parameter: both components of a vector have one width, so that the dihedral rules hold."""
@@ -20,29 +22,40 @@ MEMORY = 0.01
 """Share of a batch in the running mean square of the errors."""
 
 
-class PointRegressor(Published):
-    """A published regressor behind the interface of all networks; it gives no score.
+class PointNetwork(Network):
+    """A network that gives a point of its paper's parameters, one width for all stamps, and no score.
 
     The posterior's mean is the network's output, brought from its paper's convention into our latent space; of the
     source position, which the papers do not regress, it is 0.  The covariance is one constant diagonal, which is what
     a network trained by the square error states: the running mean square of the errors in training, as batch
     statistics are kept.  The finish of a training scales it anew on mocks of its own.
 
-    Parameters and errors as of `Published`.
+    Attributes
+    ----------
+    convention : str
+        See `lensscan.nets.classic.parameters`.
     """
 
     scores = False
+    convention: Convention
 
-    def __init__(self, n_bands: int, size: int, config: PublishedConfig) -> None:
-        super().__init__(n_bands, size, config)
-        self.body = REGRESSORS[config.kind](n_bands, size)
+    def __init__(self) -> None:
+        super().__init__()
         self.square: Tensor
         self.register_buffer("square", torch.ones(max(GROUP) + 1))
 
+    @abstractmethod
+    def outputs(self, images: Tensor) -> Tensor:
+        """Return what the network gives of images (n, C, S, S): (n, n_outputs), theta_E, e_x, e_y, x, y first."""
+
+    @abstractmethod
+    def row_loss(self, outputs: Tensor, truth: Tensor) -> Tensor:
+        """Return the paper's loss (n,) of outputs (n, n_outputs) against the truth (n, 5)."""
+
     def forward(self, images: Tensor, scalars: Tensor) -> Outcome:
         """Map images (n, C, S, S) to the posterior; the condition (n, n_outputs) is what the network gives itself."""
-        outputs = self.body(self.shown(images)).float()
-        latent = latent_of(outputs[:, :N_PARAMETERS], self.body.convention)
+        outputs = self.outputs(images)
+        latent = latent_of(outputs[:, :N_PARAMETERS], self.convention)
         mean = F.pad(latent, (0, N_LATENT - N_PARAMETERS))[:, None]
         factor = torch.diag(self.square[list(GROUP)].sqrt()).expand(len(mean), 1, -1, -1)
         nothing = outputs.new_full((len(outputs),), float("nan"))
@@ -54,11 +67,11 @@ class PointRegressor(Published):
         In training mode the errors also enter the running width, which no gradient passes.
         """
         outputs, lens = outcome.condition, is_lens[:, None]
-        truth = parameters_of(target, self.body.convention)
+        truth = parameters_of(target, self.convention)
         truth = torch.where(lens, truth, outputs[:, :N_PARAMETERS].detach())
         if self.training:
             self._watch(torch.where(lens, target - outcome.mean[:, 0].detach(), 0.0), is_lens)
-        rows = self.body.row_loss(outputs, truth)
+        rows = self.row_loss(outputs, truth)
         return torch.where(is_lens, rows, torch.zeros_like(rows)).mean()
 
     @torch.no_grad()
@@ -68,3 +81,24 @@ class PointRegressor(Published):
         group = torch.tensor(GROUP, device=error.device)
         joined = torch.zeros_like(self.square).index_add_(0, group, mean) / torch.bincount(group)
         self.square.lerp_(torch.where(is_lens.any(), joined, self.square), MEMORY)
+
+
+class PointRegressor(Published, PointNetwork):
+    """A published regressor behind the interface of all networks.
+
+    Parameters and errors as of `Published`.
+    """
+
+    def __init__(self, n_bands: int, size: int, config: PublishedConfig) -> None:
+        super().__init__(n_bands, size, config)
+        self.body = REGRESSORS[config.kind](n_bands, size)
+        self.convention = self.body.convention
+
+    def outputs(self, images: Tensor) -> Tensor:
+        """Return what the body gives of images (n, C, S, S), (n, n_outputs), in float32."""
+        outputs: Tensor = self.body(self.shown(images)).float()
+        return outputs
+
+    def row_loss(self, outputs: Tensor, truth: Tensor) -> Tensor:
+        """Return the loss of the body's paper (n,) of outputs (n, n_outputs) against the truth (n, 5)."""
+        return self.body.row_loss(outputs, truth)

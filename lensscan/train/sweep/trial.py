@@ -13,6 +13,7 @@ import torch
 from lensscan.errors import ConfigError, ExitCode, ModelError
 from lensscan.mocks.recipes import Recipe
 from lensscan.nets.classic.classifier import PublishedConfig
+from lensscan.nets.classic.combination import CombinationConfig
 from lensscan.process import available_memory
 from lensscan.train.augment import Sample
 from lensscan.train.distributed import Serial
@@ -97,6 +98,8 @@ class Bench:
     def _with_units(self, settings: TrainSettings) -> TrainSettings:
         """Give the network its units, measured once for all trials: they have the same mocks."""
         network = settings.network
+        if isinstance(network, CombinationConfig):
+            return settings
         published = isinstance(network, PublishedConfig)
         names = ("mean", "std") if published else ("latent_centre", "latent_scale")
         key = network.scaling if isinstance(network, PublishedConfig) else "latent"
