@@ -133,6 +133,9 @@ class Run:
         Accuracy on the new images, and its interval (Wilson).
     n_validation : int
     seconds : float
+        Of this process; an interrupted training had others before.
+    restored : int
+        Epochs that those had done.
     """
 
     seed: int
@@ -143,6 +146,7 @@ class Run:
     interval: tuple[float, float]
     n_validation: int
     seconds: float
+    restored: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -252,10 +256,11 @@ class _Epochs:
     def __init__(self, settings: DifficultySettings, progress: Progress) -> None:
         self._n, self._each, self._seeds = settings.n, settings.epochs, settings.seeds
         self._progress = progress
-        self._not_now = 0
+        self._not_now = self.standing = 0
 
     def restored(self, epochs: int) -> None:
-        """Note that so many epochs stood."""
+        """Note that so many epochs of the training at hand stood."""
+        self.standing = epochs
         self._not_now += epochs
 
     def ended(self, epochs: int) -> None:
@@ -286,6 +291,7 @@ def _train(
         epochs.tell(number, line.epoch)
         return settings.patience is not None and line.epoch - best[1] >= settings.patience
 
+    epochs.standing = 0
     epochs.tell(number, 0)
     begun = time.monotonic()
     trained = train(*fixed, number + 1, report, epochs.restored)
@@ -300,7 +306,7 @@ def _train(
     hits = int(right.sum())
     return trained, Run(
         number + 1, curves[0], curves[1], parting(curves[0], curves[1], n), hits / len(right),
-        wilson(hits, len(right)), n, seconds,
+        wilson(hits, len(right)), n, seconds, epochs.standing,
     )  # fmt: skip
 
 

@@ -27,7 +27,8 @@ def lines(found: Difficulty) -> list[str]:
     for run in found.runs:
         left = "never" if run.parting is None else f"from epoch {run.parting}"
         text += [
-            f"17-layer network, seed {run.seed}: {len(run.train)} epochs in {run.seconds:.0f} s",
+            f"17-layer network, seed {run.seed}: {len(run.train)} epochs, {len(run.train) - run.restored} of them now "
+            f"in {run.seconds:.0f} s",
             f"  training, last epoch (drop-out at work)  {run.train[-1]:.3f}",
             f"  validation, last epoch; best             {run.validation[-1]:.3f}; {run.validation.max():.3f} in epoch "
             f"{int(run.validation.argmax()) + 1}",
@@ -82,6 +83,7 @@ def report(found: Difficulty) -> dict[str, Any]:
                 "parting": run.parting,
                 "new": {"value": run.new, "low": run.interval[0], "high": run.interval[1]},
                 "seconds": run.seconds,
+                "restored": run.restored,
             }
             for run in found.runs
         ],

@@ -143,12 +143,13 @@ def test_only_images_trained_now_count_as_new(settings):
             told.append((done // settings.n, total // settings.n, new // settings.n))
 
     patient = dataclasses.replace(settings, patience=7, seeds=2)
-    measure_difficulty(patient, pretend(60, 38, stood=40), progress)
+    found = measure_difficulty(patient, pretend(60, 38, stood=40), progress)
     assert told[0] == (0, 120, 0)
     assert told[40] == (40, 120, 0)
     assert told[45] == (45, 120, 5)
     assert told[46] == (60, 120, 5), "the second training begins: the rest of the first was not needed"
     assert told[-1] == (105, 120, 10)
+    assert "45 epochs, 5 of them now in" in lines(found)[1]
 
 
 def test_a_training_stops_early_only_if_told(settings):
