@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,79 +13,19 @@ from numpy.typing import NDArray
 
 from lensscan import faults
 from lensscan.config import Cut, Survey
-from lensscan.errors import CatalogError, ConfigError, ModelError, PlanMismatch
+from lensscan.errors import CatalogError, ModelError, PlanMismatch
 from lensscan.scan.engine import common_frame, default_batch, stamp_source
 from lensscan.scan.plan import CHUNK_ROWS, FORMAT, Plan, PlanWriter
 from lensscan.scan.settings import ScanSettings, canonical
 from lensscan.survey.catalog import Catalog, Chunk, open_catalog
+from lensscan.survey.presence import LOOKS, SomeFiles
 from lensscan.survey.select import CutFlow, Selector, read_stored_flow
 from lensscan.survey.stamps import Frame, StampSource
 
 if TYPE_CHECKING:
     from lensscan.nets.card import Card
 
-__all__ = ["LOOKS", "Planner", "SomeFiles"]
-
-LOOKS = 100
-"""Files looked for before a scan."""
-
-
-class SomeFiles:
-    """Looks for the files of some rows: a template that matches none would let every row of a long scan fail.
-
-    Parameters
-    ----------
-    source : StampSource
-    spec : str
-        As the user wrote it.
-    looks : int
-        Files looked for at most, so that a parallel file system does not notice.
-    """
-
-    def __init__(self, source: StampSource, spec: str, looks: int = LOOKS) -> None:
-        self._source, self._spec, self._looks = source, spec, looks
-        self._missing: dict[str, None] = {}
-        self._found = False
-
-    def look(self, paths: Sequence[str]) -> None:
-        """Look for the files of rows, spread over all of them (neighbours may be missing together), until one is there.
-
-        Raises
-        ------
-        ConfigError
-            If as many as allowed were looked for in vain.
-        """
-        if self._found or not self._looks:
-            return
-        step = max(1, len(paths) // (self._looks - len(self._missing)))
-        for name in (name for path in paths[::step] for name in self._source.files_of(path)):
-            if name in self._missing:
-                continue
-            if _stands(name):
-                self._found = True
-                return
-            self._missing[name] = None
-            if len(self._missing) == self._looks:
-                self.require()
-
-    def require(self) -> None:
-        """Raise a `ConfigError` if files were looked for and none is there."""
-        if self._missing and not self._found:
-            raise ConfigError(
-                f"--stamps {self._spec}: none of the files of the rows tried is there ({len(self._missing)} looked "
-                f"for, the first is {next(iter(self._missing))}); correct the template, or give the whole path"
-            )
-
-
-def _stands(path: str) -> bool:
-    """Return whether a file is there; what cannot be told is left to its reader."""
-    try:
-        os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except (OSError, ValueError):
-        return True
-    return True
+__all__ = ["Planner"]
 
 
 class Planner:

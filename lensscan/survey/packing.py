@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from lensscan.config import Survey
-from lensscan.errors import OutputError, StampError, disk_error
+from lensscan.errors import OutputError, StampError
 from lensscan.faults import reach
-from lensscan.files import replacing
+from lensscan.files import make_folder, replacing
 from lensscan.schema import status_name
 from lensscan.survey.catalog import Catalog, Chunk
 from lensscan.survey.packfile import MAX_ROWS, PackFile, native_ids
 from lensscan.survey.packwriter import PackWriter
+from lensscan.survey.presence import SomeFiles
 from lensscan.survey.stamps import Frame, Rows, StampSource, allocate
 
 __all__ = ["PackReport", "pack_catalog", "pack_name"]
@@ -74,17 +75,16 @@ def pack_catalog(
 
     Raises
     ------
+    ConfigError
+        If none of the rows of the first pack that are tried has a file.
     OutputError
         If the folder holds packs made from something else.
     DiskError
         If the disk is full; the packs written so far stay valid, and the same call goes on after them.
     """
     folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise disk_error(error, folder) or OutputError(f"cannot make {folder}: {error.strerror}") from None
     report = PackReport()
+    tried = SomeFiles(source, spec)
     reader = source.reader()
     batch = allocate(BATCH, frame)
     try:
@@ -92,8 +92,12 @@ def pack_catalog(
             path = folder / pack_name(number)
             key = _key(chunk, spec, survey, frame)
             if not _finished(path, key):
+                located = source.locate(chunk)
+                tried.look(located.file)
+                tried.require()
+                make_folder(folder)
                 _sweep(path)
-                rows = Rows.of(chunk, source.locate(chunk))
+                rows = Rows.of(chunk, located)
                 with PackWriter(path, frame, chunk.id.dtype, survey, key) as writer:
                     for start in range(0, chunk.n, BATCH):
                         stop = min(start + BATCH, chunk.n)
@@ -108,6 +112,7 @@ def pack_catalog(
                     reach("pack:before_finish")
                 reach("pack:after_rename")
             else:
+                tried = SomeFiles(source, spec, looks=0)
                 _count(path, report)
                 report.kept += 1
                 if progress:
@@ -115,6 +120,7 @@ def pack_catalog(
             report.packs = number + 1
     finally:
         reader.close()
+    make_folder(folder)
     _check_surplus(folder, report.packs)
     _write_failures(folder, report.packs)
     return report

@@ -102,6 +102,12 @@ class TileSource(StampSource):
                 offset[rows], status[rows] = self._place(name, chunk, rows)
         return Located(files, offset, status)
 
+    def files_of(self, path: str) -> list[str]:
+        """Return a row's tile in every band; nothing where an index says which tiles there are."""
+        if self._template is None:
+            return []
+        return sorted({band_file(path, self._survey, band) for band in self._frame.bands if band in self._survey.bands})
+
     def _place(self, name: str, chunk: Chunk, rows: NDArray[np.intp]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
         offset, status = np.zeros(len(rows), np.int64), np.full(len(rows), PENDING, np.uint8)
         geometry = self._geometry(name)
