@@ -97,6 +97,7 @@ def covered(columns, truth, low, high):
     return float(((truth > columns[low]) & (truth < columns[high])).mean())
 
 
+@pytest.mark.slow
 def test_coverage_in_another_population_is_restored():
     """Truths of NEW measured with error; a posterior under OLD misses them, the re-weighted one does not."""
     rng, n = np.random.default_rng(4), 4000

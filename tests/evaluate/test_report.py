@@ -76,6 +76,7 @@ def test_a_set_of_few_lenses_has_wide_intervals_not_zeros():
     assert outcome.detection.figures["accuracy"].low > 0.4
 
 
+@pytest.mark.slow
 def test_challenge_figures_count_the_systems_below_the_label_rule(monkeypatch):
     monkeypatch.setattr("lensscan.evaluate.detection.LARGE", 2000)
     sample = scored(2000, vague=0.2)

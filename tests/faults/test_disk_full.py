@@ -34,7 +34,7 @@ def test_disk_full_at_any_file_size(survey, reference, tmp_path, ranks):
     assert codes.count(ExitCode.DISK) >= 3, codes
 
 
-@pytest.mark.parametrize("point", ["shard:before_close", "merge:before_close"])
+@pytest.mark.parametrize("point", ["shard:before_close", pytest.param("merge:before_close", marks=pytest.mark.slow)])
 def test_no_space_left_is_74(survey, tmp_path, point):
     out = tmp_path / "out.h5"
     result = run(survey.args(out), fault=f"point={point},do=enospc")

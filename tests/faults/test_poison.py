@@ -52,6 +52,7 @@ def check(out, healthy, victim) -> None:
         np.testing.assert_array_equal(a["scores/logit"][()][fine], b["scores/logit"][()][fine])
 
 
+@pytest.mark.slow
 def test_found_after_two_deaths_of_the_whole_job(survey, healthy, poison, tmp_path):
     victim, environment = poison
     out = tmp_path / "out.h5"
@@ -63,6 +64,7 @@ def test_found_after_two_deaths_of_the_whole_job(survey, healthy, poison, tmp_pa
 
 
 @pytest.mark.mpi
+@pytest.mark.slow
 def test_found_within_one_run_under_ulfm(survey, healthy, poison, tmp_path):
     victim, environment = poison
     out = tmp_path / "out.h5"

@@ -45,6 +45,7 @@ def test_duplicate_ids_keep_the_first_row(survey, tmp_path):
     assert [status[row] for row in range(6)] == [1, 1, 19, 1, 19, 19]
 
 
+@pytest.mark.slow
 def test_too_many_failed_rows_are_exit_code_3(survey, tmp_path):
     mine = make(tmp_path, survey, np.arange(1, 7))
     (tmp_path / "stamps" / "4.fits").unlink()
@@ -69,6 +70,7 @@ def test_ids_above_2_to_the_53_stay_exact(survey, tmp_path, ranks):
         assert sorted(h5["candidates"]["id"].tolist()) == sorted(ids.tolist())
 
 
+@pytest.mark.slow
 def test_string_ids(survey, tmp_path):
     ids = np.array([b"DES-J0001", b"DES-J0002", b"x"])
     mine = make(tmp_path, survey, ids)
@@ -92,6 +94,7 @@ def test_zero_selected_rows_complete(survey, tmp_path, ranks):
         assert len(h5["candidates"]) == 0
 
 
+@pytest.mark.slow
 def test_one_row_and_more_ranks_than_blocks(survey, tmp_path):
     mine = make(tmp_path, survey, np.array([42]))
     hashes = set()

@@ -1,5 +1,6 @@
 """A mock survey under mpiexec: the ranks share the blocks, and every byte of them is the same."""
 
+import pytest
 from launch import run
 
 from lensscan.cli.main import main
@@ -13,6 +14,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.glob("*.run/*") if path.suffix != ".tmp"}
 
 
+@pytest.mark.slow
 def test_ranks_agree_with_one_process_also_after_a_death(tmp_path):
     make_trivial(("g", "r", "i", "z"), 16, 0.263).save(tmp_path / "trivial.safetensors")
     line = ["evaluate", str(tmp_path / "trivial.safetensors"), *BASE]

@@ -19,7 +19,12 @@ pytestmark = pytest.mark.mpi
 SLOW = "point=worker:block,do=nap,hit=0;"  # gives every rank time to come up and take part
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3, 8])
+def slow(value):
+    """One more case of a test that a quicker one stands for."""
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, slow(8)])
 def test_the_hash_does_not_depend_on_the_ranks(survey, reference, tmp_path, ranks):
     out = tmp_path / "out.h5"
     result = run(survey.args(out), ranks)
@@ -28,7 +33,7 @@ def test_the_hash_does_not_depend_on_the_ranks(survey, reference, tmp_path, rank
     assert not (tmp_path / "out.h5.run").exists(), "the run folder goes after a verified merge"
 
 
-@pytest.mark.parametrize("setting", ["readers=3", "threads=2", "root_scores=no"])
+@pytest.mark.parametrize("setting", ["readers=3", slow("threads=2"), slow("root_scores=no")])
 def test_the_hash_does_not_depend_on_threads(survey, reference, tmp_path, setting):
     out = tmp_path / "out.h5"
     result = run(survey.args(out, "--set", setting), 2)
@@ -65,6 +70,7 @@ def test_other_merge_settings_merge_anew_without_scoring(survey, tmp_path):
     assert {p: p.stat().st_mtime_ns for p in shards} == shards
 
 
+@pytest.mark.slow
 def test_another_plan_is_refused_and_the_field_named(survey, tmp_path):
     out = tmp_path / "out.h5"
     assert run(survey.args(out)).code == 0
@@ -98,6 +104,7 @@ def test_sigusr1_to_mpiexec_stops_in_order(survey, reference, tmp_path):
     assert content_hash(out) == reference
 
 
+@pytest.mark.slow
 def test_max_seconds(survey, reference, tmp_path):
     out = tmp_path / "out.h5"
     result = run(survey.args(out, "--max-seconds", "0"))
@@ -124,6 +131,7 @@ def test_a_worker_killed_under_ulfm_costs_nothing(survey, reference, tmp_path):
     assert content_hash(out) == reference
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_during_planning_is_not_waited_for(survey, reference, tmp_path):
     out = tmp_path / "out.h5"
     fault = "point=plan:before_rename,do=nap,hit=0;point=rank:up,do=SIGKILL,rank=2"
@@ -133,6 +141,7 @@ def test_a_rank_that_dies_during_planning_is_not_waited_for(survey, reference, t
     assert content_hash(out) == reference
 
 
+@pytest.mark.slow
 def test_two_of_three_workers_killed_under_ulfm(survey, reference, tmp_path):
     out = tmp_path / "out.h5"
     fault = SLOW + "point=worker:block,do=SIGKILL,rank=2,hit=1;point=shard:before_write,do=SIGKILL,rank=1,hit=1"
@@ -141,6 +150,7 @@ def test_two_of_three_workers_killed_under_ulfm(survey, reference, tmp_path):
     assert content_hash(out) == reference
 
 
+@pytest.mark.slow
 def test_a_worker_killed_without_ulfm_ends_nonzero_and_resumes(survey, reference, tmp_path):
     out = tmp_path / "out.h5"
     result = run(survey.args(out), 3, fault=SLOW + "point=shard:before_rename,do=SIGKILL,rank=2")
@@ -150,7 +160,7 @@ def test_a_worker_killed_without_ulfm_ends_nonzero_and_resumes(survey, reference
     assert content_hash(out) == reference
 
 
-@pytest.mark.parametrize("ulfm", [False, True])
+@pytest.mark.parametrize("ulfm", [slow(False), True])
 def test_root_killed_ends_nonzero_and_resumes(survey, reference, tmp_path, ulfm):
     out = tmp_path / "out.h5"
     result = run(survey.args(out), 3, ulfm=ulfm, fault=f"{SLOW}point=shard:after_rename,do=SIGKILL,rank=0")
@@ -160,7 +170,7 @@ def test_root_killed_ends_nonzero_and_resumes(survey, reference, tmp_path, ulfm)
     assert content_hash(out) == reference
 
 
-@pytest.mark.parametrize("point", ["worker:block", "read:batch", "shard:before_write"])
+@pytest.mark.parametrize("point", ["worker:block", slow("read:batch"), slow("shard:before_write")])
 def test_an_exception_in_a_worker_never_hangs(survey, reference, tmp_path, point):
     out = tmp_path / "out.h5"
     result = run(survey.args(out), 3, fault=f"{SLOW}point={point},do=raise,rank=1")
@@ -180,6 +190,7 @@ def test_ranks_that_mpi_does_not_see_are_refused(survey, tmp_path):
     assert not (tmp_path / "out.h5.run").exists(), "refused before any file is opened"
 
 
+@pytest.mark.slow
 def test_a_second_job_on_the_same_output_is_refused(survey, reference, tmp_path):
     out = tmp_path / "out.h5"
     first = start(survey.args(out), 0, fault="point=worker:block,do=SIGSTOP,hit=2")

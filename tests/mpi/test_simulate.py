@@ -9,6 +9,7 @@ h5py = pytest.importorskip("h5py")
 BASE = ["simulate", "demo-survey", "-n", "1600", "--hdf5", "--no-sheet", "--set", "size=16"]
 
 
+@pytest.mark.slow
 def test_ranks_share_the_work_and_agree_with_one_process(tmp_path):
     for ranks, name in ((0, "one"), (3, "three")):
         done = run([*BASE, "-o", str(tmp_path / name)], ranks)
@@ -25,6 +26,7 @@ def test_ranks_share_the_work_and_agree_with_one_process(tmp_path):
     assert (tables[0]["mag_i"] == tables[1]["mag_i"]).all()
 
 
+@pytest.mark.slow
 def test_a_foreign_folder_is_refused_once_by_all_ranks(tmp_path):
     small = [*BASE, "-n", "10", "-o", str(tmp_path / "set")]
     assert run([*small, "--seed", "1"]).code == 0
