@@ -97,6 +97,12 @@ class Model:
         os.replace(temporary, target)
         return hashlib.sha256(data).hexdigest()
 
+    def __repr__(self) -> str:
+        """Say in a line what the model is and takes."""
+        card, weights = self.card, sum(weight.numel() for weight in self.module.parameters())
+        frame = f"{' '.join(card.bands)}, {card.size} pixels of {card.pixel_scale:g} arcsec"
+        return f"<Model {card.name}, version {card.version}: {frame}; {weights:,} weights>"
+
     @property
     def scores(self) -> bool:
         """Whether its logit means anything: the network gives one, and its training had more than lenses."""
