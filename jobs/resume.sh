@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Runs one scan inside a batch job until its output verifies; the job scripts beside it end in this.
+# Runs one scan or training inside a batch job until its output verifies; the job scripts beside it end in this.
 #
 #   bash resume.sh OUT.h5 LAUNCHER ... lensscan scan RUN.toml
+#   bash resume.sh MODEL.safetensors LAUNCHER ... lensscan train TRAIN.toml -o MODEL.safetensors
 #
 # The launcher's exit code proves nothing: mpiexec can return 0 after a node has died with its work.  A scan is
 # done when the command says so AND `lensscan verify OUT.h5` agrees; otherwise the same command is run again,
-# which resumes, because finished blocks are kept.
+# which resumes, because finished blocks are kept.  A training is done when its model file, which appears last and
+# whole, can be loaded.
 #
 # Exit codes of the scan, and what is done about them:
 #     0  complete                        verify; done, or again if the output does not verify
@@ -57,7 +59,12 @@ run() {
     child=''
 }
 
-verified() { lensscan verify "$output" >/dev/null 2>&1; }
+verified() {
+    case $output in
+        *.safetensors) python -c 'import sys, lensscan; lensscan.load_model(sys.argv[1])' "$output" ;;
+        *) lensscan verify "$output" ;;
+    esac >/dev/null 2>&1
+}
 
 hand_back() {
     local restarts=${LENSSCAN_RESTARTS:-0}

@@ -20,6 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nodes", type=int, help="number of nodes")
     parser.add_argument("--time", metavar="HH:MM:SS", help="wall time")
     parser.add_argument("--run", type=Path, metavar="RUN.toml", help="the scan; its output is what the script verifies")
+    parser.add_argument("--train", metavar="TRAIN.toml", help="instead of --run a training: shipped name or TOML file")
+    parser.add_argument("-o", "--output", metavar="FILE", help="its model file (default: <name>.safetensors)")
     parser.add_argument("--account", help="project to charge")
     parser.add_argument("--queue", help="queue, quality of service or partition")
     parser.add_argument("--folder", action="store_true", help="print the folder of the shipped scripts and stop")
@@ -32,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         return int(ExitCode.OK)
     if args.site is None:
         raise ConfigError(f"--site is missing; give one of: {', '.join(sites())}")
-    text = render(args.site, Job(args.nodes, args.time, args.run, args.account, args.queue))
+    text = render(args.site, Job(args.nodes, args.time, args.run, args.account, args.queue, args.train, args.output))
     print(text, end="")
     if "ACCOUNT\n" in text:
         print(

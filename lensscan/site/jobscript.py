@@ -1,7 +1,7 @@
 """Job scripts for supercomputers: the shipped ones of ``jobs/``, filled in.
 
 The shipped files are complete scripts; filling in replaces the values of their directives and of their
-``RUN``, ``OUT``, ``BIN`` and ``WALLTIME`` lines and nothing else.
+``RUN``, ``OUT``, ``BIN`` and ``WALLTIME`` lines, for a training also that of the command, and nothing else.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from lensscan.config import read_toml
+from lensscan.config import find, read_toml
 from lensscan.errors import ConfigError
 
 __all__ = ["Job", "folder", "render", "sites"]
 
 SUFFIXES = (".sbatch", ".pbs")
 SHORTEST = 600
+SCAN, TRAIN = 'lensscan scan "$RUN"', 'lensscan train "$RUN" -o "$OUT"'
 
 # what a job may set, as (pattern, replacement) on the lines of a Slurm and of a PBS script
 SLURM = {
@@ -49,6 +50,10 @@ class Job:
         Wall time, ``HH:MM:SS``.
     run : Path
         The scan's RUN.toml; its ``output`` is the file that the script verifies.
+    train : str
+        Instead of `run`, a training: shipped name or TOML file.
+    output : str
+        Its model file; default ``<name>.safetensors``.
     account, queue : str
         The project to charge; the queue, quality of service or partition.
     """
@@ -58,6 +63,8 @@ class Job:
     run: Path | None = None
     account: str | None = None
     queue: str | None = None
+    train: str | None = None
+    output: str | None = None
 
 
 def folder() -> Path:
@@ -83,7 +90,8 @@ def render(site: str, job: Job) -> str:
     Raises
     ------
     ConfigError
-        For an unknown site, a malformed wall time, or a RUN.toml that cannot be read or names no output.
+        For an unknown site, a malformed wall time, a file that cannot be read or names no output, or a scan and a
+        training at once.
     """
     known = sites()
     if site not in known:
@@ -100,6 +108,9 @@ def render(site: str, job: Job) -> str:
     if job.run is not None:
         text = _set_variable(text, "RUN", str(job.run))
         text = _set_variable(text, "OUT", _output_of(job.run))
+    if job.train is not None:
+        text = _set_variable(text, "RUN", job.train)
+        text = _set_variable(text, "OUT", job.output or _model_of(job.train)).replace(SCAN, TRAIN)
     return _set_variable(text, "BIN", str(Path(sys.executable).parent))
 
 
@@ -108,6 +119,10 @@ def _values(job: Job) -> dict[str, str]:
         raise ConfigError(f"--nodes: {job.nodes} is not a number of nodes; give 1 or more")
     if job.time is not None:
         _check_time(job.time)
+    if job.run is not None and job.train is not None:
+        raise ConfigError("--run and --train: a job does one of them; leave one out")
+    if job.output is not None and job.train is None:
+        raise ConfigError("--output: goes with --train; a scan's output stands in its RUN.toml")
     for name in ("account", "queue"):
         word = getattr(job, name)
         if word is not None and not re.fullmatch(r"[\w.@:+-]+", word):
@@ -132,6 +147,13 @@ def _output_of(run: Path) -> str:
     if not isinstance(output, str):
         raise ConfigError(f"{run}: missing key 'output'; add the HDF5 file that the scan writes")
     return output
+
+
+def _model_of(train: str) -> str:
+    name = read_toml(find("training", train)).get("name")
+    if not isinstance(name, str):
+        raise ConfigError(f"{train}: missing key 'name'; add it, or give --output")
+    return f"{name}.safetensors"
 
 
 def _set_directive(text: str, pattern: str, replacement: str, value: str) -> str:

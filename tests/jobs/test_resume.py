@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from lensscan.nets.model import make_trivial
 
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
 SITES = sorted(path.name for path in JOBS.iterdir() if path.suffix in (".sbatch", ".pbs"))
@@ -190,3 +193,17 @@ def test_site_script_requeues_on_usr1(site: Site, name: str) -> None:
         assert line == "scontrol requeue 17"
     else:
         assert line == f"qsub -v LENSSCAN_RESTARTS=1 {JOBS / name}"
+
+
+@pytest.mark.parametrize(("whole", "code"), [(True, 0), (False, 75)])
+def test_a_training_is_done_when_its_model_can_be_loaded(tmp_path, whole, code):
+    model = tmp_path / "m.safetensors"
+    make_trivial(("g",), 16, 0.2).save(model)
+    if not whole:
+        os.truncate(model, model.stat().st_size - 1)
+    environment = {**os.environ, "LENSSCAN_ATTEMPTS": "1"}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    line = ["bash", str(JOBS / "resume.sh"), str(model), "true"]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == code, done.stdout
+    assert ("does not verify" in done.stdout) != whole

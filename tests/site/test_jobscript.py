@@ -49,6 +49,20 @@ def test_filled_in_script(site: str, run_toml: Path) -> None:
 
 
 @pytest.mark.parametrize("site", sites())
+@pytest.mark.parametrize(
+    ("output", "out"), [(None, "des-griz-large.safetensors"), ("my model.safetensors", "'my model.safetensors'")]
+)
+def test_a_training_in_the_same_script(site: str, output: str | None, out: str) -> None:
+    text = render(site, Job(train="des-griz-large", output=output))
+    lines = text.splitlines()
+    assert "RUN=des-griz-large" in lines
+    assert f"OUT={out}" in lines
+    assert lines[-1].endswith('lensscan train "$RUN" -o "$OUT"')
+    assert "lensscan scan" not in lines[-1]
+    assert subprocess.run(["bash", "-n"], input=text, text=True, timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize("site", sites())
 def test_directives_stand_before_the_first_command(site: str) -> None:
     """Slurm and PBS read no directive after the first command."""
     lines = render(site, Job(account="m1234", queue="debug")).splitlines()
@@ -74,6 +88,9 @@ def test_without_values_only_the_programs_folder_changes(site: str) -> None:
         (Job(time="00:05:00"), "too short"),
         (Job(account="a b"), "not one word"),
         (Job(run=Path("/nowhere/RUN.toml")), "/nowhere/RUN.toml"),
+        (Job(train="des-grizz"), "des-griz"),
+        (Job(run=Path("RUN.toml"), train="des-griz"), "--run and --train"),
+        (Job(output="x.h5"), "goes with --train"),
     ],
 )
 def test_values_that_cannot_work(job: Job, words: str) -> None:
