@@ -1,4 +1,4 @@
-"""Errors of the regressed parameters under other conditions: the same lenses, one effect or quantity at a time."""
+"""Errors and coverage of the parameters under other conditions: the same lenses, one effect or quantity at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensscan.errors import ConfigError
-from lensscan.evaluate.posteriors import PARAMETERS, truth_table
+from lensscan.evaluate.posteriors import PARAMETERS, reduce_posteriors, truth_table
 from lensscan.evaluate.predict import Scoring
 from lensscan.evaluate.testsets import SEEDS, SealedSet
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, difference, resample
@@ -20,12 +20,14 @@ from lensscan.mocks.recipes import Recipe
 from lensscan.mocks.simulate import Mocks, simulate
 from lensscan.nets.model import Model
 
-__all__ = ["Effects", "EffectsSettings", "Outcome", "compare_widths", "measure_effects"]
+__all__ = ["LEVELS", "REGIONS", "Effects", "EffectsSettings", "Outcome", "compare_conditions", "measure_effects"]
 
 Floats = NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
 FEWEST = 20
 """Lenses below which a half-width says nothing."""
+REGIONS = (*PARAMETERS, "joint_7")
+LEVELS = (0.68, 0.95)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,9 @@ class Outcome:
         The same minus that under ``everything``, paired: the same lenses in every resample.
     bias : dict of Estimate
         Median error.
+    coverage : dict of Estimate
+        Share of the truths inside the stated intervals, and inside the joint region of all seven: keys such as
+        ``0.68.theta_E`` and ``0.95.joint_7``.
     hidden : float
         Mean share of the light that masks hide; NaN where there are none.
     """
@@ -66,6 +71,7 @@ class Outcome:
     widths: dict[str, Estimate]
     differences: dict[str, Estimate]
     bias: dict[str, Estimate]
+    coverage: dict[str, Estimate]
     hidden: float
 
 
@@ -115,7 +121,7 @@ def measure_effects(settings: EffectsSettings, progress: Progress = lambda what,
         If the recipe lacks what the model wants, the model does not regress, or too few lenses could be measured.
     """
     conditions = conditions_of(settings.recipe)
-    estimates, hidden = [], []
+    estimates, contents, hidden = [], [], []
     truth: Floats | None = None
     for number, condition in enumerate(conditions):
         testset = ConditionSet(settings, condition)
@@ -127,25 +133,47 @@ def measure_effects(settings: EffectsSettings, progress: Progress = lambda what,
         columns = posterior[rows].columns()
         found = np.full((settings.n, len(PARAMETERS)), np.nan)
         found[scored.rows[rows]] = np.stack([columns[name] for name in PARAMETERS], axis=1)
+        true = truth_table(scored.truth, rows)
         if truth is None:
             truth = np.full_like(found, np.nan)
-            truth[scored.rows[rows]] = truth_table(scored.truth, rows)
+            truth[scored.rows[rows]] = true
+        reduced = reduce_posteriors(posterior[rows], true)
+        inside = np.full((settings.n, len(REGIONS)), np.nan)
+        central = [2 * np.abs(reduced.ranks[name] - 0.5) for name in PARAMETERS]
+        inside[scored.rows[rows]] = np.stack([*central, reduced.credibility["joint_7"]], axis=1)
         estimates.append(found)
+        contents.append(inside)
         hidden.append(float(np.concatenate(testset.shares).mean()) if testset.shares else float("nan"))
     assert truth is not None
-    return compare_widths(settings, conditions, np.stack(estimates), truth, hidden)
+    return compare_conditions(settings, conditions, np.stack(estimates), np.stack(contents), truth, hidden)
 
 
 def _tell(progress: Progress, number: int, of: int, done: int, total: int) -> None:
     progress("stamps", number * total + done, of * total)
 
 
-def compare_widths(
-    settings: EffectsSettings, conditions: list[Condition], estimates: Floats, truth: Floats, hidden: list[float]
+def compare_conditions(
+    settings: EffectsSettings,
+    conditions: list[Condition],
+    estimates: Floats,
+    contents: Floats,
+    truth: Floats,
+    hidden: list[float],
 ) -> Effects:
-    """Summarise estimates (k, n, 7) under k conditions, ``everything`` first, of the truth (n, 7).
+    """Summarise what was found under k conditions, ``everything`` first.
 
     Lenses count that have an estimate under every condition; the others are NaN.
+
+    Parameters
+    ----------
+    settings : EffectsSettings
+    conditions : list of Condition
+    estimates : (k, n, 7) array
+    contents : (k, n, 8) array
+        Content of the smallest interval (central) or region of the posterior that holds the truth, of `REGIONS`.
+    truth : (n, 7) array
+    hidden : list of float
+        See `Outcome`.
 
     Raises
     ------
@@ -155,6 +183,7 @@ def compare_widths(
     good = np.isfinite(estimates).all(axis=(0, 2)) & np.isfinite(truth).all(axis=1)
     if good.sum() < FEWEST:
         raise ConfigError(f"{good.sum()} lenses could be measured, {FEWEST} are needed; give a larger -n")
+    covered = {level: contents[:, good] <= level for level in LEVELS}
     errors = [[Deviations(found[good, k], truth[good, k]) for k in range(len(PARAMETERS))] for found in estimates]
 
     def statistic(counts: Counts | None) -> dict[str, float]:
@@ -164,6 +193,9 @@ def compare_widths(
                 found = each.widths(counts)
                 values[f"{number}.width.{name}"] = found["half_width_68"]
                 values[f"{number}.bias.{name}"] = found["bias"]
+        for level, inside in covered.items():
+            for number, shares in enumerate(np.average(inside, axis=1, weights=counts)):
+                values |= {f"{number}.{level:g}.{name}": float(x) for name, x in zip(REGIONS, shares, strict=True)}
         return values
 
     figures = resample(statistic, Bootstrap(np.flatnonzero(good), settings.replicates))
@@ -171,5 +203,6 @@ def compare_widths(
     for number, condition in enumerate(conditions):
         widths, bias = ({name: figures[f"{number}.{kind}.{name}"] for name in PARAMETERS} for kind in ("width", "bias"))
         gaps = {name: difference(widths[name], figures[f"0.width.{name}"]) for name in PARAMETERS}
-        outcomes.append(Outcome(condition, widths, gaps, bias, hidden[number]))
+        coverage = {f"{level:g}.{name}": figures[f"{number}.{level:g}.{name}"] for level in LEVELS for name in REGIONS}
+        outcomes.append(Outcome(condition, widths, gaps, bias, coverage, hidden[number]))
     return Effects(settings, outcomes, int(good.sum()))

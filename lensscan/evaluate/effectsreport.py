@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensscan import __version__
-from lensscan.evaluate.effects import Effects, Outcome
+from lensscan.evaluate.effects import LEVELS, REGIONS, Effects, Outcome
 from lensscan.evaluate.markup import figure, note, number, picture, simple_page, table
 from lensscan.evaluate.posteriors import PARAMETERS
 from lensscan.evaluate.report import file_stem, plain, write_json
@@ -42,11 +42,12 @@ def lines(found: Effects) -> list[str]:
     settings = found.settings
     text = [
         f"{settings.model.card.name} on {found.n_lens} lenses of {settings.recipe.name}, the seed for tuning; "
-        "half-widths of 68 % of the errors"
+        "half-widths of 68 % of the errors, and what the joint regions of 68 and 95 % hold"
     ]
     for outcome in found.outcomes:
         stated = [f"{name} {_words(outcome.widths[name])}" for name in TOLD]
-        text.append(f"  {outcome.condition.words:30s} {'; '.join(stated)}")
+        joint = ", ".join(f"{100 * outcome.coverage[f'{level:g}.joint_7'].value:.1f}" for level in LEVELS)
+        text.append(f"  {outcome.condition.words:30s} {'; '.join(stated)}; joint {joint} %")
     return text
 
 
@@ -78,6 +79,7 @@ def report(found: Effects) -> dict[str, Any]:
                 "half_width_68": {name: plain(value) for name, value in each.widths.items()},
                 "minus_everything": {name: plain(value) for name, value in each.differences.items()},
                 "bias": {name: plain(value) for name, value in each.bias.items()},
+                "coverage": {name: plain(value) for name, value in each.coverage.items()},
             }
             for each in found.outcomes
         ],
@@ -132,8 +134,10 @@ def make_page(found: Effects, pictures: dict[str, bytes]) -> str:
         "dropped where they would hide more than the limit; hidden is the mean share of the noise-free light, what is "
         "left of the lens's included."
     )
-    rows = []
+    rows, covered = [], []
     for each in found.outcomes:
+        shares = [[figure(plain(each.coverage[f"{level:g}.{name}"])) for level in LEVELS] for name in REGIONS]
+        covered.append([escape(each.condition.words), *("<br>".join(pair) for pair in shares)])
         cells = [f"{figure(plain(each.widths[p]))}<br>{figure(plain(each.differences[p]))}" for p in PARAMETERS]
         hidden = "" if np.isnan(each.hidden) else number(each.hidden, 2)
         rows.append([escape(each.condition.words), hidden, *cells])
@@ -148,6 +152,9 @@ def make_page(found: Effects, pictures: dict[str, bytes]) -> str:
             "when it alone is turned on (against nothing)."
         ) + picture(pictures, "switches", "effects on and off one at a time")
     body += note(f"Units of the grids: {escape(units)}.") + table(("condition", "hidden", *PARAMETERS), rows)
+    body += note(
+        "Share of the truths inside the stated intervals of 68 % and, below, of 95 %; joint_7: the region of all seven."
+    ) + table(("condition", *REGIONS), covered)
     title = f"{settings.model.card.name} on {settings.recipe.name} under other conditions"
     caption = f"{found.n_lens:,} lenses of the seed for tuning: no result, for looking only; simulated"
     return simple_page(title, caption, body)

@@ -16,7 +16,7 @@ from lensscan.mocks.tables import EffectsPrior
 __all__ = ["GRIDS", "SWITCHES", "Condition", "conditions_of", "grid_unit", "switched_on"]
 
 STEPS = 5
-FACTORS = (0.5, 0.7, 1.0, 1.4, 2.0)
+FACTORS = (0.5, 0.7, 1.0, 1.2, 1.5, 2.0)
 """Of noise or seeing, for recipes that state them band by band."""
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4)
 """Largest shares of the arcs' flux that masks may hide."""

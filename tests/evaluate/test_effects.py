@@ -13,7 +13,7 @@ import torch
 from lensscan.cli.main import main
 from lensscan.errors import ConfigError
 from lensscan.evaluate import effectsreport
-from lensscan.evaluate.effects import EffectsSettings, compare_widths, measure_effects
+from lensscan.evaluate.effects import EffectsSettings, compare_conditions, measure_effects
 from lensscan.mocks.conditions import Condition, conditions_of
 from lensscan.mocks.recipes import load_recipe
 from lensscan.nets.latent import PARAMETERS
@@ -59,7 +59,8 @@ def known():
     estimates = truth + factors[:, None, None] * errors
     estimates[4, 7] = np.nan
     hidden = [0.5 * each.value if each.kind == "masks" else math.nan for each in conditions]
-    return compare_widths(settings(n=900, replicates=60), conditions, estimates, truth, hidden), factors
+    contents = rng.uniform(size=(len(conditions), 900, 8)) ** factors[:, None, None]
+    return compare_conditions(settings(n=900, replicates=60), conditions, estimates, contents, truth, hidden), factors
 
 
 def test_differences_are_paired(known):
@@ -77,6 +78,17 @@ def test_differences_are_paired(known):
             percent = effectsreport.change(outcome, everything, name)
             assert percent.value == pytest.approx(100 * (factor - 1))
             assert percent.high - percent.low < 1e-6, "the same lenses in every resample"
+
+
+def test_coverage_is_the_share_inside(known):
+    """Contents are uniform to the power f, so that a region of content c holds c to the power 1 / f."""
+    found, factors = known
+    for factor, outcome in zip(factors, found.outcomes, strict=True):
+        for level in (0.68, 0.95):
+            for name in (*PARAMETERS, "joint_7"):
+                share = outcome.coverage[f"{level:g}.{name}"]
+                assert share.value == pytest.approx(level ** (1 / factor), abs=4 * 0.5 / 30)
+                assert share.low <= share.value <= share.high
 
 
 def test_every_condition_is_measured_on_the_same_lenses(measured):
@@ -102,7 +114,9 @@ def test_files_hold_every_condition(known, tmp_path):
     assert third["half_width_68"]["e1"]["value"] == pytest.approx(found.outcomes[2].widths["e1"].value, rel=1e-4)
     assert third["minus_everything"]["e1"]["low"] <= third["minus_everything"]["e1"]["value"]
     text = page.read_text()
-    assert text.count("<tr>") == 1 + len(found.outcomes)
+    assert text.count("<tr>") == 2 * (1 + len(found.outcomes))
+    shown = third["coverage"]["0.68.joint_7"]["value"]
+    assert shown == pytest.approx(found.outcomes[2].coverage["0.68.joint_7"].value, rel=1e-3)
     assert text.count("data:image/png") == 2
     assert not re.search(r'(src|href)="(?!data:|#)', text), "nothing from elsewhere"
     assert [path.name[-12:] for path in images] == ["4-curves.png", "switches.png"]
@@ -135,14 +149,18 @@ def test_a_recipe_without_effects_has_curves_only(known):
     rng = np.random.default_rng(1)
     truth = rng.normal(size=(40, 7))
     estimates = truth + rng.normal(size=(len(conditions), 40, 7))
-    bare = compare_widths(found.settings, conditions, estimates, truth, [0.1 * k for k in range(len(conditions))])
+    contents = rng.uniform(size=(len(conditions), 40, 8))
+    hidden = [0.1 * k for k in range(len(conditions))]
+    bare = compare_conditions(found.settings, conditions, estimates, contents, truth, hidden)
     assert set(effectsreport.draw(bare)) == {"curves"}
 
 
 def test_too_few_lenses_are_refused():
     conditions = [Condition("everything", "", math.nan, RECIPE)]
     with pytest.raises(ConfigError, match="19 lenses could be measured, 20 are needed"):
-        compare_widths(settings(), conditions, np.zeros((1, 19, 7)), np.zeros((19, 7)), [math.nan])
+        compare_conditions(
+            settings(), conditions, np.zeros((1, 19, 7)), np.zeros((1, 19, 8)), np.zeros((19, 7)), [math.nan]
+        )
 
 
 def test_a_model_without_posteriors_is_refused():
