@@ -20,6 +20,7 @@ from lensscan.mocks.recipes import CLASSES
 
 __all__ = [
     "FPRS",
+    "LARGE",
     "PREVALENCES",
     "SNR_EDGES",
     "THETA_EDGES",
@@ -36,6 +37,7 @@ PREVALENCES = (0.5, 1e-3, 1e-4)
 TOP = (100, 1_000, 10_000)
 SURVEY = 1_000_000
 LARGE = 100_000
+"""Objects of the lens finding challenge, for whose sets TPR0 and TPR10 are defined."""
 BINS = 15
 THETA_EDGES = (0.5, 0.8, 1.0, 1.2, 1.5, 2.0, 3.0)
 SNR_EDGES = (0.0, 10.0, 20.0, 40.0, np.inf)
