@@ -116,6 +116,7 @@ def _detection(report: Report, pictures: Mapping[str, bytes]) -> str:
         "ece_prevalence_0.5": "expected calibration error, prevalence 1/2",
         "ece_prevalence_0.001": "... at 0.001",
         "ece_prevalence_0.0001": "... at 0.0001",
+        "isotonic_largest": "largest distance of stated from isotonic, prevalence 1/2",
     }
     rows = [
         (
@@ -140,7 +141,8 @@ def _detection(report: Report, pictures: Mapping[str, bytes]) -> str:
     )
     noise = note(
         "Intervals: 95 %, bootstrap by galaxy; thresholds are found anew in every resample. A perfectly calibrated "
-        f"model shows an expected calibration error of up to {number(report['ece_noise_95'])} here (95 %). "
+        f"model shows an expected calibration error of up to {number(report['ece_noise_95'])} here, and an "
+        f"isotonic regression (thin line, a look only) up to {number(report['isotonic_noise_95'])} away (95 %). "
         "At even odds: p_lens of at least one half where lenses and others are equally many, which is also what "
         "accuracy, precision, F1, kappa, Brier score and log loss are weighted to."
     )

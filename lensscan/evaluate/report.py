@@ -276,6 +276,7 @@ def _detection_parts(scored: Scored, predictions: Predictions, detection: Detect
         "detection": {name: plain(value) for name, value in detection.figures.items()},
         "omitted": detection.omitted,
         "ece_noise_95": detection.ece_noise,
+        "isotonic_noise_95": detection.isotonic_noise,
         "thresholds": cuts,
         "reliability": {
             f"{pi:g}": {"predicted": d.predicted.tolist(), "observed": d.observed.tolist(), "mass": d.count.tolist()}

@@ -215,7 +215,8 @@ def test_a_sealed_set_is_opened_once_per_model(folder, tmp_path, capsys, sealed)
     assert path.read_bytes() == first
     baseline = tmp_path / "baseline.json"
     baseline.write_bytes(first)
-    assert evaluate(*command, "--views", "8", "--bootstrap", "9", "--baseline", baseline) == 0
+    others = ("--views", "8", "--bootstrap", "9", "--baseline", baseline)
+    assert main(["evaluate", *map(str, (*command, *others))]) == 0
     said = capsys.readouterr().err
     for words in ("--views 8 is ignored", "--bootstrap 9 is ignored", "--baseline (one) is ignored"):
         assert words in said
