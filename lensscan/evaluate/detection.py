@@ -159,7 +159,7 @@ class _Statistic:
         if pi not in self._wanted.sure:
             return found
         sure = p >= 0.5
-        share = max(float(mass[sure].sum()), 1e-300)
+        share = float(mass[sure].sum()) or np.nan
         return found | {
             f"stated_purity_prevalence_{pi:g}": float((mass * p)[sure].sum() / share),
             f"true_purity_prevalence_{pi:g}": float((mass * self._label)[sure].sum() / share),
