@@ -15,10 +15,13 @@ from typing import Any
 
 from lensscan.config import build, read_toml
 from lensscan.errors import ConfigError
+from lensscan.evaluate.detection import LARGE
 
 __all__ = ["Anchor", "Calibrator", "anchor_lines", "anchor_rows", "figure_at", "load_anchors", "verdict"]
 
 Report = Mapping[str, Any]
+OF_THE_CHALLENGE = ("detection:tpr0", "detection:tpr10")
+"""Rates that fall with the number of non-lenses; the lens finding challenge had `LARGE` objects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,13 @@ class Calibrator:
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """The published figures of one table; see ``catalogs/anchors.toml``."""
+    """The published figures of one table; see ``catalogs/anchors.toml``.
+
+    Attributes
+    ----------
+    resolution : float
+        Step of the last digit that is printed: a figure stands for all that is rounded to it, up to half a step away.
+    """
 
     paper: str
     source: str
@@ -57,6 +66,7 @@ class Anchor:
     better: str
     values: Mapping[str, float]
     note: str = ""
+    resolution: float = 0.0
     baseline: Calibrator | None = field(default=None)
 
 
@@ -66,11 +76,13 @@ def load_anchors(path: str | Path | None = None) -> tuple[Anchor, ...]:
     Raises
     ------
     ConfigError
-        If an entry has an unknown tag or direction.
+        If an entry has an unknown tag or direction, or a negative resolution.
     """
     place = path or Path(str(importlib.resources.files("lensscan") / "catalogs" / "anchors.toml"))
     anchors = tuple(build(Anchor, entry, f"{place}: anchor") for entry in read_toml(place).get("anchor", []))
     for anchor in anchors:
+        if anchor.resolution < 0:
+            raise ConfigError(f"{place}: {anchor.paper}: resolution must not be negative, it is {anchor.resolution:g}")
         if anchor.tag not in ("R", "M") or anchor.better not in ("lower", "higher"):
             raise ConfigError(f"{place}: {anchor.paper}: tag must be R or M, better must be lower or higher")
     return anchors
@@ -106,7 +118,7 @@ def anchor_rows(report: Report, baseline: Report | None, anchors: tuple[Anchor, 
     Returns
     -------
     list of dict
-        ``paper source tag figure published baseline ours verdict``; a baseline that is not this paper's is
+        ``paper source tag figure published resolution baseline ours verdict``; a baseline that is not this paper's is
         shown, but decides nothing.
     """
     recipe = report["testset"].get("recipe", "")
@@ -126,18 +138,26 @@ def anchor_rows(report: Report, baseline: Report | None, anchors: tuple[Anchor, 
                     "tag": anchor.tag,
                     "figure": figure,
                     "published": published,
+                    "resolution": anchor.resolution,
                     "baseline": rerun,
                     "baseline_model": baseline["model"]["name"] if baseline is not None and rerun else "",
                     "ours": ours,
-                    "verdict": verdict(anchor, figure, ours, baseline, rerun),
+                    "verdict": verdict(anchor, figure, report, ours, baseline, rerun),
                 }
             )
     return rows
 
 
+def _objects(report: Report) -> int:
+    """Return how many objects a set has, those below the label rule and those that could not be scored included."""
+    found = report["testset"]
+    return int(found.get("n_scored", 0) + found.get("n_failed", 0))
+
+
 def verdict(
     anchor: Anchor,
     figure: str,
+    report: Report,
     ours: Mapping[str, float],
     baseline: Report | None,
     rerun: Mapping[str, float] | None,
@@ -145,6 +165,9 @@ def verdict(
     """Return what may be said of ours against a published figure; "better" only behind a baseline that agrees."""
     if "*" in anchor.recipes:
         return "context: other data"
+    objects = _objects(report)
+    if figure in OF_THE_CHALLENGE and objects != LARGE:
+        return f"no verdict: depends on the number of objects, {LARGE:,} there and {objects:,} here"
     calibrator = anchor.baseline
     if calibrator is None or figure not in calibrator.values:
         return "no verdict: the paper has no simple baseline for this figure"
@@ -157,12 +180,14 @@ def verdict(
             f"not comparable: {calibrator.model} reaches {rerun['value']:.3g} here, "
             f"{calibrator.values[figure]:.3g} in the paper"
         )
-    published = anchor.values[figure]
     low, high = ours.get("low"), ours.get("high")
     if low is None or high is None:
         return "no verdict: ours has no interval here"
+    published, half = anchor.values[figure], anchor.resolution / 2
     if low <= published <= high:
         return "equal within the interval"
+    if low <= published + half and high >= published - half:
+        return "equal within the interval and the rounding of the paper"
     better = high < published if anchor.better == "lower" else low > published
     return "better" if better else "worse"
 
@@ -176,6 +201,7 @@ def anchor_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         rerun = f", {row['baseline_model']} again {row['baseline']['value']:.3g}" if row["baseline"] else ""
         figure = row["figure"].partition(":")[2]
         tag = " (from memory)" if row["tag"] == "M" else ""
-        here = f"published {row['published']:g}{tag}{rerun}, here {row['ours']['value']:.3g}"
+        rounded = f" (in steps of {row['resolution']:g})" if row["resolution"] else ""
+        here = f"published {row['published']:g}{rounded}{tag}{rerun}, here {row['ours']['value']:.3g}"
         lines.append(f"{figure}: {here}; {row['verdict']}  [{row['paper']}]")
     return lines

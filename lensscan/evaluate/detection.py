@@ -13,13 +13,14 @@ from scipy.special import expit
 
 from lensscan.evaluate.testsets import Truth
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
-from lensscan.metrics.calibration import Calibration, Reliability, binned, class_weights
+from lensscan.metrics.calibration import Calibration, Reliability, binned, class_weights, isotonic
 from lensscan.metrics.detection import purity, wilson
 from lensscan.metrics.ranking import FEWEST_FALSE, Population, Ranking, supported
 from lensscan.mocks.recipes import CLASSES
 
 __all__ = [
     "FPRS",
+    "LARGE",
     "PREVALENCES",
     "SNR_EDGES",
     "THETA_EDGES",
@@ -36,6 +37,7 @@ PREVALENCES = (0.5, 1e-3, 1e-4)
 TOP = (100, 1_000, 10_000)
 SURVEY = 1_000_000
 LARGE = 100_000
+"""Objects of the lens finding challenge, for whose sets TPR0 and TPR10 are defined."""
 BINS = 15
 THETA_EDGES = (0.5, 0.8, 1.0, 1.2, 1.5, 2.0, 3.0)
 SNR_EDGES = (0.0, 10.0, 20.0, 40.0, np.inf)
@@ -65,9 +67,11 @@ class Detection:
     ranking : Ranking
     diagrams : dict of Reliability
         By prevalence.
-    ece_noise : float
-        Below this lie 95 % of the expected calibration errors (prevalence 1/2) of a perfectly calibrated model
-        on a set of this size.
+    fitted : dict of Reliability
+        Isotonic regression, by prevalence.
+    ece_noise, isotonic_noise : float
+        Below this lie 95 % of the expected calibration errors, and of the largest distances of the isotonic
+        regression, (prevalence 1/2) of a perfectly calibrated model on a set of this size.
     """
 
     figures: dict[str, Estimate]
@@ -75,7 +79,9 @@ class Detection:
     thresholds: dict[float, float]
     ranking: Ranking
     diagrams: dict[float, Reliability]
+    fitted: dict[float, Reliability]
     ece_noise: float
+    isotonic_noise: float
 
     def cuts(self) -> dict[str, float]:
         """Return calibrated logits by name: at each supported false positive rate, and last at even odds.
@@ -148,11 +154,12 @@ class _Statistic:
         found = {f"ece_prevalence_{pi:g}": diagram.error()}
         if pi == PREVALENCES[0]:
             square = (p - self._label) ** 2
+            found["isotonic_largest"] = isotonic(p, self._label, mass).largest()
             return found | {"brier": float((mass * square).sum()), "log_loss": float((mass * self._loss).sum())}
         if pi not in self._wanted.sure:
             return found
         sure = p >= 0.5
-        share = max(float(mass[sure].sum()), 1e-300)
+        share = float(mass[sure].sum()) or np.nan
         return found | {
             f"stated_purity_prevalence_{pi:g}": float((mass * p)[sure].sum() / share),
             f"true_purity_prevalence_{pi:g}": float((mass * self._label)[sure].sum() / share),
@@ -234,8 +241,9 @@ def detect(
     -------
     Detection
         ``auroc tpr_at_fpr_* tpr0 tpr10``; ``accuracy precision recall f1 kappa`` at p_lens >= 1/2;
-        ``ece_prevalence_* brier log_loss``; ``stated_purity_* true_purity_*`` (of what has p_lens >= 1/2 at that
-        prevalence); ``purity_at_fpr_* inspected_per_lens_at_fpr_*``; and for the best-ranked 100, 1,000 and 10,000
+        ``ece_prevalence_* brier log_loss``; ``isotonic_largest`` (distance of an isotonic regression from p_lens);
+        ``stated_purity_* true_purity_*`` (of what has p_lens >= 1/2 at that prevalence);
+        ``purity_at_fpr_* inspected_per_lens_at_fpr_*``; and for the best-ranked 100, 1,000 and 10,000
         of a survey of 1,000,000 ``purity_top_* completeness_top_* inspected_per_lens_top_*``, and the sum of their
         p_lens over the lenses among them, ``stated_over_true_top_*``.
     """
@@ -243,31 +251,44 @@ def detect(
     wanted = _Wanted.of(logit, capped, is_lens, len(is_lens) if objects is None else objects)
     statistic = _Statistic(logit, capped, is_lens, wanted)
     figures = resample(statistic, bootstrap)
-    diagrams = {pi: _diagram(capped, is_lens, pi) for pi in PREVALENCES}
+    diagrams, fitted = ({pi: make(capped, is_lens, pi) for pi in PREVALENCES} for make in (_diagram, _fitted))
     thresholds = {fpr: statistic.ranking.select().threshold_at(fpr) for fpr in wanted.fprs}
-    noise = _ece_noise(capped, is_lens, bootstrap.seed)
-    return Detection(figures, wanted.omitted, thresholds, statistic.ranking, diagrams, noise)
+    noise = _noise(capped, is_lens, bootstrap.seed)
+    return Detection(figures, wanted.omitted, thresholds, statistic.ranking, diagrams, fitted, *noise)
 
 
 def _diagram(logit: NDArray[np.float64], is_lens: NDArray[np.bool_], prevalence: float) -> Reliability:
     """Return the reliability diagram at a prevalence, in bins of equally many rows of the set."""
+    return binned(*_stated(logit, is_lens, prevalence), BINS, np.ones(len(logit)))
+
+
+def _fitted(logit: NDArray[np.float64], is_lens: NDArray[np.bool_], prevalence: float) -> Reliability:
+    """Return the same by isotonic regression."""
+    return isotonic(*_stated(logit, is_lens, prevalence))
+
+
+def _stated(
+    logit: NDArray[np.float64], is_lens: NDArray[np.bool_], prevalence: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return probabilities, labels and masses (n,) at a prevalence, by rising probability."""
     order = np.argsort(logit, kind="stable")
     p = expit(logit[order] + np.log(prevalence) - np.log1p(-prevalence))
-    mass = class_weights(is_lens, prevalence)[order]
-    return binned(p, is_lens[order].astype(np.float64), mass, BINS, np.ones(len(order)))
+    return p, is_lens[order].astype(np.float64), np.asarray(class_weights(is_lens, prevalence)[order], np.float64)
 
 
-def _ece_noise(logit: NDArray[np.float64], is_lens: NDArray[np.bool_], seed: int, draws: int = 100) -> float:
-    """Return the 95 % quantile of the calibration error when labels are drawn from the stated probabilities."""
+def _noise(logit: NDArray[np.float64], is_lens: NDArray[np.bool_], seed: int, draws: int = 100) -> tuple[float, float]:
+    """Return the 95 % quantiles of calibration error and isotonic distance if labels are drawn as stated."""
     prior = float(is_lens.mean())
     ordered = np.sort(logit)
     inside, p = expit(ordered + np.log(prior) - np.log1p(-prior)), expit(ordered)
     rng = np.random.default_rng(seed)
-    errors = []
+    errors, largest = [], []
     for _ in range(draws):
         label = rng.random(len(p)) < inside
-        errors.append(binned(p, label.astype(np.float64), class_weights(label, 0.5), BINS).error())
-    return float(np.quantile(errors, 0.95))
+        rows = p, label.astype(np.float64), class_weights(label, 0.5)
+        errors.append(binned(*rows, BINS).error())
+        largest.append(isotonic(*rows).largest())
+    return float(np.quantile(errors, 0.95)), float(np.quantile(largest, 0.95))
 
 
 def cut_words(name: str) -> str:

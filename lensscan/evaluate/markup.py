@@ -42,11 +42,15 @@ def number(value: Any, digits: int = 3) -> str:
 
 
 def figure(found: Mapping[str, Any] | None, digits: int = 3) -> str:
-    """Return a figure with its 95 % interval; as many decimals as the interval's width makes sensible."""
-    if found is None or found.get("value") is None:
-        return "&ndash;"
-    value, low, high = found["value"], found.get("low"), found.get("high")
-    if low is None or high is None:
+    """Return a figure with its 95 % interval; as many decimals as the interval's width makes sensible.
+
+    A lower end without an upper one, which is infinite, is shown as "> low".
+    """
+    value, low, high = (None if found is None else found.get(key) for key in ("value", "low", "high"))
+    if low is not None and high is None:
+        above = f"&gt;&thinsp;{number(low, digits)}"
+        return above if value is None else f"{number(value, digits)} <small>{above}</small>"
+    if value is None or low is None or high is None:
         return number(value, digits)
     width = high - low
     decimals = 1

@@ -230,7 +230,7 @@ def compare(settings: ModularSettings, rows: Rows) -> Comparison:
 def _mean(values: Floats, counts: Counts | None) -> float:
     """Return the mean of what is finite: nothing is infinitely near to a source that is not there."""
     weight = np.isfinite(values) * (1 if counts is None else counts)
-    return float((np.where(weight > 0, values, 0.0) * weight).sum() / max(weight.sum(), 1))
+    return float((np.where(weight > 0, values, 0.0) * weight).sum() / (weight.sum() or np.nan))
 
 
 def _regression(rows: Rows, replicates: int) -> dict[str, Estimate]:

@@ -14,6 +14,7 @@ from lensscan.evaluate.images import ABOVE
 from lensscan.evaluate.markup import STYLE, figure, note, number, picture, table
 from lensscan.evaluate.posteriors import PARAMETERS
 from lensscan.evaluate.regression import CONVENTIONS, LEVELS
+from lensscan.evaluate.report import LIKELY
 
 __all__ = ["make_page"]
 
@@ -72,7 +73,9 @@ def _anchors(report: Report) -> str:
         (
             f"{escape(row['paper'])}<br><small>{escape(row['source'])}</small>",
             escape(row["figure"]),
-            number(row["published"]) + ("" if row["tag"] == "R" else f" [{row['tag']}]"),
+            number(row["published"])
+            + ("" if row["tag"] == "R" else f" [{row['tag']}]")
+            + (f"<br><small>in steps of {row['resolution']:g}</small>" if row.get("resolution") else ""),
             figure(row["baseline"])
             + (f"<br><small>{escape(row['baseline_model'])}</small>" if row["baseline"] else ""),
             figure(row["ours"]),
@@ -95,13 +98,14 @@ def _detection(report: Report, pictures: Mapping[str, bytes]) -> str:
     found = report.get("detection")
     if not found:
         return ""
+    others = report["testset"]["n_other"]
     words = {
         "auroc": "area under the ROC curve",
         "tpr_at_fpr_0.01": "true positive rate at a false positive rate of 0.01",
         "tpr_at_fpr_0.001": "... of 0.001",
         "tpr_at_fpr_0.0001": "... of 0.0001",
-        "tpr0": "TPR0: before the first false positive",
-        "tpr10": "TPR10: with fewer than ten false positives",
+        "tpr0": f"TPR0: before the first false positive of {others:,} non-lenses",
+        "tpr10": "TPR10: with fewer than ten false positives of these",
         "accuracy": "accuracy at even odds",
         "precision": "precision at even odds",
         "recall": "recall at even odds",
@@ -112,6 +116,7 @@ def _detection(report: Report, pictures: Mapping[str, bytes]) -> str:
         "ece_prevalence_0.5": "expected calibration error, prevalence 1/2",
         "ece_prevalence_0.001": "... at 0.001",
         "ece_prevalence_0.0001": "... at 0.0001",
+        "isotonic_largest": "largest distance of stated from isotonic, prevalence 1/2",
     }
     rows = [
         (
@@ -136,7 +141,8 @@ def _detection(report: Report, pictures: Mapping[str, bytes]) -> str:
     )
     noise = note(
         "Intervals: 95 %, bootstrap by galaxy; thresholds are found anew in every resample. A perfectly calibrated "
-        f"model shows an expected calibration error of up to {number(report['ece_noise_95'])} here (95 %). "
+        f"model shows an expected calibration error of up to {number(report['ece_noise_95'])} here, and an "
+        f"isotonic regression (thin line, a look only) up to {number(report['isotonic_noise_95'])} away (95 %). "
         "At even odds: p_lens of at least one half where lenses and others are equally many, which is also what "
         "accuracy, precision, F1, kappa, Brier score and log loss are weighted to."
     )
@@ -238,15 +244,16 @@ def _regression(report: Report, pictures: Mapping[str, bytes]) -> str:
         "theta_E (1+q)/(2 sqrt q)."
     )
     rows = [
-        [f"{convention}: {name}", *(figure(found[f"{convention}.{name}.{kind}"]) for kind in kinds)]
+        [f"{convention}: {name}", *(figure(found[f"{convention}.{name}.{kind}"]) for kind in kinds),
+         figure(found[f"gain_over_light.{convention}.{name}"])]
         for convention, names in CONVENTIONS.items()
         for name in names
-    ]
-    body += table(head, rows)
+    ]  # fmt: skip
+    body += table((*head, "gain over light"), rows)
     body += "<h3>Against knowing nothing, and against the light alone</h3>" + note(
         "68 % half-widths: always guessing the prior's median; a linear fit to flux, colours, centroid and moments of "
         "the light; this model; this model without the tenth of the lenses with the largest stated error; the mean "
-        "stated error."
+        "stated error. Gain over light: 1 - this model's half-width over that of the light alone, paired."
     )
     widths = (
         "prior.{}.half_width_68",
@@ -254,9 +261,12 @@ def _regression(report: Report, pictures: Mapping[str, bytes]) -> str:
         "errors.{}.half_width_68",
         "selective.0.9.{}",
         "sharpness.{}",
+        "gain_over_light.{}",
     )
     rows = [[name, *(figure(found[key.format(name)]) for key in widths)] for name in PARAMETERS]
-    body += table(("", "prior", "light alone", "this model", "without the worst tenth", "stated"), rows)
+    body += table(
+        ("", "prior", "light alone", "this model", "without the worst tenth", "stated", "gain over light"), rows
+    )
     body += picture(pictures, "truth", "predicted against true parameters")
     body += picture(pictures, "truth_conventions", "predicted against true ellipticities in other conventions")
     return body + picture(pictures, "selective", "half-width against rejected fraction")
@@ -278,7 +288,8 @@ def _posterior(report: Report, pictures: Mapping[str, bytes]) -> str:
              "one_minus_q_ex", "one_minus_q_ey"]  # fmt: skip
     rows = [[_words(name), *(figure(found[f"coverage.{level:g}.{name}"]) for level in LEVELS)] for name in names]
     body = note(
-        "Share of the truths inside the stated regions; joint: ellipsoids of the first five and of all parameters."
+        "Share of the truths inside the stated regions; joint: regions of highest density in latent space, of the "
+        "first five and of all parameters (ellipsoids where the posterior is one Gaussian)."
     )
     body += table(("", *(f"{100 * level:g} %" for level in LEVELS)), rows)
     body += picture(pictures, "coverage", "coverage, PIT and TARP")
@@ -318,6 +329,8 @@ def _posterior(report: Report, pictures: Mapping[str, bytes]) -> str:
     text = "Double: fewer than four images. Outliers: theta_E by 15 %."
     if "selected" in report["groups"]:
         text += f" Selected: what the score puts above {cut_words(next(iter(report['thresholds'])))}."
+    if LIKELY in report["groups"]:
+        text += f" {escape(LIKELY)}: at prevalence 1/2."
     return body + "<h3>By kind of lens</h3>" + note(text) + table(head, rows)
 
 
@@ -365,7 +378,7 @@ def _flow(report: Report) -> str:
 def _comparisons(report: Report) -> str:
     rows = [
         (escape(row["other"]), escape(row["figure"]), figure(row["theirs"]), figure(row),
-         "yes" if row["low"] is not None and (row["low"] > 0 or row["high"] < 0) else "no")
+         "yes" if (row["low"] or 0) > 0 or (row["high"] or 0) < 0 else "no")
         for row in report.get("comparisons", [])
     ]  # fmt: skip
     if not rows:

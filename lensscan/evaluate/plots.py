@@ -105,6 +105,7 @@ def _detection(assessment: Assessment, number: int, report: dict[str, Any]) -> d
     panels = [
         (f"prevalence {pi:g}", detection.diagrams[pi].predicted, detection.diagrams[pi].observed) for pi in PREVALENCES
     ]
+    isotonic = [(detection.fitted[pi].predicted, detection.fitted[pi].observed) for pi in PREVALENCES]
     name, threshold = next(iter(detection.cuts().items()))
     above = logit >= threshold
     matrix = np.array([[(rows & above).sum(), (rows & ~above).sum()] for rows in (lens, ~lens & plain)])
@@ -115,7 +116,7 @@ def _detection(assessment: Assessment, number: int, report: dict[str, Any]) -> d
     }
     pictures = {
         "roc": roc_diagram(curves, FEWEST_FALSE / max(int((~lens & plain).sum()), 1)),
-        "reliability": reliability_diagram(panels),
+        "reliability": reliability_diagram(panels, isotonic),
         "logits": range_diagram(groups, {f"FPR {fpr:g}": value for fpr, value in detection.thresholds.items()}),
         "confusion": confusion_diagram(matrix, cut_words(name), rates),
     }

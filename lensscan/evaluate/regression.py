@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -24,6 +25,8 @@ LEVELS = (0.5, 0.68, 0.95, 0.997)
 TARP_LEVELS = np.linspace(0.0, 1.0, 41)
 KEPT_FRACTIONS = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5, 0.3)
 SMALLEST_GROUP = 20
+FLATTEST = 0.95
+"""Largest (1-q)/(1+q) that a linear fit to the light is taken to state."""
 GROUPED = ("coverage.0.68", "coverage.0.95", "outliers.")
 """What is reported of every group, besides widths."""
 CONVENTIONS = {
@@ -42,7 +45,8 @@ class Regression:
     Attributes
     ----------
     figures : dict of Estimate
-        Keys such as ``errors.theta_E.bias``, ``coverage.0.68.x``, ``group.quad.coverage.0.95.joint_5``.
+        Keys such as ``errors.theta_E.bias``, ``coverage.0.68.x``, ``group.quad.coverage.0.95.joint_5``; and
+        ``gain_over_light.x``, ``gain_over_light.hezaveh2017.ex``: 1 - half-width of 68 % over that of the light alone.
     counts : dict of int
         Lenses in each group.
     curves : dict of (k,) arrays
@@ -73,9 +77,18 @@ def convert(name: str, estimate: Floats, truth: Floats) -> tuple[Floats, Floats]
 
 
 def groups_of(
-    truth: Truth, lens: NDArray[np.bool_], selected: NDArray[np.bool_] | None
+    truth: Truth, lens: NDArray[np.bool_], selected: Mapping[str, NDArray[np.bool_]]
 ) -> dict[str, NDArray[np.bool_]]:
-    """Return the groups (n_lens,) over which regression is reported: theta_E, S/N, images, what the score selects."""
+    """Return the groups (n_lens,) over which regression is reported: theta_E, S/N, images, what the score selects.
+
+    Parameters
+    ----------
+    truth : dict of (n,) arrays
+    lens : (n,) bool array
+        The rows that are regressed.
+    selected : dict of (n,) bool arrays
+        What the score selects, by name; empty without a score.
+    """
     theta_E = np.asarray(truth["theta_E"], np.float64)[lens]
     groups = {f"theta_E {a:g}-{b:g}": (theta_E >= a) & (theta_E < b) for a, b in pairwise(THETA_EDGES)}
     groups["theta_E > 0.8"] = theta_E > 0.8
@@ -86,8 +99,7 @@ def groups_of(
     if "n_images" in truth:
         images = np.asarray(truth["n_images"], np.float64)[lens]
         groups |= {"quad": images >= 4, "double": images < 4}
-    if selected is not None:
-        groups["selected"] = selected[lens]
+    groups |= {name: rows[lens] for name, rows in selected.items()}
     return {name: rows for name, rows in groups.items() if rows.sum() >= SMALLEST_GROUP}
 
 
@@ -105,13 +117,16 @@ class _Statistic:
         self._p = posteriors
         estimate = posteriors.median
         self._errors = {f"errors.{name}": Deviations(estimate[:, k], truth[:, k]) for k, name in enumerate(PARAMETERS)}
-        for convention, pair in CONVENTIONS.items():
-            ours, true = convert(convention, estimate, truth)
-            for k, name in enumerate(pair):
-                self._errors[f"{convention}.{name}"] = Deviations(ours[:, k], true[:, k])
-        middle = np.median(truth, axis=0)
         everyone = np.ones(len(truth), bool)
         self._widths: dict[str, tuple[Deviations, NDArray[np.bool_]]] = {}
+        possible = _possible(light)
+        for convention, pair in CONVENTIONS.items():
+            ours, true = convert(convention, estimate, truth)
+            plain, _ = convert(convention, possible, truth)
+            for k, name in enumerate(pair):
+                self._errors[f"{convention}.{name}"] = Deviations(ours[:, k], true[:, k])
+                self._widths[f"light.{convention}.{name}"] = (Deviations(plain[:, k], true[:, k]), everyone)
+        middle = np.median(truth, axis=0)
         for k, name in enumerate(PARAMETERS):
             self._widths[f"prior.{name}"] = (Deviations(np.full(len(truth), middle[k]), truth[:, k]), everyone)
             self._widths[f"light.{name}"] = (Deviations(light[:, k], truth[:, k]), everyone)
@@ -136,11 +151,15 @@ class _Statistic:
             found |= {f"{name}.{key}": value for key, value in errors.figures(counts).items()}
         for means, names, rows in self._means:
             weight = np.ones(len(means), np.float32) if counts is None else counts[rows].astype(np.float32)
-            shares = weight @ means / max(float(weight.sum()), 1.0)
+            shares = weight @ means / (float(weight.sum()) or np.nan)  # nothing drawn of a group: nothing is known
             found |= dict(zip(names, shares.tolist(), strict=True))
         for name, (errors, rows) in self._widths.items():
             widths = errors.widths(None if counts is None else counts[rows])
             found |= {f"{name}.{key}": value for key, value in widths.items()}
+        for name in self._errors:
+            what = name.removeprefix("errors.")
+            light = found[f"light.{what}.half_width_68"]
+            found[f"gain_over_light.{what}"] = 1 - found[f"{name}.half_width_68"] / (light or np.nan)
         for name, (errors, rows) in self._selective.items():
             found[name] = errors.widths(None if counts is None else counts[rows])["half_width_68"]
         for name, ranks in self._p.ranks.items():
@@ -150,6 +169,14 @@ class _Statistic:
             found[f"tarp.{name}.largest"] = float(np.abs(expected - TARP_LEVELS).max())
             found[f"tarp.{name}.mean"] = float((expected - TARP_LEVELS).mean())
         return found
+
+
+def _possible(values: Floats) -> Floats:
+    """Return parameters (n, 7) whose ellipticity, which a linear fit does not bound, is one of an ellipse."""
+    size = np.hypot(values[:, 1], values[:, 2])
+    result = values.copy()
+    result[:, 1:3] *= np.minimum(1.0, FLATTEST / np.maximum(size, 1e-12))[:, None]
+    return result
 
 
 def _indicators(posteriors: Posteriors, truth: Floats, pixel_scale: float) -> tuple[NDArray[np.float32], list[str]]:

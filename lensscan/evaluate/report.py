@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 
 from lensscan import __version__
 from lensscan.errors import ConfigError
-from lensscan.evaluate.detection import Detection, ambiguous, completeness_table, detect, false_positives
+from lensscan.evaluate.detection import (
+    EVEN_ODDS,
+    Detection,
+    ambiguous,
+    completeness_table,
+    detect,
+    false_positives,
+)
 from lensscan.evaluate.flows import flow_figures
 from lensscan.evaluate.images import Images, measure_images
 from lensscan.evaluate.lightonly import GROUPS, columns_of, linear_scores
@@ -32,6 +39,7 @@ from lensscan.scan.provenance import git_revision
 
 __all__ = [
     "FORMAT",
+    "LIKELY",
     "Assessment",
     "Outcome",
     "assess",
@@ -46,6 +54,8 @@ __all__ = [
 FORMAT = 1
 STAMP = "stamp"
 """Column of the truth that names the real stamp under a row, -1 without one; painted and unpainted twins share it."""
+LIKELY = "p_lens > 0.5"
+"""Group of the lenses that have this probability at prevalence 1/2."""
 COMPARED = (
     "detection:auroc",
     "detection:tpr_at_fpr_0.01",
@@ -133,12 +143,15 @@ def assess(scored: Scored, pixel_scale: float, replicates: int, seed: int = 0) -
     found = Bootstrap(galaxies[clear], replicates, seed)
     outcomes = []
     for predictions in scored.models:
-        name, detection, selected = predictions.card.name, None, None
+        name, detection = predictions.card.name, None
+        selected: dict[str, NDArray[np.bool_]] = {}
         scores = bool(np.isfinite(predictions.logit).all())
         if scores and not lens[clear].all():
             objects = len(lens) + scored.failed
             detection = detect(predictions.logit[clear], lens[clear], found, objects, predictions.card.calibration.cap)
-            selected = predictions.logit >= next(iter(detection.cuts().values()))
+            cuts = detection.cuts()
+            selected = {"selected": predictions.logit >= next(iter(cuts.values()))}
+            selected[LIKELY] = predictions.logit > cuts[EVEN_ODDS]
         rows = regressed & predictions.posterior.finite
         regression, posteriors, flow = _regression(scored, predictions, rows, selected, pixel_scale, replicates, seed)
         if detection is None and regression is None:
@@ -178,7 +191,7 @@ def _regression(
     scored: Scored,
     predictions: Predictions,
     rows: NDArray[np.bool_],
-    selected: NDArray[np.bool_] | None,
+    selected: Mapping[str, NDArray[np.bool_]],
     pixel_scale: float,
     replicates: int,
     seed: int,
@@ -263,6 +276,7 @@ def _detection_parts(scored: Scored, predictions: Predictions, detection: Detect
         "detection": {name: plain(value) for name, value in detection.figures.items()},
         "omitted": detection.omitted,
         "ece_noise_95": detection.ece_noise,
+        "isotonic_noise_95": detection.isotonic_noise,
         "thresholds": cuts,
         "reliability": {
             f"{pi:g}": {"predicted": d.predicted.tolist(), "observed": d.observed.tolist(), "mass": d.count.tolist()}

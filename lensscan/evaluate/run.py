@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,8 +59,9 @@ def evaluate(
 ) -> list[Path]:
     """Evaluate and return the paths of the HTML reports.
 
-    A sealed set is opened once per reported model: reports that stand for the same weights are kept, and one
-    for other weights under the same name says how many versions have been measured.
+    A sealed set is opened once per reported model: reports that stand for the same weights are kept, with a word on
+    what else was asked for and they do not show; one for other weights under the same name says how many versions
+    have been measured.
 
     Parameters
     ----------
@@ -90,6 +91,9 @@ def evaluate(
     histories = [_history(stem, model, testset, settings.overwrite) for stem, model in zip(stems, models, strict=True)]
     pages = [_beside(stem, ".html") for stem in stems]
     if not settings.overwrite and testset.sealed and all(stands for _, stands in histories):
+        ignored = [line for stem in stems for line in _ignored(settings, read_report(_beside(stem, ".json")), baseline)]
+        for line in dict.fromkeys(ignored):
+            say(line)
         say("these reports stand for these very weights; --overwrite makes them anew")
         return pages
     check_folder(settings.folder)
@@ -102,6 +106,7 @@ def evaluate(
     assessment = assess(scored, models[0].card.pixel_scale, settings.replicates)
     for number, (model, stem) in enumerate(zip(models, stems, strict=True)):
         report = make_report(assessment, number, testset, histories[number][0], settings.device)
+        report["baseline"] = _identity(baseline)
         report["anchors"] = anchor_rows(report, baseline, anchors)
         for line in anchor_lines(report["anchors"]):
             say(f"{names[number]}: {line}")
@@ -138,6 +143,30 @@ def _history(stem: Path, model: Model, testset: TestSet, overwrite: bool = False
     if any(each["hash"] == model.card.hash for each in earlier):
         return earlier, stands
     return [*earlier, now], False
+
+
+def _identity(baseline: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return what identifies a baseline: the name of its model and the hash of the weights."""
+    return None if baseline is None else {key: baseline["model"].get(key) for key in ("name", "hash")}
+
+
+def _ignored(settings: Evaluation, stands: Mapping[str, Any], baseline: Mapping[str, Any] | None) -> list[str]:
+    """Return a line for each option that a standing report was not made with."""
+    name = stands["model"]["name"]
+    views, resamples = stands["model"].get("views"), stands.get("bootstrap", {}).get("resamples")
+    lines = []
+    if settings.views is not None and settings.views != views:
+        lines.append(f"{name}: --views {settings.views} is ignored, the report that stands has {views}")
+    if settings.replicates != resamples:
+        lines.append(f"{name}: --bootstrap {settings.replicates} is ignored, the report that stands has {resamples}")
+    if baseline is not None and _identity(baseline) != stands.get("baseline"):
+        other = (stands.get("baseline") or {}).get("name", "none")
+        ours = baseline["model"]["name"]
+        lines.append(
+            f"{name}: --baseline ({ours}) is ignored, the baseline of the report that stands is "
+            f"{other if other != ours else 'an older version'}"
+        )
+    return lines
 
 
 def _baseline(path: str | None, testset: TestSet) -> dict[str, Any] | None:

@@ -194,7 +194,7 @@ class _Statistic:
             widths = self._errors.widths(drawn)
             found |= {"theta_E_bias": widths["bias"], "theta_E_68": widths["half_width_68"]}
             weight = np.ones(len(self._covered)) if drawn is None else drawn
-            found["coverage_68"] = float((weight * self._covered).sum() / max(weight.sum(), 1))
+            found["coverage_68"] = float((weight * self._covered).sum() / (weight.sum() or np.nan))
         return found
 
     def _detection(self, counts: Counts | None) -> dict[str, float]:

@@ -25,7 +25,7 @@ class Estimate:
     value : float
         On the sample itself.
     low, high : float
-        Central 95 % of the resamples; NaN without any.
+        Central 95 % of the resamples; NaN without any.  `high` is infinite if more than 2.5 % of them are.
     replicates : (r,) array
         The resampled values, for paired differences.
     """
@@ -39,10 +39,15 @@ class Estimate:
     def of(cls, value: float, replicates: ArrayLike) -> Estimate:
         """Return the estimate of a value and its resamples; resamples that are NaN do not count."""
         values = np.asarray(replicates, np.float64)
-        good = values[np.isfinite(values)]
+        good = np.sort(values[~np.isnan(values)])
         if not len(good):
             return cls(float(value), float("nan"), float("nan"), values)
-        low, high = np.quantile(good, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        tail = (1 - LEVEL) / 2
+        if np.isinf(good[[0, -1]]).any():  # no line leads to infinity: the limits are resamples themselves
+            outside = int(tail * len(good) + 1e-9)
+            low, high = good[outside], good[-1 - outside]
+        else:
+            low, high = np.quantile(good, [tail, (1 + LEVEL) / 2])
         return cls(float(value), float(low), float(high), values)
 
 

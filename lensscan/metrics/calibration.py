@@ -24,6 +24,7 @@ __all__ = [
     "class_weights",
     "expected_calibration_error",
     "fit",
+    "isotonic",
     "log_loss",
     "reliability",
 ]
@@ -241,6 +242,10 @@ class Reliability:
             return float("nan")
         return float(np.average(np.abs(self.predicted - self.observed), weights=self.count))
 
+    def largest(self) -> float:
+        """Return the largest distance of observed from predicted, NaN if the diagram is empty."""
+        return float(np.abs(self.predicted - self.observed).max()) if len(self.count) else float("nan")
+
 
 def reliability(
     probability: Floats, is_lens: NDArray[np.bool_], bins: int = 15, weight: Floats | None = None
@@ -278,6 +283,35 @@ def binned(p: Floats, y: Floats, mass: Floats, bins: int, borders: Floats | None
     used = share > 0
     predicted, observed = np.bincount(place, mass * p, bins)[used], np.bincount(place, mass * y, bins)[used]
     return Reliability(predicted / share[used], observed / share[used], np.asarray(share[used], np.float64))
+
+
+def isotonic(p: Floats, y: Floats, mass: Floats) -> Reliability:
+    """Return the rising lens fraction nearest to the labels, without bins: isotonic regression.
+
+    A look at a calibration, never one: see Zadrozny & Elkan 2002; Dimitriadis, Gneiting & Jordan 2021 (CORP).
+
+    Parameters
+    ----------
+    p, y, mass : (n,) arrays
+        Rows sorted by probability, labels in {0, 1} and mass; rows of mass 0 do not count.
+
+    Returns
+    -------
+    Reliability
+        A point for each distinct probability.
+    """
+    from scipy.optimize import isotonic_regression
+
+    used = mass > 0
+    p, y, mass = p[used], y[used], mass[used]
+    if not len(p):
+        return Reliability(np.empty(0), np.empty(0), np.empty(0))
+    first = np.flatnonzero(np.append(True, np.diff(p) > 0))
+    weight = np.add.reduceat(mass, first)
+    level = np.add.reduceat(mass * y, first) / weight
+    return Reliability(
+        np.asarray(p[first], np.float64), np.asarray(isotonic_regression(level, weights=weight).x), weight
+    )
 
 
 def expected_calibration_error(

@@ -93,11 +93,13 @@ def roc_diagram(curves: Sequence[Curve], floor: float) -> bytes:
     return png_bytes(figure)
 
 
-def reliability_diagram(panels: Sequence[tuple[str, Floats, Floats]]) -> bytes:
+def reliability_diagram(
+    panels: Sequence[tuple[str, Floats, Floats]], isotonic: Sequence[tuple[Floats, Floats]] = ()
+) -> bytes:
     """Draw the lens fraction against the mean probability of bins, one panel (title, predicted, observed) each.
 
     Panels after the first are logarithmic; there a bin without a lens is a grey mark at the lower
-    edge, one without anything else at the upper.
+    edge, one without anything else at the upper.  `isotonic`, (probability, fraction) for each panel, is a thin line.
     """
     figure, axes = new_panels(1, len(panels), 4.0, 3.9)
     for number, (place, (title, predicted, observed)) in enumerate(zip(axes, panels, strict=True)):
@@ -106,6 +108,8 @@ def reliability_diagram(panels: Sequence[tuple[str, Floats, Floats]]) -> bytes:
             decade = np.floor(np.log10(max(float(predicted.min(initial=1e-2)), 1e-9)))
             low, scale = float(min(10.0**decade, 1e-2)), "log"
         place.plot([low, 1], [low, 1], color=ORANGE, lw=1, ls="--")
+        if isotonic:
+            place.plot(*(np.maximum(values, low) for values in isotonic[number]), color=GREY, lw=0.9)
         seen = (observed > 0) & ((observed < 1) | (number == 0))
         place.plot(predicted[seen], observed[seen], "o-", color=BLUE, ms=4.5, lw=1.3)
         for missed, level, mark in ((observed <= 0, low * 1.2, "v"), (~seen & (observed > 0), 1.0, "^")):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from lensscan.errors import ConfigError
@@ -35,6 +37,28 @@ def test_better_needs_the_baseline():
     assert verdict(report(0.03), report(0.06, name="mine", kind="alexnet")) == "better"
     assert verdict(report(0.06), report(0.05, name="alexnet")) == "worse"
     assert verdict(report(0.0395), report(0.05, name="alexnet")) == "equal within the interval"
+
+
+def test_a_rounded_figure_stands_for_all_that_rounds_to_it():
+    """0.04 in steps of 0.01 may be 0.035 or 0.045."""
+    rounded = dataclasses.replace(ANCHOR, resolution=0.01)
+    again = report(0.05, name="alexnet")
+    equal = "equal within the interval and the rounding of the paper"
+    assert verdict(report(0.0395), again, rounded) == "equal within the interval"
+    assert verdict(report(0.0365), again, rounded) == verdict(report(0.0435), again, rounded) == equal
+    assert verdict(report(0.0335), again, rounded) == "better"
+    assert verdict(report(0.0465), again, rounded) == "worse"
+    (row,) = anchor_rows(report(0.03), again, (rounded,))
+    assert row["resolution"] == 0.01
+    assert anchor_lines([row])[0].startswith("errors.x.abs_68: published 0.04 (in steps of 0.01), alexnet again 0.05")
+
+
+def test_figures_of_the_challenge_need_sets_of_its_size():
+    anchor = Anchor("Challenge", "table", "R", ("toy",), "higher", {"detection:tpr10": 0.4})
+    ours = {"model": {"name": "ours"}, "detection": {"tpr10": {"value": 0.5, "low": 0.4, "high": 0.6}}}
+    sets = {n: ours | {"testset": {"recipe": "toy", "n_scored": n - 3, "n_failed": 3}} for n in (100_000, 200_000)}
+    assert "100,000 there and 200,000 here" in verdict(sets[200_000], None, anchor)
+    assert verdict(sets[100_000], None, anchor).startswith("no verdict: the paper has no simple baseline")
 
 
 def test_a_set_that_is_easier_than_the_papers_decides_nothing():
@@ -85,6 +109,7 @@ def test_shipped_anchors():
         assert sections <= {"detection", "regression", "completeness", "images", "modular", "survey"}
     hezaveh = next(anchor for anchor in anchors if "hezaveh2017" in anchor.recipes)
     assert list(hezaveh.values.values()) == [0.02, 0.04, 0.04, 0.04, 0.04]
+    assert hezaveh.resolution == 0.01
 
 
 def test_the_papers_models_are_called_as_here():
@@ -115,6 +140,9 @@ def test_strict_reading(tmp_path):
     entry = '[[anchor]]\npaper = "P"\nsource = "S"\ntag = "{}"\nrecipes = ["*"]\nbetter = "{}"\nvalues = {{}}\n'
     path.write_text(entry.format("X", "lower"))
     with pytest.raises(ConfigError, match="tag must be R or M"):
+        load_anchors(path)
+    path.write_text(entry.format("M", "lower") + "resolution = -0.1\n")
+    with pytest.raises(ConfigError, match="resolution must not be negative"):
         load_anchors(path)
     path.write_text(entry.format("M", "lower") + "who = 1\n")
     with pytest.raises(ConfigError, match="unknown key 'who'"):

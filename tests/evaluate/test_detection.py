@@ -31,6 +31,7 @@ def test_figures_of_two_gaussians(found):
     assert value["accuracy"] == pytest.approx(stats.norm.cdf(1), abs=0.01)
     assert value["kappa"] == pytest.approx(2 * value["accuracy"] - 1)
     assert value["ece_prevalence_0.5"] < found.ece_noise * 1.5
+    assert value["isotonic_largest"] < found.isotonic_noise * 1.5
     tpr = value["tpr_at_fpr_0.01"]
     assert value["purity_at_fpr_0.01_prevalence_0.001"] == pytest.approx(tpr * 1e-3 / (tpr * 1e-3 + 0.01 * 0.999))
 

@@ -213,6 +213,17 @@ def test_a_sealed_set_is_opened_once_per_model(folder, tmp_path, capsys, sealed)
     assert evaluate(*command) == 0
     assert "these reports stand" in capsys.readouterr().err
     assert path.read_bytes() == first
+    baseline = tmp_path / "baseline.json"
+    baseline.write_bytes(first)
+    others = ("--views", "8", "--bootstrap", "9", "--baseline", baseline)
+    assert main(["evaluate", *map(str, (*command, *others))]) == 0
+    said = capsys.readouterr().err
+    for words in ("--views 8 is ignored", "--bootstrap 9 is ignored", "--baseline (one) is ignored"):
+        assert words in said
+    assert path.read_bytes() == first
+    assert evaluate(*command, "--baseline", baseline, "--overwrite") == 0
+    assert evaluate(*command, "--baseline", baseline) == 0
+    assert "ignored" not in capsys.readouterr().err
     network(5, "one").save(tmp_path / "one.safetensors")
     assert evaluate(tmp_path / "one.safetensors", *command[1:]) == 0
     report = json.loads(path.read_text())

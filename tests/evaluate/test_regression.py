@@ -14,9 +14,10 @@ from lensscan.evaluate.posteriors import (
     reduce_posteriors,
     truth_table,
 )
-from lensscan.evaluate.regression import convert, groups_of, regress
+from lensscan.evaluate.regression import CONVENTIONS, convert, groups_of, regress
 from lensscan.lens.conventions import from_axis_ratio
 from lensscan.metrics.bootstrap import Bootstrap
+from lensscan.metrics.sampled import central_coverage
 from lensscan.nets.latent import from_latent, to_latent
 from lensscan.nets.mixture import Mixture
 
@@ -26,7 +27,7 @@ def measured(width=1.0, n=2500, replicates=6):
     lens = sample.truth["is_lens"]
     truth = truth_table(sample.truth, lens)
     reduced = reduce_posteriors(sample.models[0].posterior[lens], truth)
-    groups = groups_of(sample.truth, lens, sample.models[0].logit > 1)
+    groups = groups_of(sample.truth, lens, {"selected": sample.models[0].logit > 1})
     bootstrap = Bootstrap(np.arange(len(truth)), replicates)
     return regress(reduced, truth, groups, 0.263, sample.features[lens], bootstrap), truth, reduced
 
@@ -152,3 +153,43 @@ def test_rejecting_the_uncertain_helps_where_widths_differ():
     widths = _selective(sigma, sigma * rng.normal(size=len(sigma)))
     assert (np.diff(widths) < 0).all()
     assert widths[-1] < 0.5 * widths[0]
+
+
+def test_a_group_that_no_row_was_drawn_of_is_unknown_not_zero():
+    """Two stamps, one of them under every row of the group: a quarter of the resamples draw the other one only."""
+    sample = scored(800)
+    lens = sample.truth["is_lens"]
+    truth = truth_table(sample.truth, lens)
+    reduced = reduce_posteriors(sample.models[0].posterior[lens], truth)
+    inside = central_coverage(reduced.ranks["x"], 0.95)
+    bootstrap = Bootstrap(inside.astype(int), 40)
+    found = regress(reduced, truth, {"inside": inside}, 0.263, sample.features[lens], bootstrap).figures
+    covered = found["group.inside.coverage.0.95.x"]
+    assert np.isnan(covered.replicates).any()
+    assert (covered.value, covered.low, covered.high) == (1.0, 1.0, 1.0)
+
+
+def test_gain_over_the_light_is_the_known_one(exact):
+    """x from the light to 0.01, sx not at all (0.3, the prior); the posterior knows them to 0.0447 and 0.166."""
+    figures = exact[0].figures
+    for name in ("x", "sx", "hezaveh2017.ex", "holismokes4.theta_E", "one_minus_q.ey"):
+        ours = figures[f"errors.{name}.half_width_68" if "." not in name else f"{name}.half_width_68"]
+        light = figures[f"light.{name}.half_width_68"]
+        gain = figures[f"gain_over_light.{name}"]
+        assert gain.value == pytest.approx(1 - ours.value / light.value), name
+        np.testing.assert_allclose(gain.replicates, 1 - ours.replicates / light.replicates)
+        assert gain.low <= gain.high
+    assert figures["gain_over_light.x"].value == pytest.approx(1 - 0.0447 / 0.01, rel=0.08)
+    assert figures["gain_over_light.sx"].value == pytest.approx(1 - 0.1664 / 0.3, abs=0.04)
+
+
+def test_ellipticities_of_a_fit_to_the_light_stay_those_of_ellipses():
+    from lensscan.evaluate.regression import _possible
+
+    values = np.zeros((3, 7))
+    values[:, 1], values[:, 2] = (3.0, 0.3, 0.0), (-4.0, 0.4, 0.0)
+    found = _possible(values)
+    np.testing.assert_allclose(np.hypot(found[:, 1], found[:, 2]), (0.95, 0.5, 0.0))
+    np.testing.assert_allclose(found[0, 2] / found[0, 1], -4 / 3)
+    for convention in CONVENTIONS:
+        assert np.isfinite(convert(convention, found, found)[0]).all()

@@ -6,12 +6,15 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy.special import expit
 from synthetic_scores import scored
 
 from lensscan.errors import ConfigError
 from lensscan.evaluate.detection import cut_words
 from lensscan.evaluate.galleries import class_name
-from lensscan.evaluate.report import assess, compare
+from lensscan.evaluate.markup import figure
+from lensscan.evaluate.report import LIKELY, assess, compare, plain
+from lensscan.metrics.bootstrap import Estimate
 from lensscan.metrics.detection import auroc
 from lensscan.mocks.recipes import CLASSES
 
@@ -92,6 +95,16 @@ def test_figures_are_those_of_the_plain_functions():
     assert outcome.detection.figures["auroc"].value == auroc(sample.models[0].logit, sample.truth["is_lens"])
 
 
+def test_an_upper_limit_that_is_infinite_is_shown_as_above_the_lower_one():
+    values = np.r_[np.arange(10.0, 970.0), [np.inf] * 40]
+    shown = plain(Estimate.of(500.0, values))
+    assert shown == {"value": 500.0, "low": 35.0, "high": None}
+    assert figure(shown) == "500 <small>&gt;&thinsp;35</small>"
+    assert figure({"value": None, "low": 35.0, "high": None}) == "&gt;&thinsp;35"
+    assert figure({"value": 2.0, "low": None, "high": None}) == "2"
+    assert figure({"value": None, "low": None, "high": None}) == figure(None) == "&ndash;"
+
+
 def test_a_class_that_is_not_known_has_no_name():
     assert class_name({"klass": np.array([3, -1])}, 0) == CLASSES[3].replace("_", " ")
     assert class_name({"klass": np.array([3, -1])}, 1) == ""
@@ -106,6 +119,11 @@ def test_pictures_galleries_and_selected_lenses_share_one_threshold():
     assert cuts["0.01"] == outcome.detection.thresholds[1e-2]
     lens = sample.truth["is_lens"]
     assert outcome.regression.counts["selected"] == (sample.models[0].logit[lens] >= cuts["0.01"]).sum()
+    likely = expit(sample.models[0].logit[lens]) > 0.5
+    assert outcome.regression.counts[LIKELY] == likely.sum() > outcome.regression.counts["selected"]
+    covered = outcome.posteriors.ranks["x"][likely]
+    share = (np.abs(covered - 0.5) < 0.34).mean()
+    assert outcome.regression.figures[f"group.{LIKELY}.coverage.0.68.x"].value == pytest.approx(share, abs=1e-6)
     few = assess(scored(300), 0.26, 2).outcomes[0].detection
     assert few.cuts() == {"even odds": 0.0}
     assert [cut_words(name) for name in cuts] == ["a false positive rate of 0.01", "even odds"]

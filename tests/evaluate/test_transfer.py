@@ -106,6 +106,15 @@ def test_known_posteriors_have_known_figures(width, covers):
     assert (found.n_lens, found.n_lens + found.n_other) == (lens.sum(), 6000)
 
 
+def test_lenses_that_no_resample_draws_are_unknown_not_missed():
+    """Two stamps, one of them under all lenses: where only the other is drawn, coverage is not known."""
+    rows = scored(600, widths=(8.0,))
+    rows.truth["stamp"] = np.where(rows.truth["is_lens"], 1, 2)
+    covered = measure_cell(rows, rows.models[0], 30).figures["coverage_68"]
+    assert np.isnan(covered.replicates).any()
+    assert (covered.value, covered.low, covered.high) == (1.0, 1.0, 1.0)
+
+
 def test_the_calibration_error_is_that_of_the_stated_probability():
     """A cap of 0 says one half of everything above: the ranking does not notice, the calibration error does."""
     rows = scored(4000)

@@ -70,3 +70,29 @@ def test_resamples_without_a_value_do_not_count():
     found = Estimate.of(1.0, [0.0, np.nan, 2.0])
     assert 0 <= found.low < found.high <= 2
     assert np.isnan(Estimate.of(1.0, [np.nan]).low)
+
+
+def test_infinite_resamples_make_the_upper_limit_infinite():
+    """More than 2.5 % of them do; with fewer the limit is a resample, never a line towards infinity."""
+    values = np.arange(1000.0)
+    for n_infinite, high in ((0, 974.025), (1, 974.0), (25, 974.0), (26, np.inf), (1000, np.inf)):
+        values[1000 - n_infinite :] = np.inf
+        found = Estimate.of(500.0, np.append(values, [np.nan] * 7))
+        assert found.high == pytest.approx(high), n_infinite
+    assert found.low == np.inf
+    values = np.r_[[-np.inf] * 26, np.arange(974.0)]
+    assert Estimate.of(0.0, values).low == -np.inf
+
+
+def test_an_odds_of_few_lenses_has_no_upper_limit():
+    """Three lenses among 30 objects: one resample in twenty draws none, and inspects without end for one."""
+    lens = np.arange(30) < 3
+
+    def inspected(counts):
+        found = lens.sum() if counts is None else counts[lens].sum()
+        return {"inspected": 30 / found if found else float("inf")}
+
+    found = resample(inspected, Bootstrap(np.arange(30), 400))["inspected"]
+    assert found.value == 10.0
+    assert found.high == np.inf
+    assert 4 < found.low < 10

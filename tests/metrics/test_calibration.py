@@ -13,6 +13,7 @@ from lensscan.metrics.calibration import (
     class_weights,
     expected_calibration_error,
     fit,
+    isotonic,
     log_loss,
     reliability,
 )
@@ -224,3 +225,26 @@ def test_against_scikit_learn():
     found = reliability(p, lens, 10)
     np.testing.assert_allclose(found.observed, observed, atol=2e-3)
     np.testing.assert_allclose(found.predicted, predicted, atol=2e-3)
+
+
+def test_isotonic_regression_pools_what_falls():
+    p = np.array([0.1, 0.2, 0.2, 0.4, 0.5, 0.6, 0.9])
+    label = np.array([0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0])
+    mass = np.array([1.0, 1.0, 1.0, 2.0, 1.0, 0.0, 1.0])
+    found = isotonic(p, label, mass)
+    np.testing.assert_allclose(found.predicted, [0.1, 0.2, 0.4, 0.5, 0.9])
+    np.testing.assert_allclose(found.observed, [0.0, 0.25, 0.25, 0.5, 0.5])
+    np.testing.assert_allclose(found.count, [1, 2, 2, 1, 1])
+    assert found.largest() == pytest.approx(0.4)
+    assert np.isnan(isotonic(p, label, np.zeros(7)).largest())
+
+
+def test_isotonic_regression_finds_a_known_distortion():
+    """Stated p, true p^2: the largest distance is 1/4, at p = 1/2."""
+    rng = np.random.default_rng(8)
+    p = np.sort(rng.random(60_000))
+    label = (rng.random(len(p)) < p**2).astype(float)
+    found = isotonic(p, label, np.ones(len(p)))
+    assert (np.diff(found.observed) >= -1e-12).all()
+    assert found.largest() == pytest.approx(0.25, abs=0.04)
+    np.testing.assert_allclose(np.interp([0.3, 0.5, 0.8], p, found.observed), [0.09, 0.25, 0.64], atol=0.04)

@@ -73,6 +73,8 @@ def test_reliability_also_of_bins_without_lenses_or_others(spread):
         panels.append((f"{prior}", p, np.where(np.arange(15) < 2, 0.0, np.where(np.arange(15) > 12, 1.0, p))))
     assert inked(reliability_diagram(panels)) > 0.01
     assert inked(reliability_diagram([("all", p, p), ("all", p, p)])) > 0.01
+    curve = np.linspace(0.1, 0.9, 30)
+    assert reliability_diagram(panels, [(curve, curve**2)] * 3) != reliability_diagram(panels)
 
 
 def test_confusion_and_ranges():
