@@ -23,6 +23,7 @@ from lensscan.train.distributed import Engine
 from lensscan.train.history import History, Progress
 from lensscan.train.losses import classification_loss, posterior_loss
 from lensscan.train.members import load_members
+from lensscan.train.patience import Best
 from lensscan.train.settings import TrainSettings
 from lensscan.train.stream import MockStream, Source
 
@@ -90,6 +91,7 @@ class Trainer:
         self.parameters = list(self.network.parameters())
         self.optimiser = make_optimiser(settings.optimiser, self._groups())
         self.stream = MockStream(source, settings.stream, settings.batch, settings.seed, engine.rank, engine.size)
+        self.best = Best(settings.monitor, settings.patience)
         self.step = 0
         self.seconds = 0.0
         self._clock = time.monotonic()
@@ -106,7 +108,7 @@ class Trainer:
         return [{"params": decayed, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
 
     def fit(self, stop: Callable[[], ExitCode | None], report: Callable[[str], None]) -> ExitCode:
-        """Train to the last step, or until any rank wants to stop.
+        """Train to the last step, until patience runs out, or until any rank wants to stop.
 
         Parameters
         ----------
@@ -118,7 +120,8 @@ class Trainer:
         Returns
         -------
         ExitCode
-            ``OK`` when the last step is done, else the stop's code; a checkpoint stands in both cases.
+            ``OK`` when nothing is left to train, else the stop's code; a checkpoint stands in both cases.  With
+            ``OK`` and `patience` the averaged weights are those of the best validation.
 
         Raises
         ------
@@ -127,7 +130,7 @@ class Trainer:
         """
         progress = Progress(self.settings.steps, self.settings.batch, self.step)
         saved = self._clock = time.monotonic()
-        while self.step < self.settings.steps:
+        while not self.done:
             self.sums += self.train_step()
             if self.step % REPORT_EVERY == 0:
                 self._require_finite()
@@ -138,16 +141,33 @@ class Trainer:
                     report(progress.line(self.step, loss))
             if self.step % self.settings.validate_every == 0 or self.step == self.settings.steps:
                 self._require_finite()
-                self.validate(report)
+                self._watch(self.validate(report), report)
             due = time.monotonic() - saved > self.settings.checkpoint_seconds
             code = self._agree(stop())
-            if code is not None or due or self.step == self.settings.steps:
+            if code is not None or due or self.done:
                 self._require_finite()
                 self.save()
                 saved = time.monotonic()
             if code is not None:
                 return code
+        if self.best.weights:
+            self.average.load_state_dict(self.best.weights)
         return ExitCode.OK
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to train; the same on every rank."""
+        return self.step >= self.settings.steps or self.best.over
+
+    def _watch(self, values: dict[str, float] | None, report: Callable[[str], None]) -> None:
+        """Take note of a validation of rank 0; all ranks then know whether patience has run out."""
+        if self.best.patience == 0:
+            return
+        if values is not None:
+            self.best.see(values, self.step, self.average.state_dict())
+            if self.best.over:
+                report(f"no better {self.best.monitor} since step {self.best.step}, whose weights are kept")
+        self.best.stale = self.engine.any(self.best.stale if self.engine.rank == 0 else 0)
 
     def _require_finite(self) -> None:
         """Raise before a loss or a weight that is not finite reaches a checkpoint or a validation; on all ranks alike.
@@ -232,15 +252,16 @@ class Trainer:
             kept.copy_(counted)
 
     @torch.no_grad()
-    def validate(self, report: Callable[[str], None]) -> None:
-        """Measure the averaged network on the validation mocks; rank 0 only."""
+    def validate(self, report: Callable[[str], None]) -> dict[str, float] | None:
+        """Measure the averaged network on the validation mocks, and return the figures; rank 0 only."""
         if self.engine.rank != 0:
-            return
+            return None
         if self._validation is None:
             self._validation = self._make_validation()
         values = self.measure(self._validation)
         self.history.add("valid", self.step, values)
         report("validation  " + "  ".join(f"{key} {value:.4f}" for key, value in values.items()))
+        return values
 
     def measure(self, sample: Sample) -> dict[str, float]:
         """Return the figures of the averaged network on mocks."""
@@ -260,6 +281,8 @@ class Trainer:
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
+        if self.best.patience:
+            state["best"] = self.best.state()
         save_checkpoint(self.folder / "checkpoint.pt", self.settings.digest, state)
 
     def resume(self) -> None:
@@ -278,6 +301,8 @@ class Trainer:
             self.step = int(state["step"])
             self.seconds = float(state["seconds"])
             self.sums.copy_(state["sums"])
+            if "best" in state:
+                self.best.restore(state["best"])
         self._require_same_step()
         if state is not None:
             log.info("resumed at step %d", self.step)
