@@ -20,7 +20,7 @@ from lensscan.train.augment import Sample, augment, network_inputs, step_seed
 from lensscan.train.checkpoint import load_checkpoint, save_checkpoint
 from lensscan.train.choices import make_optimiser, training_loss
 from lensscan.train.distributed import Engine
-from lensscan.train.history import History, Progress
+from lensscan.train.history import History, Progress, require_tensorboard
 from lensscan.train.losses import classification_loss, posterior_loss
 from lensscan.train.members import load_members
 from lensscan.train.patience import Best
@@ -78,6 +78,8 @@ class Trainer:
         folder: Path,
         device: torch.device,
     ) -> None:
+        if settings.tensorboard:
+            require_tensorboard()
         self.settings, self.engine, self.folder, self.device = settings, engine, folder, device
         self.pixel_scale = pixel_scale
         torch.manual_seed(settings.seed)
@@ -308,6 +310,8 @@ class Trainer:
             log.info("resumed at step %d", self.step)
         if self.engine.rank == 0:
             self.history.resume(self.step)
+            if self.settings.tensorboard:
+                self.history.watch(self.step)
 
     def _require_same_step(self) -> None:
         """Raise on every rank if they are not at the same step: they would wait for one another for ever."""

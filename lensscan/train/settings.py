@@ -205,6 +205,8 @@ class TrainSettings:
         one; 0 = never, and with the last weights.
     monitor : str
         ``auroc``, ``bce`` or ``nll`` of the validations.
+    tensorboard : bool
+        Whether the curves are written for TensorBoard too.
     """
 
     name: str
@@ -229,6 +231,7 @@ class TrainSettings:
     modules: Modules = field(default_factory=Modules, metadata=LATE)
     patience: int = late(0)
     monitor: Literal["auroc", "bce", "nll"] = late("auroc")
+    tensorboard: bool = late(False)
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], where: str) -> TrainSettings:
@@ -276,7 +279,8 @@ class TrainSettings:
         counted, network = self, self.network
         if isinstance(network, CombinationConfig) and network.hashes:
             counted = dataclasses.replace(self, network=dataclasses.replace(network, members=()))
-        return digest(counted, without=("name", "version", "notes", "checkpoint_seconds", "views", "finish"))
+        unchanging = ("name", "version", "notes", "checkpoint_seconds", "views", "finish", "tensorboard")
+        return digest(counted, without=unchanging)
 
 
 def _check_members(settings: TrainSettings, where: str) -> None:
