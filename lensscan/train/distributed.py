@@ -74,6 +74,16 @@ class Serial:
         """Do nothing."""
 
 
+def default_port() -> int:
+    """Return a port that all ranks of a launch agree on: a hash of its job, and of its step under Slurm.
+
+    Two ``srun`` steps of one allocation may share a node.
+    """
+    job = next((os.environ[name] for name in JOB_VARIABLES if name in os.environ), str(os.getppid()))
+    launch = f"{job}.{os.environ.get('SLURM_STEP_ID', '')}"
+    return 20_000 + zlib.crc32(launch.encode()) % 20_000
+
+
 class TorchDistributed:
     """``torch.distributed`` with gloo on CPUs and NCCL on GPUs.
 
@@ -88,9 +98,8 @@ class TorchDistributed:
 
         size = launched_size() or int(os.environ.get("WORLD_SIZE", "1"))
         rank = next((int(os.environ[name]) for name in RANK_VARIABLES if name in os.environ), 0)
-        job = next((os.environ[name] for name in JOB_VARIABLES if name in os.environ), str(os.getppid()))
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-        os.environ.setdefault("MASTER_PORT", str(20_000 + zlib.crc32(job.encode()) % 20_000))
+        os.environ.setdefault("MASTER_PORT", str(default_port()))
         backend = "nccl" if device.type == "cuda" else "gloo"
         try:
             dist.init_process_group(backend, init_method="env://", rank=rank, world_size=size)

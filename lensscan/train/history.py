@@ -9,18 +9,49 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from lensscan.errors import ConfigError
 from lensscan.render.curves import Curve, Panel, plot_panels
 
-__all__ = ["History", "Progress"]
+__all__ = ["History", "Progress", "require_tensorboard"]
+
+
+def require_tensorboard() -> None:
+    """Raise a `ConfigError` unless TensorBoard's files can be written."""
+    _summary_writer()
+
+
+def _summary_writer() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigError(
+            f"tensorboard = true needs the package tensorboard, which cannot be imported ({error}); "
+            "install the extra tensorboard or leave it out"
+        ) from None
+    return SummaryWriter
 
 
 @dataclass(slots=True)
 class History:
-    """Records of a training in a file of JSON lines, each with its ``step`` and ``kind``."""
+    """Records of a training in a file of JSON lines, each with its ``step`` and ``kind``.
+
+    Attributes
+    ----------
+    path : Path
+    records : list of dict
+    board : SummaryWriter, or None
+        TensorBoard's, which gets the same records; see `watch`.
+    """
 
     path: Path
     records: list[dict[str, float | str]] = field(default_factory=list)
+    board: Any = None
+
+    def watch(self, step: int) -> None:
+        """Write records beyond `step` for TensorBoard too, into the file's folder; what was beyond it is hidden."""
+        self.board = _summary_writer()(str(self.path.parent), purge_step=step + 1)
 
     def resume(self, step: int) -> None:
         """Read the file and drop what lies beyond `step`, which will be done again."""
@@ -43,6 +74,10 @@ class History:
         self.records.append(record)
         with open(self.path, "a") as stream:
             stream.write(json.dumps(record) + "\n")
+        if self.board is not None:
+            for name, value in values.items():
+                self.board.add_scalar(f"{kind}/{name}", value, step)
+            self.board.flush()
 
     def column(self, kind: str, key: str) -> tuple[list[float], list[float]]:
         """Return steps and values of one quantity."""

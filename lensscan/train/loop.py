@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lensscan.errors import ExitCode, ModelError
+from lensscan.errors import ExitCode, ModelError, OutputError
 from lensscan.metrics.detection import auroc, tpr_at_fpr
 from lensscan.nets.architecture import architecture, build_network
 from lensscan.nets.blocks import Network, Outcome
@@ -20,9 +20,10 @@ from lensscan.train.augment import Sample, augment, network_inputs, step_seed
 from lensscan.train.checkpoint import load_checkpoint, save_checkpoint
 from lensscan.train.choices import make_optimiser, training_loss
 from lensscan.train.distributed import Engine
-from lensscan.train.history import History, Progress
+from lensscan.train.history import History, Progress, require_tensorboard
 from lensscan.train.losses import classification_loss, posterior_loss
 from lensscan.train.members import load_members
+from lensscan.train.patience import Best
 from lensscan.train.settings import TrainSettings
 from lensscan.train.stream import MockStream, Source
 
@@ -77,6 +78,8 @@ class Trainer:
         folder: Path,
         device: torch.device,
     ) -> None:
+        if settings.tensorboard:
+            require_tensorboard()
         self.settings, self.engine, self.folder, self.device = settings, engine, folder, device
         self.pixel_scale = pixel_scale
         torch.manual_seed(settings.seed)
@@ -90,6 +93,7 @@ class Trainer:
         self.parameters = list(self.network.parameters())
         self.optimiser = make_optimiser(settings.optimiser, self._groups())
         self.stream = MockStream(source, settings.stream, settings.batch, settings.seed, engine.rank, engine.size)
+        self.best = Best(settings.monitor, settings.patience)
         self.step = 0
         self.seconds = 0.0
         self._clock = time.monotonic()
@@ -106,7 +110,7 @@ class Trainer:
         return [{"params": decayed, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
 
     def fit(self, stop: Callable[[], ExitCode | None], report: Callable[[str], None]) -> ExitCode:
-        """Train to the last step, or until any rank wants to stop.
+        """Train to the last step, until patience runs out, or until any rank wants to stop.
 
         Parameters
         ----------
@@ -118,16 +122,17 @@ class Trainer:
         Returns
         -------
         ExitCode
-            ``OK`` when the last step is done, else the stop's code; a checkpoint stands in both cases.
+            ``OK`` when nothing is left to train, else the stop's code; a checkpoint stands in both cases.  With
+            ``OK`` and `patience` the averaged weights are those of the best validation.
 
         Raises
         ------
         ModelError
-            If the loss is no longer finite.
+            If the loss or a weight is no longer finite.
         """
         progress = Progress(self.settings.steps, self.settings.batch, self.step)
         saved = self._clock = time.monotonic()
-        while self.step < self.settings.steps:
+        while not self.done:
             self.sums += self.train_step()
             if self.step % REPORT_EVERY == 0:
                 self._require_finite()
@@ -137,24 +142,50 @@ class Trainer:
                     self.history.add("train", self.step, {"loss": loss, "bce": bce, "nll": nll})
                     report(progress.line(self.step, loss))
             if self.step % self.settings.validate_every == 0 or self.step == self.settings.steps:
-                self.validate(report)
+                self._require_finite()
+                self._watch(self.validate(report), report)
             due = time.monotonic() - saved > self.settings.checkpoint_seconds
             code = self._agree(stop())
-            if code is not None or due or self.step == self.settings.steps:
+            if code is not None or due or self.done:
                 self._require_finite()
                 self.save()
                 saved = time.monotonic()
             if code is not None:
                 return code
+        if self.best.weights:
+            self.average.load_state_dict(self.best.weights)
         return ExitCode.OK
 
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to train; the same on every rank."""
+        return self.step >= self.settings.steps or self.best.over
+
+    def _watch(self, values: dict[str, float] | None, report: Callable[[str], None]) -> None:
+        """Take note of a validation of rank 0; all ranks then know whether patience has run out."""
+        if self.best.patience == 0:
+            return
+        if values is not None:
+            self.best.see(values, self.step, self.average.state_dict())
+            if self.best.over:
+                report(f"no better {self.best.monitor} since step {self.best.step}, whose weights are kept")
+        self.best.stale = self.engine.any(self.best.stale if self.engine.rank == 0 else 0)
+
     def _require_finite(self) -> None:
-        """Raise before a loss that is not finite reaches a checkpoint."""
-        if not bool(torch.isfinite(self.sums[0])):
-            raise ModelError(
-                f"the loss is no longer finite at step {self.step}; the last checkpoint stands: "
-                "lower optimiser.lr and run again, or look for mocks that are not finite"
-            )
+        """Raise before a loss or a weight that is not finite reaches a checkpoint or a validation; on all ranks alike.
+
+        A finite loss may have a gradient that is not, so that the loss alone does not tell.
+        """
+        checked = {
+            "the loss is": self.sums[0],
+            "the weights are": torch.stack([p.detach().sum() for p in self.parameters]),
+        }
+        for what, values in checked.items():
+            if not bool(torch.isfinite(values).all()):
+                raise ModelError(
+                    f"{what} no longer finite at step {self.step}; the last checkpoint stands: "
+                    "lower optimiser.lr and run again, or look for mocks that are not finite"
+                )
 
     def _agree(self, code: ExitCode | None) -> ExitCode | None:
         """Return the stop that any rank asked for, the same on every rank; ranks ask one another now and then."""
@@ -166,21 +197,21 @@ class Trainer:
         return ExitCode(flag) if flag else None
 
     def train_step(self) -> Tensor:
-        """Do one step; returns (loss, cross entropy, posterior loss) of this rank, (3,), detached."""
+        """Do one step; returns (loss, cross entropy, posterior loss) of the global batch, (3,), detached."""
         settings = self.settings
         sample = self.stream(self.step)
         sample = augment(sample, settings.augmentation, settings.seed, self.step, self.stream.first, settings.batch)
-        losses = self.losses(sample)
+        losses = self.losses(sample) * self.stream.weight
         self.optimiser.zero_grad(set_to_none=True)
         losses[0].backward()
-        self._average_gradients()
+        losses = self._average_gradients(losses.detach())
         torch.nn.utils.clip_grad_norm_(self.parameters, settings.optimiser.clip)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(settings, self.step)
         self.optimiser.step()
         self.step += 1
         self._move_average()
-        return losses.detach()
+        return losses
 
     def losses(self, sample: Sample) -> Tensor:
         """Return what a step goes down, the cross entropy and the posterior's loss of an augmented sample, (3,)."""
@@ -201,15 +232,17 @@ class Trainer:
             loss = loss + settings.optimiser.regression * (nll if own is None else own)
         return torch.stack([loss, bce, nll])
 
-    def _average_gradients(self) -> None:
-        """Average the gradients over the ranks as one flat tensor."""
+    def _average_gradients(self, losses: Tensor) -> Tensor:
+        """Average the gradients, and behind them the losses, over the ranks as one flat tensor; returns the losses."""
         if self.engine.size == 1:
-            return
+            return losses
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        flat = torch.cat([g.reshape(-1) for g in gradients])
+        flat = torch.cat([*(g.reshape(-1) for g in gradients), losses])
         self.engine.average(flat)
-        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        *parts, losses = flat.split([*(g.numel() for g in gradients), len(losses)])
+        for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
+        return losses
 
     @torch.no_grad()
     def _move_average(self) -> None:
@@ -221,15 +254,16 @@ class Trainer:
             kept.copy_(counted)
 
     @torch.no_grad()
-    def validate(self, report: Callable[[str], None]) -> None:
-        """Measure the averaged network on the validation mocks; rank 0 only."""
+    def validate(self, report: Callable[[str], None]) -> dict[str, float] | None:
+        """Measure the averaged network on the validation mocks, and return the figures; rank 0 only."""
         if self.engine.rank != 0:
-            return
+            return None
         if self._validation is None:
             self._validation = self._make_validation()
         values = self.measure(self._validation)
         self.history.add("valid", self.step, values)
         report("validation  " + "  ".join(f"{key} {value:.4f}" for key, value in values.items()))
+        return values
 
     def measure(self, sample: Sample) -> dict[str, float]:
         """Return the figures of the averaged network on mocks."""
@@ -249,10 +283,18 @@ class Trainer:
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
+        if self.best.patience:
+            state["best"] = self.best.state()
         save_checkpoint(self.folder / "checkpoint.pt", self.settings.digest, state)
 
     def resume(self) -> None:
-        """Go on from the checkpoint, if there is one; every rank reads it."""
+        """Go on from the checkpoint, if there is one; every rank reads it.
+
+        Raises
+        ------
+        OutputError
+            On every rank, if they read checkpoints of different steps.
+        """
         state = load_checkpoint(self.folder / "checkpoint.pt", self.settings.digest)
         if state is not None:
             self.network.load_state_dict(state["network"])
@@ -261,13 +303,34 @@ class Trainer:
             self.step = int(state["step"])
             self.seconds = float(state["seconds"])
             self.sums.copy_(state["sums"])
+            if "best" in state:
+                self.best.restore(state["best"])
+        self._require_same_step()
+        if state is not None:
             log.info("resumed at step %d", self.step)
         if self.engine.rank == 0:
             self.history.resume(self.step)
+            if self.settings.tensorboard:
+                self.history.watch(self.step)
+
+    def _require_same_step(self) -> None:
+        """Raise on every rank if they are not at the same step: they would wait for one another for ever."""
+        earliest, latest = -self.engine.any(-self.step), self.engine.any(self.step)
+        if earliest != latest:
+            raise OutputError(
+                f"the ranks read steps from {earliest} to {latest} in {self.folder / 'checkpoint.pt'}: "
+                "put -o where all nodes see the same files, or run again when they do"
+            )
 
 
 def evaluate(network: Network, sample: Sample, settings: TrainSettings, pixel_scale: float) -> dict[str, float]:
-    """Return losses and headline metrics of a network on mocks, as far as both allow, without augmentation."""
+    """Return losses and headline metrics of a network on mocks, as far as both allow, without augmentation.
+
+    Raises
+    ------
+    ModelError
+        If a score is not finite.
+    """
     outcomes = []
     for start in range(0, len(sample.images), VALIDATION_BATCH):
         rows = slice(start, start + VALIDATION_BATCH)
@@ -276,6 +339,12 @@ def evaluate(network: Network, sample: Sample, settings: TrainSettings, pixel_sc
     outcome = Outcome(*(torch.cat(parts) for parts in zip(*outcomes, strict=True)))
     logit, lens, values = outcome.logit, sample.is_lens, {}
     score, label = logit.cpu().numpy(), lens.cpu().numpy()
+    if network.scores and not bool(torch.isfinite(logit).all()):
+        wrong = int((~torch.isfinite(logit)).sum())
+        raise ModelError(
+            f"{wrong} of {len(logit)} validation mocks have scores that are not finite; the last checkpoint stands: "
+            "lower optimiser.lr and run again, or look for mocks that are not finite"
+        )
     if network.scores and not label.all():
         values = {
             "bce": float(classification_loss(logit, lens)),

@@ -207,14 +207,17 @@ def learn_modules(
     stop: Callable[[], ExitCode | None],
     report: Callable[[str], None],
 ) -> Learned:
-    """Train every stage but the common one, each in a folder of its own; the same call again resumes."""
+    """Train every stage but the common one, each in a folder of its own; the same call again resumes.
+
+    Each takes all its steps: patience is for the common one.
+    """
     so_far = Learned()
     for stage, steps in stages_of(settings).items():
         if stage == JOINT:
             break
         place = folder / stage
         place.mkdir(parents=True, exist_ok=True)
-        trainer = make(dataclasses.replace(settings, steps=steps), place, stage)
+        trainer = make(dataclasses.replace(settings, steps=steps, patience=0), place, stage)
         report(f"stage {stage}: {steps} steps")
         try:
             trainer.resume()

@@ -200,6 +200,13 @@ class TrainSettings:
         Of the network's trunk: ``fp32``; ``bf16`` on GPUs and on CPUs with AVX512-BF16; ``tf32`` on GPUs.
     modules : Modules
         Of networks of kind ``modular`` only.
+    patience : int
+        Validations without a better `monitor` after which the training stops, with the averaged weights of the best
+        one; 0 = never, and with the last weights.
+    monitor : str
+        ``auroc``, ``bce`` or ``nll`` of the validations.
+    tensorboard : bool
+        Whether the curves are written for TensorBoard too.
     """
 
     name: str
@@ -222,6 +229,9 @@ class TrainSettings:
     augmentation: Augmentation = field(default_factory=Augmentation)
     finish: Finish = field(default_factory=Finish)
     modules: Modules = field(default_factory=Modules, metadata=LATE)
+    patience: int = late(0)
+    monitor: Literal["auroc", "bce", "nll"] = late("auroc")
+    tensorboard: bool = late(False)
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], where: str) -> TrainSettings:
@@ -248,6 +258,8 @@ class TrainSettings:
                 raise ConfigError(f"{where}: {key} must be positive, not {value}")
         if settings.stream.split and (settings.stream.epochs or settings.stream.chunk < settings.batch):
             raise ConfigError(f"{where}: stream.split needs chunks of at least batch mocks, and no epochs")
+        if settings.patience < 0:
+            raise ConfigError(f"{where}: patience must not be negative, not {settings.patience}; 0 turns it off")
         if settings.views not in (1, 8):
             raise ConfigError(f"{where}: views must be 1 or 8, not {settings.views}")
         if not 0 <= settings.optimiser.ema < 1:
@@ -267,7 +279,8 @@ class TrainSettings:
         counted, network = self, self.network
         if isinstance(network, CombinationConfig) and network.hashes:
             counted = dataclasses.replace(self, network=dataclasses.replace(network, members=()))
-        return digest(counted, without=("name", "version", "notes", "checkpoint_seconds", "views", "finish"))
+        unchanging = ("name", "version", "notes", "checkpoint_seconds", "views", "finish", "tensorboard")
+        return digest(counted, without=unchanging)
 
 
 def _check_members(settings: TrainSettings, where: str) -> None:

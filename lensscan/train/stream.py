@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
+from lensscan.errors import ConfigError
 from lensscan.mocks.recipes import Recipe
 from lensscan.mocks.simulate import simulate
 from lensscan.nets.heads import to_latent
@@ -86,15 +87,31 @@ class MockStream:
         Of the draws.
     rank, size : int
         This rank's share of the batch is the rows ``[rank * batch / size, ...)``.
+
+    Attributes
+    ----------
+    weight : float
+        This rank's rows over their mean over the ranks: means over the rows, times it, have the global batch's mean
+        as their mean over the ranks.  Exactly 1 where all have as many.
+
+    Raises
+    ------
+    ConfigError
+        If there are more ranks than rows.
     """
 
     def __init__(self, source: Source, settings: Stream, batch: int, seed: int, rank: int = 0, size: int = 1) -> None:
+        if size > batch:
+            raise ConfigError(
+                f"batch = {batch} gives {size} ranks less than a stamp each; raise batch or start fewer ranks"
+            )
         self.source = source
         self.settings = settings
         self.batch = batch
         self.seed = seed
         self.first = rank * batch // size
         self.last = (rank + 1) * batch // size
+        self.weight = (self.last - self.first) * size / batch
         self.fresh = settings.window == 1 and settings.reuse == 1.0
         self.low = settings.chunk * self.first // batch if settings.split else 0
         self.high = settings.chunk * self.last // batch if settings.split else settings.chunk

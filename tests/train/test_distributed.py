@@ -15,7 +15,7 @@ from launch import environment, mpiexec
 
 from lensscan.errors import ConfigError
 from lensscan.train import distributed
-from lensscan.train.distributed import Serial, choose, start_engine
+from lensscan.train.distributed import Serial, choose, default_port, start_engine
 
 TESTS = Path(__file__).resolve().parents[1]
 needs_horovod = pytest.mark.skipif(
@@ -56,6 +56,19 @@ def test_serial():
     assert flat.tolist() == [0, 1, 2]
     assert engine.any(75) == 75
     engine.close()
+
+
+def test_steps_of_one_allocation_have_ports_of_their_own(monkeypatch):
+    def port(**variables: str) -> int:
+        monkeypatch.setattr(os, "environ", variables)
+        return default_port()
+
+    first = port(SLURM_JOB_ID="812", SLURM_STEP_ID="0", SLURM_PROCID="0")
+    assert first == port(SLURM_JOB_ID="812", SLURM_STEP_ID="0", SLURM_PROCID="3")
+    assert first != port(SLURM_JOB_ID="812", SLURM_STEP_ID="1")
+    assert first != port(SLURM_JOB_ID="813", SLURM_STEP_ID="0")
+    assert port(PBS_JOBID="7.host") != port(PBS_JOBID="8.host")
+    assert 20_000 <= first < 40_000
 
 
 def test_missing_horovod_is_one_line(monkeypatch):

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
+import types
 
+import pytest
+from toy_mocks import TRAINING, toy_trainer, train
+
+from lensscan.errors import ConfigError
 from lensscan.train.history import History, Progress
 
 
@@ -43,3 +49,40 @@ def test_progress_line():
     assert line.startswith("step 300/1000  loss 0.2500  ")
     assert " images/s  ETA 0:01:" in line
     assert "ETA ?" in Progress(total=10, batch=1, begun=5).line(5, 0.0)
+
+
+class Board:
+    """Stands for TensorBoard's writer: keeps what it is given."""
+
+    def __init__(self, folder, purge_step):
+        self.folder, self.purge_step, self.scalars = folder, purge_step, []
+
+    def add_scalar(self, tag, value, step):
+        self.scalars.append((tag, step, value))
+
+    def flush(self):
+        pass
+
+
+def test_tensorboard_gets_the_same_records(tmp_path, monkeypatch):
+    fake = types.ModuleType("torch.utils.tensorboard")
+    fake.SummaryWriter = Board
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
+    boards = []
+    training = {**TRAINING, "steps": 4, "validate_every": 2, "tensorboard": True}
+    for until in (2, None):
+        trainer = toy_trainer(tmp_path, training)
+        train(trainer, until)
+        boards.append(trainer.history.board)
+    assert trainer.settings.digest == toy_trainer(tmp_path, {**training, "tensorboard": False}).settings.digest
+    assert [(board.folder, board.purge_step) for board in boards] == [(str(tmp_path), 1), (str(tmp_path), 3)]
+    found = [scalar for board in boards for scalar in board.scalars]
+    names = [(r, name) for r in trainer.history.records for name in r if name not in ("kind", "step")]
+    assert found == [(f"{r['kind']}/{name}", r["step"], r[name]) for r, name in names]
+    assert ("valid/auroc", 4) in [scalar[:2] for scalar in found]
+
+
+def test_without_tensorboard_its_setting_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ConfigError, match="needs the package tensorboard, which cannot be imported"):
+        toy_trainer(tmp_path, {**TRAINING, "tensorboard": True})

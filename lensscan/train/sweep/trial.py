@@ -71,7 +71,8 @@ class Bench:
         OutputError, DiskError
             If the folder cannot be used.
         """
-        trainer = make_trainer(self._with_units(settings), self.recipe, Serial(), folder, self.device, self._mocks)
+        settings = dataclasses.replace(self._with_units(settings), patience=0)  # the sweep itself stops what is worse
+        trainer = make_trainer(settings, self.recipe, Serial(), folder, self.device, self._mocks)
         try:
             trainer.resume()
             if trainer.step < step:
