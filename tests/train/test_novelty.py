@@ -28,7 +28,7 @@ def bare():
 @pytest.fixture(scope="module")
 def fitted(bare):
     patch = pytest.MonkeyPatch()
-    patch.setattr(module, "simulate_sample", lambda recipe, seed, start, n: toy_source(start, n))
+    patch.setattr(module, "simulate_sample", lambda recipe, seed, start, n, device: toy_source(start, n))
     patch.setattr(module, "FEWEST", 0)
     lines = []
     model = add_novelty(bare, None, 4, 700, PLAIN, lines.append)
