@@ -84,6 +84,14 @@ def test_features_are_those_of_every_view(bare):
     assert np.abs(found[:, 1] - found[:, 0]).max() > 0
 
 
+def test_eight_views_are_scaled_on_as_many_mocks_as_their_last_tail_needs(bare, monkeypatch):
+    monkeypatch.setattr(module, "simulate_sample", lambda recipe, seed, start, n, device: toy_source(start, n))
+    monkeypatch.setattr(module, "FEWEST", 0.15)
+    lines = []
+    add_novelty(bare, None, 4, 200, PLAIN, lines.append)
+    assert lines[-1].endswith("mocks 200 to 350 in 8 views"), "150, not 50, reach 0.15 mocks beyond the last tail"
+
+
 def test_without_features_or_mocks_a_model_stays_as_it_is(bare, monkeypatch):
     monkeypatch.setattr(module, "FEWEST", 4)
     trivial = make_trivial("gr", SIZE, PIXEL_SCALE)
