@@ -24,6 +24,7 @@ from lensscan.candidates.flags import merge_flags
 from lensscan.candidates.sampling import latent_gaussian
 from lensscan.config import read_toml
 from lensscan.errors import ConfigError, OutputError
+from lensscan.metrics.factor import stable_cholesky
 from lensscan.metrics.quasirandom import cube_points
 from lensscan.nets.card import ThetaPrior
 from lensscan.nets.latent import N_LATENT, TRIANGLE, from_latent
@@ -278,7 +279,7 @@ def _samples(mean: Array, cov: Array, ids: list[str], known: NDArray[np.intp]) -
         shift = np.frombuffer(b"".join(keys), "<u4").reshape(-1, 1, N_LATENT) * 2.0**-32
         cube = (_points() + shift + 2.0**-33) % 1.0
         normal = ndtri(np.clip(cube, 1e-12, 1 - 1e-12))
-        root = np.linalg.cholesky(cov[rows])
+        root = stable_cholesky(cov[rows])
         yield rows, mean[rows][:, None] + normal @ np.swapaxes(root, -1, -2)
 
 

@@ -14,6 +14,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
+from lensscan.metrics.factor import stable_cholesky
 from lensscan.nets.latent import N_LATENT, from_latent, to_latent, unpack_triangle
 
 __all__ = ["covariance_by_cubature", "draw", "latent_gaussian"]
@@ -40,7 +41,7 @@ def covariance_by_cubature(mean: Array, cov: Array) -> Array:
     ndarray, shape (n, 7, 7)
         From the points ``mean +- sqrt(7) L_i`` (Arasaratnam & Haykin 2009, eq. 32), as the table's ``cov``.
     """
-    step = np.sqrt(N_LATENT) * np.swapaxes(np.linalg.cholesky(cov), -1, -2)
+    step = np.sqrt(N_LATENT) * np.swapaxes(stable_cholesky(cov), -1, -2)
     points = from_latent(mean[:, None] + np.concatenate([step, -step], axis=1))
     points = points - points.mean(axis=1, keepdims=True)
     return np.swapaxes(points, -1, -2) @ points / (2 * N_LATENT)
@@ -109,7 +110,7 @@ def draw(mean: Array, cov: Array, names: list[str], samples: int, seed: int = 0)
         if np.isfinite(cov[k]).all():
             key = hashlib.sha256(f"{seed} {name}".encode()).digest()
             normal = np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "little")))
-            root = np.linalg.cholesky(cov[k])
+            root = stable_cholesky(cov[k])
             result[k] = from_latent(mean[k] + normal.standard_normal((samples, N_LATENT)) @ root.T)
     return result
 

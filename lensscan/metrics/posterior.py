@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from lensscan.metrics.deviations import Deviations
+from lensscan.metrics.factor import stable_cholesky
 from lensscan.metrics.sampled import rank
 from lensscan.metrics.scalemixture import GAUSSIAN, ScaleMixture
 
@@ -140,7 +141,7 @@ def draw_mixture(
 ) -> NDArray[np.float64]:
     """Return `count` draws (n, S, p) of mixtures; parameters as of `log_density`."""
     n, n_components, p = mean.shape
-    factor = np.linalg.cholesky(cov + 1e-12 * np.eye(p))
+    factor = stable_cholesky(cov + 1e-12 * np.eye(p))
     normal = rng.standard_normal((n, count, p))
     if not tail.gaussian:
         normal *= np.asarray(tail.radii(rng, (n, count)))[..., None]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lensscan.metrics.factor import WEAKEST
 from lensscan.nets.latent import FLOW_COMPONENTS, N_LATENT, TRIANGLE
 
 __all__ = ["fit_gaussians"]
@@ -67,13 +68,22 @@ def square(packed: Tensor) -> Tensor:
 
 
 def cholesky(packed: Tensor) -> Tensor:
-    """Return the lower Cholesky factors (..., 7, 7) of packed covariances (..., 28), elementwise."""
+    """Return the lower Cholesky factors (..., 7, 7) of packed covariances (..., 28), elementwise.
+
+    A pivot below its bound is set to it, and what is below it in its column, mere rounding, to zero.
+    """
     factor = torch.zeros((*packed.shape[:-1], N_LATENT, N_LATENT), dtype=packed.dtype, device=packed.device)
+    weak = torch.zeros(factor.shape[:-1], dtype=torch.bool, device=packed.device)
     for index, (i, j) in enumerate(TRIANGLE):
         rest = packed[..., index]
         for k in range(j):
             rest = rest - factor[..., i, k] * factor[..., j, k]
-        factor[..., i, j] = rest.clamp(min=1e-12).sqrt() if i == j else rest / factor[..., j, j]
+        if i == j:
+            least = (WEAKEST * packed[..., index]).clamp(min=1e-12)
+            weak[..., i] = rest < least
+            factor[..., i, i] = torch.where(weak[..., i], least, rest).sqrt()
+        else:
+            factor[..., i, j] = (rest / factor[..., j, j]).masked_fill(weak[..., j], 0.0)
     return factor
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from lensscan.metrics.factor import WEAKEST, nearest_positive
+
 __all__ = [
     "FLOW_COMPONENTS",
     "N_COV",
@@ -70,6 +72,9 @@ def unpack_triangle(packed: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]
 def cholesky_packed(packed: npt.NDArray[np.float64], floor: float = 1e-12) -> npt.NDArray[np.float64]:
     """Return the packed Cholesky factors of packed covariances, element by element.
 
+    Rows with a pivot below the bound, or below `lensscan.metrics.factor.WEAKEST` of its variance, where rounding would
+    be divided by next to nothing, are factored as `lensscan.metrics.factor.nearest_positive`.
+
     Parameters
     ----------
     packed : (28, n) array
@@ -81,14 +86,26 @@ def cholesky_packed(packed: npt.NDArray[np.float64], floor: float = 1e-12) -> np
     -------
     (28, n) array; NaN where a row is NaN.
     """
+    factor, weak = _factor(packed, floor)
+    weak &= np.isfinite(packed).all(axis=0)
+    if weak.any():
+        fixed = nearest_positive(unpack_triangle(packed[:, weak].T))
+        factor[:, weak] = _factor(np.stack([fixed[:, i, j] for i, j in TRIANGLE]), floor)[0]
+    return factor
+
+
+def _factor(packed: npt.NDArray[np.float64], floor: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Return packed factors (28, n), and which rows (n,) have a pivot too small to divide by."""
     place = {pair: index for index, pair in enumerate(TRIANGLE)}
     factor = np.empty_like(packed)
+    weak = np.zeros(packed.shape[1:], bool)
     for i, j in TRIANGLE:
         rest = packed[place[i, j]].copy()
         for k in range(j):
             rest -= factor[place[i, k]] * factor[place[j, k]]
         if i == j:
+            weak |= rest < np.maximum(floor, WEAKEST * packed[place[i, i]])
             factor[place[i, j]] = np.sqrt(np.where(rest < floor, floor, rest))
         else:
             factor[place[i, j]] = rest / factor[place[j, j]]
-    return factor
+    return factor, weak

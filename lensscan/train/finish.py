@@ -6,11 +6,13 @@ Each part uses mocks of a seed of its own, scored by the scan's own scorer.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from lensscan.metrics import calibration
@@ -26,7 +28,8 @@ from lensscan.nets.latent import PARAMETERS, to_latent
 from lensscan.nets.mixture import Mixture
 from lensscan.nets.model import Model
 from lensscan.nets.scorer import Scorer
-from lensscan.survey.stamps import allocate
+from lensscan.survey.stamps import Batch, allocate
+from lensscan.train.kept import Kept
 from lensscan.train.settings import Augmentation, Finish
 
 __all__ = [
@@ -46,6 +49,8 @@ GROUPS = ((0,), (1, 2), (3, 4), (5, 6))
 LOGIT_EDGES = np.arange(-20.0, 20.5, 0.5)
 """Raw logits, of the bins of f_lens; a bend squeezes their calibrated values, and bins even in those would lump the
 best candidates together."""
+TRUTH = "truth "
+"""What the names of truths in a chunk begin with."""
 LEAST_LENSES = 10
 """In the outermost bins of f_lens."""
 RANGE_QUANTILES = (0.001, 0.999)
@@ -93,38 +98,64 @@ def score_mocks(
     n: int,
     report: Callable[[str], None] = lambda line: None,
     views: int | None = None,
+    device: torch.device | str = "cpu",
+    kept: Kept | None = None,
 ) -> Scored:
     """Simulate n mocks and score them as a scan would: of several models, mean logit and pooled posterior.
 
     Of several models the tails are left out, which keeps their covariances.
+
+    Parameters
+    ----------
+    models : sequence of Model
+    recipe, seed, n
+        Of the mocks.
+    report : callable
+        Takes progress lines.
+    views : int, optional
+        Dihedral views; default: each card's own.
+    device : torch.device or str
+        Where mocks are made and scored.
+    kept : Kept, optional
+        Holds what an earlier call scored; default: nothing.
     """
     model = models[0]
-    scorer = Scorer(models, "cpu", BATCH, views=views)
-    slot = allocate(BATCH, scorer.frame)
-    scores: dict[str, list[NDArray[Any]]] = {}
-    truths: dict[str, list[NDArray[Any]]] = {}
+    scorer = Scorer(models, device, BATCH, views=views)
+    slot = allocate(BATCH, scorer.frame, pinned=scorer.device.type == "cuda")
+    kept = kept or Kept()
+    key = (kept.fingerprint(models, recipe, device), "scores", views, seed)
+    parts = []
     for start in range(0, n, CHUNK):
         count = min(CHUNK, n - start)
-        mocks = simulate(recipe, seed=seed, start=start, n=count)
-        for key, value in mocks.truth.items():
-            truths.setdefault(key, []).append(value.numpy())
-        for low in range(0, count, BATCH):
-            rows = slice(low, min(low + BATCH, count))
-            used = rows.stop - low
-            fill_batch(slot, scorer.frame, recipe, [mocks], rows)
-            result = scorer.submit(slot).result()
-            result["fwhm"] = slot.fwhm.copy()
-            result.setdefault("post_weight", np.ones(result["post_mean"].shape[:2], np.float32))
-            for key in ("logit", "post_mean", "post_cov", "post_weight", "sigma", "fwhm"):
-                scores.setdefault(key, []).append(result[key][:used])
+        make = functools.partial(_score_chunk, scorer, slot, recipe, seed, start, count)
+        parts.append(kept((*key, start, count), make))
         report(f"seed {seed}: {start + count} of {n} mocks scored")
-    columns = {key: np.concatenate(parts) for key, parts in scores.items()}
-    truth = {key: np.concatenate(parts) for key, parts in truths.items()}
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    truth = {name.removeprefix(TRUTH): values for name, values in columns.items() if name.startswith(TRUTH)}
     tail, weight, logit = model.card.tail_of(views or model.card.views), columns["post_weight"], columns["logit"][:, 0]
     if len(models) > 1:
         tail, weight, logit = GAUSSIAN, weight / len(models), columns["logit"].mean(axis=1, dtype=np.float64)
     posterior = Mixture(columns["post_mean"], columns["post_cov"], weight, tail)
     return Scored(logit, posterior, columns["sigma"], columns["fwhm"], truth)
+
+
+def _score_chunk(
+    scorer: Scorer, slot: Batch, recipe: Recipe, seed: int, start: int, count: int
+) -> dict[str, NDArray[Any]]:
+    """Return scores and truths of the mocks [start, start + count)."""
+    mocks = simulate(recipe, seed=seed, start=start, n=count, device=scorer.device)
+    scores: dict[str, list[NDArray[Any]]] = {}
+    for low in range(0, count, BATCH):
+        rows = slice(low, min(low + BATCH, count))
+        used = rows.stop - low
+        fill_batch(slot, scorer.frame, recipe, [mocks], rows)
+        result = scorer.submit(slot).result()
+        result["fwhm"] = slot.fwhm.copy()
+        result.setdefault("post_weight", np.ones(result["post_mean"].shape[:2], np.float32))
+        for key in ("logit", "post_mean", "post_cov", "post_weight", "sigma", "fwhm"):
+            scores.setdefault(key, []).append(result[key][:used])
+    truths = {TRUTH + key: value.cpu().numpy() for key, value in mocks.truth.items()}
+    return {key: np.concatenate(parts) for key, parts in scores.items()} | truths
 
 
 def latent_truth(scored: Scored) -> NDArray[np.float64]:
@@ -152,13 +183,19 @@ def recalibrate(scored: Scored) -> tuple[tuple[float, ...], ScaleMixture]:
 
 
 def calibrate(
-    model: Model, scored: Scored, finish: Finish, augmentation: Augmentation, views: Scored | None = None
+    model: Model,
+    scored: Scored,
+    finish: Finish,
+    augmentation: Augmentation,
+    views: Scored | None = None,
+    logits: Scored | None = None,
 ) -> Model:
     """Return the model with calibration, f_lens and ranges in its card; if it regresses, also scale, tail and prior.
 
-    `scored` are mocks scored with one view, without posterior scale and tail, `views` the same with eight views.
+    `scored` are mocks scored with one view, without posterior scale and tail, `views` the same with eight views;
+    `logits` those that the logit is calibrated on, if the card averages more than one view.
     """
-    way, density = calibrate_logit(scored, finish.kind)
+    way, density = calibrate_logit(scored if logits is None else logits, finish.kind)
     bands = model.card.bands
     posterior: dict[str, Any] = {}
     if scored.regressed:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +21,7 @@ from lensscan.nets.novelty import TAILS, FeatureTap, Novelty, feature_layer, fea
 from lensscan.nets.scorer import Scorer
 from lensscan.survey.stamps import allocate
 from lensscan.train.augment import Sample, augment
+from lensscan.train.kept import Kept
 from lensscan.train.settings import Augmentation
 from lensscan.train.stream import simulate_sample
 
@@ -39,6 +44,8 @@ def add_novelty(
     n: int = MOCKS,
     augmentation: Augmentation | None = None,
     report: Callable[[str], None] = lambda line: None,
+    device: torch.device | str = "cpu",
+    kept: Kept | None = None,
 ) -> Model:
     """Return a model that can tell how unlike its training a stamp is.
 
@@ -51,11 +58,16 @@ def add_novelty(
     seed : int
         Of the mocks: not that of training, calibration or evaluation.
     n : int
-        Mocks to fit on, and as many again to scale on; a quarter of those also in eight views.
+        Mocks to fit on, and as many again to scale on; a quarter of those also in eight views, or as many as their last
+        tail needs.
     augmentation : Augmentation, optional
         As in training, so that its noise, gains, gaps and unstated seeing count as known; default: the usual one.
     report : callable
         Takes progress lines.
+    device : torch.device or str
+        Where mocks are made and scored.
+    kept : Kept, optional
+        Holds what an earlier call made; default: nothing.
 
     Returns
     -------
@@ -66,16 +78,14 @@ def add_novelty(
         report("no out-of-distribution score: no features, too many, or too few mocks")
         return model
     bare = Model(model.card, model.module)
-    usual = augmentation or Augmentation()
-    parts = list(_mock_features(bare, recipe, seed, (0, n), usual, 1, report))
-    features, labels = (np.concatenate([part[k] for part in parts]) for k in (0, 1))
+    source = _Source(bare, recipe, seed, augmentation or Augmentation(), torch.device(device), kept or Kept(), report)
+    parts = list(source.chunks((0, n), 1))
+    features, labels = (np.concatenate([part[name] for part in parts]) for name in ("features", "labels"))
     novelty = fit_novelty(features[:, 0], labels.astype(np.int64))
     edges = []
-    for views, count in ((1, n), (N_VIEWS, max(n // 4, 1))):
-        far = [
-            _mean_distance(novelty, part)
-            for part, _ in _mock_features(bare, recipe, seed, (n, n + count), usual, views, report)
-        ]
+    least = math.ceil(FEWEST / TAILS[-1])
+    for views, count in ((1, n), (N_VIEWS, max(n // 4, least, 1))):
+        far = [part["distances"] for part in source.chunks((n, n + count), views, novelty)]
         quantiles = np.quantile(np.concatenate(far), [1 - tail for tail in TAILS])
         edges.append(tuple(float(f"{value:.5g}") for value in quantiles))
     card = dataclasses.replace(model.card, ood_distances=edges[0], ood_distances_views=edges[1])
@@ -88,24 +98,42 @@ def _mean_distance(novelty: Novelty, features: NDArray[np.float32]) -> NDArray[n
     return np.asarray(np.sqrt(np.mean(squares, axis=0)))
 
 
-def _mock_features(
-    model: Model,
-    recipe: Recipe,
-    seed: int,
-    rows: tuple[int, int],
-    augmentation: Augmentation,
-    views: int,
-    report: Callable[[str], None],
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
-    """Yield features (k, views, f) and labels (k,) of chunks of augmented mocks."""
-    for start in range(*rows, CHUNK):
-        count = min(CHUNK, rows[1] - start)
-        sample = augment(simulate_sample(recipe, seed, start, count), augmentation, seed, start, 0, count)
-        yield sample_features(model, sample, views), sample.is_lens.numpy()
-        report(f"seed {seed}: features of mocks {start} to {start + count} in {views} views")
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Augmented mocks, and what a network makes of them."""
+
+    model: Model
+    recipe: Recipe
+    seed: int
+    augmentation: Augmentation
+    device: torch.device
+    kept: Kept
+    report: Callable[[str], None]
+
+    def chunks(
+        self, rows: tuple[int, int], views: int, novelty: Novelty | None = None
+    ) -> Iterator[Mapping[str, NDArray[Any]]]:
+        """Yield chunks of mocks: features (k, views, f) and labels (k,), or with a `novelty` distances (k,)."""
+        known = self.kept.fingerprint([self.model], self.recipe, self.device)
+        fitted = 0 if novelty is None else rows[0]
+        for start in range(*rows, CHUNK):
+            count = min(CHUNK, rows[1] - start)
+            key = (known, "novelty", self.augmentation, views, self.seed, fitted, start, count)
+            yield self.kept(key, functools.partial(self._chunk, start, count, views, novelty))
+            self.report(f"seed {self.seed}: features of mocks {start} to {start + count} in {views} views")
+
+    def _chunk(self, start: int, count: int, views: int, novelty: Novelty | None) -> dict[str, NDArray[Any]]:
+        sample = simulate_sample(self.recipe, self.seed, start, count, self.device)
+        sample = augment(sample, self.augmentation, self.seed, start, 0, count)
+        features = sample_features(self.model, sample, views, self.device)
+        if novelty is not None:
+            return {"distances": _mean_distance(novelty, features)}
+        return {"features": features, "labels": sample.is_lens.cpu().numpy()}
 
 
-def sample_features(model: Model, sample: Sample, views: int = 1) -> NDArray[np.float32]:
+def sample_features(
+    model: Model, sample: Sample, views: int = 1, device: torch.device | str = "cpu"
+) -> NDArray[np.float32]:
     """Return the features (n, views, f) that the scan's own scorer sees of stamps.
 
     Parameters
@@ -115,16 +143,19 @@ def sample_features(model: Model, sample: Sample, views: int = 1) -> NDArray[np.
         Of the model's frame.
     views : int
         1 or 8 dihedral views.
+    device : torch.device or str
+        Where the network runs.
     """
-    scorer = Scorer([Model(model.card, model.module)], "cpu", BATCH, views=views)
+    scorer = Scorer([Model(model.card, model.module)], device, BATCH, views=views)
     tap = FeatureTap(scorer.networks[0].module, feature_layer(model.module) or "")
     frame = model.frame()
-    slot = allocate(BATCH, frame)
+    slot = allocate(BATCH, frame, pinned=scorer.device.type == "cuda")
+    images, present, fwhm = (part.cpu().numpy() for part in (sample.images, sample.present, sample.fwhm))
+    gone = None if sample.mask is None else sample.mask.cpu().numpy()
     result = []
-    for start in range(0, len(sample.images), BATCH):
-        rows = slice(start, min(start + BATCH, len(sample.images)))
-        mask = None if sample.mask is None else sample.mask[rows].numpy()
-        lay(slot, frame, sample.images[rows].numpy(), sample.present[rows].numpy(), sample.fwhm[rows].numpy(), mask)
+    for start in range(0, len(images), BATCH):
+        rows = slice(start, min(start + BATCH, len(images)))
+        lay(slot, frame, images[rows], present[rows], fwhm[rows], None if gone is None else gone[rows])
         scorer.submit(slot).result()
-        result.append(torch.stack([part[: slot.n] for part in tap.take()], dim=1).numpy())
+        result.append(torch.stack([part[: slot.n] for part in tap.take()], dim=1).cpu().numpy())
     return np.concatenate(result)

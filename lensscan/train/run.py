@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
 import platform
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,7 +16,7 @@ import numpy as np
 import torch
 
 from lensscan import __version__
-from lensscan.errors import ExitCode, ModelError, OutputError
+from lensscan.errors import ConfigError, ExitCode, ModelError, OutputError
 from lensscan.metrics.scalemixture import GAUSSIAN
 from lensscan.mocks.recipes import Recipe, load_recipe
 from lensscan.nets.architecture import architecture
@@ -29,6 +31,7 @@ from lensscan.nets.prior import LENSES, theta_prior
 from lensscan.train.augment import Sample
 from lensscan.train.distributed import Engine, start_engine
 from lensscan.train.finish import calibrate, evaluate, headline, score_mocks
+from lensscan.train.kept import Kept, Stopped
 from lensscan.train.loop import Trainer
 from lensscan.train.members import with_members
 from lensscan.train.modular import JOINT, Learned, ModularTrainer, learn_modules, stages_of, training_flops
@@ -43,6 +46,8 @@ log = logging.getLogger(__name__)
 SEEDS = {"training": 0, "validation": 1, "calibration": 2, "evaluation": 3, "novelty": 4}
 """Offsets of the seeds: purpose p of a training with seed s uses mocks of seed ``10 s + SEEDS[p]``."""
 UNITS_SAMPLE = 2048
+NARROWEST = 1e-3
+"""Least unit of a latent parameter: one that a recipe holds fixed has no spread."""
 TURNED = 5000
 """Most mocks whose eight views are scored, to calibrate their posterior."""
 PLAIN: dict[str, Any] = {
@@ -103,7 +108,7 @@ class TrainRun:
         settings = with_units(self.settings, recipe)
         trainer, code = self._train(settings, recipe, engine)
         if trainer is not None and code == ExitCode.OK and engine.rank == 0:
-            self._finish(trainer, recipe, engine)
+            code = self._unless_stopped(lambda: self._finish(trainer, recipe, engine))
         if trainer is not None and engine.rank == 0:
             trainer.history.plot(self.folder / "curves.png", f"{settings.name}, step {trainer.step}")
         engine.close()
@@ -161,7 +166,15 @@ class TrainRun:
         card = dataclasses.replace(
             trained.card, version=settings.version, notes=settings.notes, views=settings.views, hash=""
         )
-        self._write(Model(card, trained.module), recipe)
+        return self._unless_stopped(lambda: self._write(Model(card, trained.module), recipe))
+
+    @staticmethod
+    def _unless_stopped(work: Callable[[], None]) -> ExitCode:
+        """Do the work; return ``OK``, or the exit code of a stop that came between."""
+        try:
+            work()
+        except Stopped as stopped:
+            return stopped.code
         return ExitCode.OK
 
     def _identity(self, recipe: Recipe) -> dict[str, str]:
@@ -221,18 +234,22 @@ class TrainRun:
         self._write(Model(card, trainer.average.cpu().eval()), recipe)
 
     def _write(self, model: Model, recipe: Recipe) -> None:
-        """Calibrate, evaluate and save a model."""
+        """Calibrate, evaluate and save a model; what was scored is kept beside until it is saved."""
         settings, finish = self.settings, self.settings.finish
         model = Model(dataclasses.replace(model.card, **PLAIN), model.module)
+        kept = Kept(self.folder / "finish", self.stop)
+        score = functools.partial(score_mocks, recipe=recipe, report=self.report, device=self.device, kept=kept)
         seed = mock_seed(settings, "calibration")
-        scored = score_mocks([model], recipe, seed, finish.calibration, self.report, views=1)
-        turned = None
-        if model.module.regresses:
+        scored = score([model], seed=seed, n=finish.calibration, views=1)
+        logits = turned = None
+        if model.module.scores and settings.views > 1:
+            logits = turned = score([model], seed=seed, n=finish.calibration, views=settings.views)
+        elif model.module.regresses:
             few = min(TURNED, max(1, finish.calibration // 4))
-            turned = score_mocks([model], recipe, seed, few, self.report, views=N_VIEWS)
-        model = calibrate(model, scored, finish, settings.augmentation, turned)
+            turned = score([model], seed=seed, n=few, views=N_VIEWS)
+        model = calibrate(model, scored, finish, settings.augmentation, turned, logits)
         seed = mock_seed(settings, "evaluation")
-        scored = score_mocks([model], recipe, seed, finish.evaluation, self.report)
+        scored = score([model], seed=seed, n=finish.evaluation)
         evaluation = {"mocks_of_seed": seed, **evaluate(model.card, scored)}
         card = dataclasses.replace(model.card, evaluation=evaluation)
         if model.module.regresses:
@@ -240,8 +257,12 @@ class TrainRun:
         model = Model(card, model.module)
         if model.module.scores:  # a scan needs a score, and only a scan tells what is unlike the training
             few = min(MOCKS, finish.calibration // 2)
-            model = add_novelty(model, recipe, mock_seed(settings, "novelty"), few, settings.augmentation, self.report)
+            seed = mock_seed(settings, "novelty")
+            model = add_novelty(model, recipe, seed, few, settings.augmentation, self.report, self.device, kept)
         digest = model.save(self.output)
+        shutil.rmtree(self.folder / "finish", ignore_errors=True)
+        with contextlib.suppress(OSError):  # there is more in the folder of a training than of a finish alone
+            self.folder.rmdir()
         self.report(f"wrote {self.output}, sha256 {digest[:12]}, {headline(evaluation)}")
 
     def _mocks_made(self, trainer: Trainer) -> int:
@@ -320,6 +341,11 @@ def with_units(settings: TrainSettings, recipe: Recipe) -> TrainSettings:
 
     For a posterior head, mean and spread of the latent parameters; for a published network, mean and spread of the
     pixels of each band, unless its settings give them.  The members of a combination have theirs.
+
+    Raises
+    ------
+    ConfigError
+        If there is a posterior head, but no lens among those mocks.
     """
     from lensscan.mocks.simulate import simulate
 
@@ -335,9 +361,13 @@ def with_units(settings: TrainSettings, recipe: Recipe) -> TrainSettings:
         return dataclasses.replace(settings, network=dataclasses.replace(network, mean=mean, std=std))
     truth = simulate(recipe, seed=10 * settings.seed, start=0, n=UNITS_SAMPLE).truth
     latent = to_latent(truth)[truth["is_lens"].bool()].double().numpy()
+    if not len(latent):
+        what = f"recipe {recipe.name}: no lens among its first {UNITS_SAMPLE} mocks, nothing to learn a posterior from"
+        raise ConfigError(f"{what}; raise its share of lenses or ease its label")
     centre, scale = latent.mean(axis=0), latent.std(axis=0)
     for low, high in ((1, 2), (3, 4), (5, 6)):
         scale[[low, high]] = np.sqrt((scale[low] ** 2 + scale[high] ** 2) / 2)
+    scale = np.maximum(scale, NARROWEST)
     centre[1:] = 0.0
     network = dataclasses.replace(
         network,

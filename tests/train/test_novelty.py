@@ -28,7 +28,7 @@ def bare():
 @pytest.fixture(scope="module")
 def fitted(bare):
     patch = pytest.MonkeyPatch()
-    patch.setattr(module, "simulate_sample", lambda recipe, seed, start, n: toy_source(start, n))
+    patch.setattr(module, "simulate_sample", lambda recipe, seed, start, n, device: toy_source(start, n))
     patch.setattr(module, "FEWEST", 0)
     lines = []
     model = add_novelty(bare, None, 4, 700, PLAIN, lines.append)
@@ -82,6 +82,14 @@ def test_features_are_those_of_every_view(bare):
     assert found.shape[:2] == (70, 8)
     np.testing.assert_array_equal(found[:, :1], sample_features(bare, sample, 1))
     assert np.abs(found[:, 1] - found[:, 0]).max() > 0
+
+
+def test_eight_views_are_scaled_on_as_many_mocks_as_their_last_tail_needs(bare, monkeypatch):
+    monkeypatch.setattr(module, "simulate_sample", lambda recipe, seed, start, n, device: toy_source(start, n))
+    monkeypatch.setattr(module, "FEWEST", 0.15)
+    lines = []
+    add_novelty(bare, None, 4, 200, PLAIN, lines.append)
+    assert lines[-1].endswith("mocks 200 to 350 in 8 views"), "150, not 50, reach 0.15 mocks beyond the last tail"
 
 
 def test_without_features_or_mocks_a_model_stays_as_it_is(bare, monkeypatch):
