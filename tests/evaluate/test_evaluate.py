@@ -81,7 +81,7 @@ def test_every_number_has_its_interval(reports):
 def test_a_model_without_posteriors_has_no_regression(reports):
     report = load(reports, "trivial")
     assert "regression" not in report
-    assert report["detection"]["auroc"]["value"] > 0
+    assert set(report["detection"]) == set(load(reports, "one")["detection"])
     assert "Lens parameters" not in page(reports, "trivial")
 
 
