@@ -94,7 +94,7 @@ def test_one_rank_measures_its_steps(monkeypatch):
     assert found.stamps == 2 * PERIOD * 4
     assert found.seconds > 0
     assert found.reducing == 0
-    assert 0 <= found.simulating <= found.working
+    assert found.working > 0
     chunk = 4 * PERIOD // 2
     assert asked[:3] == [(0, chunk), (chunk, chunk), (2 * chunk, chunk)]
 
