@@ -233,7 +233,7 @@ def test_source_in_front_of_the_lens_has_no_delay(output):
 
 
 def test_the_page_of_the_documentation_names_every_column():
-    page = (Path(__file__).parents[2] / "docs" / "images.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "images.md").read_text(encoding="utf-8")
     assert not [column.name for column in COLUMNS if not re.search(rf"[`\s]{column.name}[`\s]", page)]
 
 

@@ -216,7 +216,9 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "networks.md"
 
 def test_the_page_lists_every_network_with_its_weights():
     lines = re.findall(
-        r"^\| `([\w-]+)` \|[^|]*\|[^|]*\| (\d) bands?, (\d+) \| ([\d,]+) \| (\d+) \|", PAGE.read_text(), re.M
+        r"^\| `([\w-]+)` \|[^|]*\|[^|]*\| (\d) bands?, (\d+) \| ([\d,]+) \| (\d+) \|",
+        PAGE.read_text(encoding="utf-8"),
+        re.M,
     )
     assert {name for name, *_ in lines} == set(PUBLISHED)
     for name, n_bands, size, weights, smallest in lines:

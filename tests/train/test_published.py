@@ -127,7 +127,7 @@ def test_pictures_have_256_steps_between_faintest_and_brightest(toys):
 
 def test_the_page_of_networks_runs(toys, capsys):
     """The Python shown in docs/networks.md, with three epochs."""
-    page = (Path(__file__).resolve().parents[2] / "docs" / "networks.md").read_text()
+    page = (Path(__file__).resolve().parents[2] / "docs" / "networks.md").read_text(encoding="utf-8")
     shown = re.findall(r"(?:^    .*\n|^\n)+", page, re.M)
     code = "".join(dedent(block) for block in shown if "import" in block)
     assert "fit_published" in code
