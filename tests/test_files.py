@@ -17,7 +17,7 @@ def test_the_file_appears_in_one_step_and_its_folder_is_made(tmp_path: Path) -> 
         temporary.write_text("whole")
         assert not path.exists()
         assert temporary.parent == path.parent
-    assert path.read_text() == "whole"
+    assert path.read_text(encoding="utf-8") == "whole"
     assert [item.name for item in path.parent.iterdir()] == ["a.txt"]
 
 
@@ -42,7 +42,7 @@ def test_after_an_error_the_old_file_stands_alone(
 
     with pytest.raises(raised, match=words):
         write()
-    assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "old"
     assert [item.name for item in tmp_path.iterdir()] == ["a.txt"]
 
 

@@ -134,23 +134,27 @@ def test_every_requirement_is_pinned_once_in_the_constraints() -> None:
     wanted = {
         re.split(r"[<>=!~\[ ]", line)[0] for text in lists for line in text.splitlines() if line and line[0] != "#"
     }
-    pinned = [line.split("==")[0] for line in (ROOT / "jobs/constraints.txt").read_text().splitlines() if "==" in line]
+    pinned = [
+        line.split("==")[0]
+        for line in (ROOT / "jobs/constraints.txt").read_text(encoding="utf-8").splitlines()
+        if "==" in line
+    ]
     canonical = [re.sub(r"[-_.]+", "-", name).lower() for name in pinned]
     assert len(canonical) == len(set(canonical))
     assert {re.sub(r"[-_.]+", "-", name).lower() for name in wanted} <= set(canonical)
 
 
 def test_version_is_the_same_everywhere() -> None:
-    assert f"version: {lensscan.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"version: {lensscan.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert re.search(
         rf"^## \[{re.escape(lensscan.__version__)}\]|^## \[Unreleased\]",
-        (ROOT / "CHANGELOG.md").read_text(),
+        (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
         re.M,
     )
 
 
 def test_readme_names_the_licence_of_fitsio() -> None:
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "GPL-2.0-or-later" in readme
     assert "fitsio" in readme
 
@@ -159,11 +163,15 @@ def test_readme_names_the_licence_of_fitsio() -> None:
     "page", sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")]), ids=lambda path: path.name
 )
 def test_links_of_the_pages_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
         if not target.startswith(("http://", "https://", "mailto:")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
 
 
 def test_ci_runs_the_test_script() -> None:
-    lines = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line and not line.startswith("#")]
+    lines = [
+        line
+        for line in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+        if line and not line.startswith("#")
+    ]
     assert lines == ["bash jobs/test.sh"]

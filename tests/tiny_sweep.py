@@ -37,4 +37,4 @@ def table(folder: Path) -> list[dict[str, str]]:
 
 def journal(folder: Path) -> list[dict[str, Any]]:
     """Return the entries of the journal."""
-    return [json.loads(line) for line in (folder / "journal.log").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "journal.log").read_text(encoding="utf-8").splitlines()]

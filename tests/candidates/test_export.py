@@ -103,7 +103,7 @@ def test_ecsv(output, tmp_path):
 def test_ds9(output, tmp_path):
     table = read_candidates(output)
     n = export(output, "ds9", tmp_path / "x.reg")
-    lines = (tmp_path / "x.reg").read_text().splitlines()
+    lines = (tmp_path / "x.reg").read_text(encoding="utf-8").splitlines()
     assert lines[2] == "fk5"
     assert n == len(lines) - 3 == 50
     k = int(np.flatnonzero(np.isfinite(table["pa"].value))[0])
@@ -119,7 +119,7 @@ def test_ds9(output, tmp_path):
 def test_lenstronomy(output, tmp_path):
     table = read_candidates(output)
     n = export(output, "lenstronomy", tmp_path / "x.json")
-    document = json.loads((tmp_path / "x.json").read_text())
+    document = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
     assert document["lens_model_list"] == ["SIE"]
     assert n == len(document["candidates"]) == np.isfinite(table["theta_E"].value).sum()
     first = document["candidates"][0]
@@ -140,7 +140,7 @@ def test_lenstronomy(output, tmp_path):
 def test_lenstronomy_accepts_the_keywords(output, tmp_path):
     lens_model = pytest.importorskip("lenstronomy.LensModel.lens_model")
     export(output, "lenstronomy", tmp_path / "x.json")
-    kwargs = json.loads((tmp_path / "x.json").read_text())["candidates"][0]["kwargs_lens"]
+    kwargs = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))["candidates"][0]["kwargs_lens"]
     alpha = lens_model.LensModel(["SIE"]).alpha(1.0, 0.5, kwargs)
     assert np.isfinite(alpha).all()
 

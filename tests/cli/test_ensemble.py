@@ -70,7 +70,7 @@ def test_the_same_command_gives_the_same_bytes(folder):
     for k in (1, 2, 3):
         one, two = (folder / name / f"mc-{k}.safetensors" for name in ("mc", "again"))
         assert one.read_bytes() == two.read_bytes()
-    one, two = ((folder / name / "mc.toml").read_text() for name in ("mc", "again"))
+    one, two = ((folder / name / "mc.toml").read_text(encoding="utf-8") for name in ("mc", "again"))
     assert one.replace(f"{folder}/mc/", "") == two.replace(f"{folder}/again/", "")
 
 
@@ -78,7 +78,7 @@ def test_the_same_command_gives_the_same_bytes(folder):
 def test_it_is_evaluated_as_one(folder):
     words = ["--testset", "des-griz:tune:64", "--no-plots", "--bootstrap", "4", "-o", str(folder / "reports")]
     assert main(["evaluate", str(folder / "mc" / "mc.toml"), *words]) == 0
-    report = json.loads((folder / "reports" / "mc--des-griz-tune-64.json").read_text())
+    report = json.loads((folder / "reports" / "mc--des-griz-tune-64.json").read_text(encoding="utf-8"))
     assert report["model"]["kind"] == "ensemble"
     assert {row["other"] for row in report["comparisons"]} == {"one-drop1", "one-drop2", "one-drop3"}
 

@@ -73,9 +73,7 @@ def test_a_flow_covers_its_own_draws_and_beats_its_gaussian(views, monkeypatch):
 def test_views_are_brought_to_the_frame_of_the_stamp():
     """Draws and densities of a single turned view are those of the untouched one, turned."""
     one, turned = posteriors(1), posteriors(3)
-    flat = np.zeros((N, 1, 64), np.float32)
-    packed = np.concatenate([np.broadcast_to(flat, (N, 2, 64)), turned.packed[:, 2:]], axis=1)
-    packed[:, :2] = turned.packed[:, 2:]
+    packed = np.repeat(turned.packed[:, 2:], 3, axis=1)
     same = FlowPosteriors(one.flow, packed, np.zeros((N, 7)))
     alone = FlowPosteriors(one.flow, packed[:, :1], np.zeros((N, 7)))
     points = alone.draw(np.random.default_rng(4), 5)

@@ -124,7 +124,7 @@ def test_conventions():
     turned[:, 1], turned[:, 2] = from_axis_ratio(q, phi + np.pi)
     for name in ("hezaveh2017", "one_minus_q", "holismokes4"):
         ours, true = convert(name, turned, truth)
-        np.testing.assert_allclose(ours, true, atol=1e-12), name
+        np.testing.assert_allclose(ours, true, atol=1e-12, err_msg=name)
     np.testing.assert_allclose(np.hypot(*convert("hezaveh2017", truth, truth)[1][:, 1:].T), 1 - q)
     np.testing.assert_allclose(np.hypot(*convert("one_minus_q", truth, truth)[1].T), 1 - q)
     np.testing.assert_allclose(np.hypot(*convert("holismokes4", truth, truth)[1][:, 1:].T), (1 - q**2) / (1 + q**2))

@@ -41,12 +41,12 @@ def test_job_script_finishes_what_a_dead_host_left(survey: Survey, reference: st
     (tmp_path / "RUN.toml").write_text(
         "\n".join([*lines, f'output = "{out}"', "batch = 1", "max_failed = 1.0", "top = 100", "root_scores = 'no'"])
     )
-    script = (JOBS / "slurm.sbatch").read_text().replace("OUT=OUT.h5", f"OUT={out}")
+    script = (JOBS / "slurm.sbatch").read_text(encoding="utf-8").replace("OUT=OUT.h5", f"OUT={out}")
     env = environment(LENSSCAN_PAUSE="0", SLURM_CPUS_PER_TASK="1", PATH=f"{programs}:{os.environ['PATH']}")
     result = subprocess.run(
         ["bash", "-s"], input=script, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=110
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert "work is missing" in result.stdout
-    assert (tmp_path / "calls").read_text().count("called") == 2
+    assert (tmp_path / "calls").read_text(encoding="utf-8").count("called") == 2
     assert content_hash(out) == reference

@@ -68,7 +68,7 @@ class Site:
 
     def lines(self, name: str) -> list[str]:
         path = self.folder / name
-        return path.read_text().splitlines() if path.exists() else []
+        return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ def test_shellcheck(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SITE_SCRIPTS, ids=lambda path: path.name)
 def test_site_scripts_ask_for_what_resuming_needs(path: Path) -> None:
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert "resume.sh" in text
     if path.suffix == ".sbatch":
         assert "#SBATCH --signal=B:USR1@300\n" in text
@@ -57,7 +57,7 @@ def test_site_scripts_ask_for_what_resuming_needs(path: Path) -> None:
 
 def test_scripts_name_no_folder_of_one_machine() -> None:
     for path in [*SCRIPTS, JOBS / "Containerfile", JOBS / "constraints.txt"]:
-        assert not re.search(r"/(home|root|work|Users)/", path.read_text()), path.name
+        assert not re.search(r"/(home|root|work|Users)/", path.read_text(encoding="utf-8")), path.name
 
 
 def test_environment_unsets_what_another_mpi_has_set() -> None:

@@ -11,7 +11,7 @@ from lensscan.lens import SIE
 
 @pytest.fixture(scope="module")
 def oracle(shared_oracle):
-    return json.loads((shared_oracle / "oracle_sie.json").read_text())["lenses"]
+    return json.loads((shared_oracle / "oracle_sie.json").read_text(encoding="utf-8"))["lenses"]
 
 
 def column(oracle, *names):

@@ -47,7 +47,7 @@ def brute_force_count(lens, k, sx, sy, nodes=40001):
 
 
 def test_oracle_images_and_delays(shared_oracle):
-    lenses = json.loads((shared_oracle / "oracle_sie.json").read_text())["lenses"]
+    lenses = json.loads((shared_oracle / "oracle_sie.json").read_text(encoding="utf-8"))["lenses"]
     table = {
         k: np.array([lens[k] for lens in lenses])
         for k in ("theta_E", "e1", "e2", "x", "y", "source_x", "source_y", "z_l", "z_s")

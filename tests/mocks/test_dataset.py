@@ -98,7 +98,7 @@ def test_rows_that_stood_are_not_told_as_made(loose, tmp_path, monkeypatch):
 def test_a_folder_of_other_mocks_is_refused(loose, change):
     with pytest.raises(OutputError, match="another"):
         dataclasses.replace(loose, **change).write()
-    assert json.loads((loose.folder / "recipe.json").read_text())["seed"] == 1
+    assert json.loads((loose.folder / "recipe.json").read_text(encoding="utf-8"))["seed"] == 1
 
 
 def blob(path, size, noise=0.0):
@@ -134,7 +134,11 @@ def test_a_folder_that_does_not_say_its_files_is_still_completed(tmp_path):
     data = Dataset(measured(tmp_path), 1, 4, tmp_path / "mocks")
     data.write()
     path = data.folder / "recipe.json"
-    old = {key: value for key, value in json.loads(path.read_text()).items() if key not in ("psf", "source")}
+    old = {
+        key: value
+        for key, value in json.loads(path.read_text(encoding="utf-8")).items()
+        if key not in ("psf", "source")
+    }
     path.write_text(json.dumps(old))
     assert data.write()
     path.write_text("[1]")

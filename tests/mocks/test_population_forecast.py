@@ -46,23 +46,22 @@ PIXELS = "their mu of sources below 0.05 arcsec, up to hundreds, is that of coar
 SEEING = "their stack is chosen for each lens, so that wide rings and large sources take exposures of worse seeing"
 SIZES = "without their luminous distant sources ours are fainter by 0.3 mag, and so smaller"
 TRACK = "the recipe's galaxies beyond z = 0.6 are younger and bluer than their 10-Gyr population"
-MISSES = {
-    ("DESc", "z_source", 50): REDSHIFT,
-    ("LSSTc", "z_source", 50): REDSHIFT,
-    ("DESc", "mu", 95): PIXELS,
-    ("LSSTc", "mu", 95): PIXELS,
-    ("DESc", "source r", 95): PIXELS,
-    ("DESc", "r_s", 5): PIXELS,
-    ("LSSTc", "r_s", 5): PIXELS,
-    ("Euclid", "r_s", 5): PIXELS,
-    ("LSSTc", "theta_E", 50): SEEING,
-    ("DESc", "r_s", 50): SEEING,
-    ("Euclid", "r_s", 50): SIZES,
-    ("DESc", "lens r", 95): TRACK,
-    ("LSSTc", "lens r", 95): TRACK,
-    ("Euclid", "lens r", 95): TRACK,
+MISSES = {  # why, and how large the miss may be: of a ratio or in magnitudes
+    ("DESc", "z_source", 50): (REDSHIFT, 0.35),
+    ("LSSTc", "z_source", 50): (REDSHIFT, 0.35),
+    ("DESc", "mu", 95): (PIXELS, 0.75),
+    ("LSSTc", "mu", 95): (PIXELS, 0.45),
+    ("DESc", "source r", 95): (PIXELS, 1.2),
+    ("DESc", "r_s", 5): (PIXELS, 3.2),
+    ("LSSTc", "r_s", 5): (PIXELS, 0.8),
+    ("Euclid", "r_s", 5): (PIXELS, 0.65),
+    ("LSSTc", "theta_E", 50): (SEEING, 0.35),
+    ("DESc", "r_s", 50): (SEEING, 0.35),
+    ("Euclid", "r_s", 50): (SIZES, 0.35),
+    ("DESc", "lens r", 95): (TRACK, 1.2),
+    ("LSSTc", "lens r", 95): (TRACK, 1.2),
+    ("Euclid", "lens r", 95): (TRACK, 1.2),
 }
-WIDEST = 0.35  # none of the misses of a median is larger
 
 
 def forecast(folder, name):
@@ -120,7 +119,7 @@ def test_detectable_lenses_are_those_of_the_forecast(name, shared_data):
         for level, miss, bound in zip((5, 50, 95), off, bounds, strict=True):
             if abs(miss) > bound:
                 outside.add((name, key, level))
-                assert level != 50 or abs(miss) < WIDEST, (name, key, level, miss)
+                assert abs(miss) < MISSES.get((name, key, level), ("", np.inf))[1], (name, key, level, miss)
     assert outside <= set(MISSES), sorted(outside - set(MISSES))
 
 

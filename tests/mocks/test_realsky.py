@@ -93,7 +93,9 @@ def truth(tmp_path_factory: pytest.TempPathFactory) -> Truth:
     )
     (folder / "sky.toml").write_text(SURVEY.replace("stamp_size = 16", f"stamp_size = {SIDE}"))
     (folder / "seeing.toml").write_text(
-        (folder / "sky.toml").read_text().replace("zero_point = 30.0", f"zero_point = 30.0\nfwhm = {FWHM}")
+        (folder / "sky.toml")
+        .read_text(encoding="utf-8")
+        .replace("zero_point = 30.0", f"zero_point = 30.0\nfwhm = {FWHM}")
     )
     return made
 
@@ -161,7 +163,11 @@ def test_galaxies_are_measured(truth: Truth, known: Recipe) -> None:
 
 def test_magnitudes_are_measured_where_the_catalog_has_none(truth: Truth) -> None:
     (truth.folder / "bare.toml").write_text(
-        "\n".join(line for line in (truth.folder / "seeing.toml").read_text().splitlines() if "mag" not in line)
+        "\n".join(
+            line
+            for line in (truth.folder / "seeing.toml").read_text(encoding="utf-8").splitlines()
+            if "mag" not in line
+        )
     )
     bare = recipe(truth.folder, survey=f"{truth.folder}/bare.toml")
     sky = load_real_sky(bare.canvas, bare)
@@ -318,7 +324,7 @@ def test_stamps_without_seeing_or_noise_in_a_band_are_left_out(truth: Truth) -> 
     with pytest.raises(ConfigError, match=r"seeing_unknown 23\); state bands.<name>.fwhm in the survey file"):
         load_real_sky(blind.canvas, blind)
     half = truth.folder / "half.toml"
-    lines = (truth.folder / "seeing.toml").read_text().splitlines()
+    lines = (truth.folder / "seeing.toml").read_text(encoding="utf-8").splitlines()
     lines.remove(f"fwhm = {FWHM}")  # of band g, the first
     half.write_text("\n".join(lines))
     single = recipe(truth.folder, survey=str(half))

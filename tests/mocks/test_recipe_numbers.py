@@ -17,7 +17,7 @@ FIELD = Path(__file__).resolve().parents[2] / ".." / "shared" / "reference" / "F
 def field():
     if not FIELD.is_file():
         pytest.skip("../shared is absent: the field's published numbers cannot be read")
-    return FIELD.read_text()
+    return FIELD.read_text(encoding="utf-8")
 
 
 def section(text, start, stop):

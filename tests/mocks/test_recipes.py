@@ -13,7 +13,7 @@ def test_every_shipped_recipe_loads(name):
     assert recipe.name == name
     assert sum(recipe.weights) > 0
     assert len(recipe.digest) == 64
-    text = (__import__("lensscan.config", fromlist=["find"]).find("recipes", name)).read_text()
+    text = (__import__("lensscan.config", fromlist=["find"]).find("recipes", name)).read_text(encoding="utf-8")
     assert "READ" in text or "ASSUMED" in text, "a recipe says which numbers are read and which assumed"
 
 

@@ -84,7 +84,7 @@ def test_string_ids(survey, tmp_path):
 @pytest.mark.parametrize("ranks", [0, 3])
 def test_zero_selected_rows_complete(survey, tmp_path, ranks):
     mine = make(tmp_path, survey, np.array([1, 2, 3]))
-    cut = (tmp_path / "red.toml").read_text().replace("min = 0.5", "min = 50.0")
+    cut = (tmp_path / "red.toml").read_text(encoding="utf-8").replace("min = 0.5", "min = 50.0")
     (tmp_path / "red.toml").write_text(cut)
     out = tmp_path / "out.h5"
     result = run(mine.args(out), ranks)

@@ -22,7 +22,13 @@ NAMES = sorted(PUBLISHED)
 MEANT_FOR = {"argonne": 45, "deeplens": 45, "jacobs-3": 101, "jacobs-4": 100, "holismokes-cnn": 64}
 
 
-@pytest.fixture(scope="module", params=NAMES)
+LARGE = ("alexnet", "inception-v4", "overfeat")
+"""The slowest; the others keep the same contract in the quick tests."""
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in NAMES]
+)
 def small(request):
     """The network at its smallest side, two bands, and stamps for it."""
     torch.manual_seed(5)
@@ -188,13 +194,13 @@ def test_classifiers_are_networks_of_the_product(name, tmp_path):
 def test_regressors_are_networks_of_the_product(tmp_path):
     """Regression follows the stamp: eight views of a turned stamp are those of the stamp, turned."""
     torch.manual_seed(2)
-    config = network_config({"kind": "alexnet"}, "here")
-    network = build_network(architecture(config), 1, 25)
+    config = network_config({"kind": "ensai"}, "here")
+    network = build_network(architecture(config), 1, 16)
     assert network.regresses
     assert not network.scores
-    model = Model(Card("a", architecture(config), ("r",), 25, 0.2), network.eval())
+    model = Model(Card("a", architecture(config), ("r",), 16, 0.2), network.eval())
     model.save(tmp_path / "a.safetensors")
-    images = np.random.default_rng(1).normal(0, 5, (5, 1, 25, 25)).astype(np.float32)
+    images = np.random.default_rng(1).normal(0, 5, (5, 1, 16, 16)).astype(np.float32)
     first, again = (each.score(images, views=8, batch=8) for each in (model, Model.load(tmp_path / "a.safetensors")))
     for name in ("theta_E", "e1", "x", "sx"):
         np.testing.assert_array_equal(first[name].value, again[name].value)
@@ -216,7 +222,9 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "networks.md"
 
 def test_the_page_lists_every_network_with_its_weights():
     lines = re.findall(
-        r"^\| `([\w-]+)` \|[^|]*\|[^|]*\| (\d) bands?, (\d+) \| ([\d,]+) \| (\d+) \|", PAGE.read_text(), re.M
+        r"^\| `([\w-]+)` \|[^|]*\|[^|]*\| (\d) bands?, (\d+) \| ([\d,]+) \| (\d+) \|",
+        PAGE.read_text(encoding="utf-8"),
+        re.M,
     )
     assert {name for name, *_ in lines} == set(PUBLISHED)
     for name, n_bands, size, weights, smallest in lines:

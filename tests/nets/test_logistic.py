@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lensscan.metrics.detection import auroc
-from lensscan.nets.logistic import cross_scores, deal_folds, fit_logistic
+from lensscan.nets.logistic import cross_scores, deal_folds, fit_logistic, solve_logistic
 
 
 def rows(n: int, f: int, seed: int, strength: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -60,10 +60,16 @@ def test_weights_count_as_copies():
     features, labels = rows(60, 5, 6)
     weights = np.where(labels, 3.0, 1.0)
     copies = np.repeat(np.arange(60), weights.astype(int))
-    weighted = fit_logistic(features - features.mean(axis=0), labels, penalties=[0.1], weights=weights)
-    shifted = (features - features.mean(axis=0)) / features.std(axis=0)
-    copied = fit_logistic(shifted[copies], labels[copies], penalties=[0.1])
-    np.testing.assert_allclose(np.sign(weighted.weight), np.sign(copied.weight))
+    exact = {"ftol": 0.0, "gtol": 1e-9, "maxiter": 500}
+    weighted = solve_logistic(features, labels, weights, 0.1, options=exact)
+    copied = solve_logistic(features[copies], labels[copies], np.ones(len(copies)), 0.1, options=exact)
+    np.testing.assert_allclose(weighted, copied, rtol=1e-6, atol=1e-7)
+
+
+def test_weights_of_a_class_move_the_intercept():
+    features, labels = rows(60, 5, 6)
+    weights = np.where(labels, 3.0, 1.0)
+    weighted = fit_logistic(features, labels, penalties=[0.1], weights=weights)
     assert weighted.intercept > fit_logistic(features, labels, penalties=[0.1]).intercept + 0.5
 
 

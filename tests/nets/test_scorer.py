@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from scored_stamps import BANDS, BATCH, fill, made_up_stamps, score
+from scored_stamps import BANDS, BATCH, ODD, fill, made_up_stamps, score
 
 from lensscan.errors import ConfigError, ModelError
 from lensscan.nets.dihedral import N_VIEWS, transform_covariance, transform_images, transform_latent
@@ -77,7 +77,7 @@ def test_bits_do_not_depend_on_broken_neighbours(model, stamps, reference):
     assert_same(score(model, fill(broken)), reference, slice(0, 1), slice(0, 1))
 
 
-@pytest.mark.parametrize("batch", [7, 64])
+@pytest.mark.parametrize("batch", [ODD, 64])
 def test_bits_do_not_depend_on_threads(model, stamps, batch):
     before = torch.get_num_threads()
     results = []
@@ -240,7 +240,9 @@ def test_members_are_those_of_single_scans(model, stamps, reference):
 def test_bf16_is_near_and_only_on_request(model, stamps, reference):
     half = score(model, fill(stamps), precision="bf16")
     assert not np.array_equal(half["logit"], reference["logit"])
-    np.testing.assert_allclose(half["logit"], reference["logit"], atol=0.1)
+    off, scatter = np.abs(half["logit"] - reference["logit"]), reference["logit"].std()
+    assert np.median(off) < 0.1 * scatter
+    assert off.max() < 0.3 * scatter
     assert np.array_equal(half["sigma"], reference["sigma"])
 
 

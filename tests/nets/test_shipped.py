@@ -9,6 +9,7 @@ from astropy.io import fits
 from lensscan.candidates.file import read_candidates
 from lensscan.cli.main import main
 from lensscan.config import find, read_toml, shipped
+from lensscan.evaluate.realism import allowed_above
 from lensscan.mocks.recipes import load_recipe
 from lensscan.nets.latent import PARAMETERS
 from lensscan.nets.model import Model
@@ -17,6 +18,10 @@ from lensscan.train.settings import TrainSettings
 MODELS = shipped("models")
 LEAST_AUROC = {"des-griz": 0.85, "hsc-griz": 0.85, "lsst-gri": 0.85, "euclid-vis": 0.8}
 """One band has no colours to go by, and that network was stopped early: docs/networks.md."""
+TARGET = 0.015
+"""How far the coverage of joint regions may lie from its level."""
+MISSES = {("euclid-vis", "0.68")}
+"""Of 68 % regions 65.8 % hold the truth, 2.2 points too few: that network was stopped early, and the page says 65.8."""
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -54,6 +59,19 @@ def test_coverage_in_the_card(model):
             assert found == pytest.approx(float(level), abs=0.03), f"{name} at {level}"
 
 
+def test_joint_coverage_in_the_card_is_as_stated(model):
+    """Exceptions are exact: a model that has come to keep the target leaves them, one that has left it shows."""
+    coverage = model.card.evaluation["coverage"]
+    missed = {(model.card.name, level) for level in ("0.68", "0.95") if miss(coverage, level) > TARGET}
+    assert missed == {each for each in MISSES if each[0] == model.card.name}
+    assert max(miss(coverage, level) for level in ("0.68", "0.95")) < 0.025, "the exception is not without a bound"
+
+
+def miss(coverage, level):
+    """Return how far the joint coverage of a card lies from its level."""
+    return abs(coverage[level]["joint"] - float(level))
+
+
 def test_mocks_are_told_apart(model):
     from lensscan.metrics.detection import auroc
     from lensscan.mocks.simulate import simulate
@@ -68,14 +86,14 @@ def test_mocks_are_told_apart(model):
 
 
 def test_real_des_galaxies_do_not_look_like_lenses(shared_data):
-    """36 ordinary luminous red galaxies from DES coadds; a few hundredths may pass a threshold of FPR 1e-2."""
+    """36 ordinary luminous red galaxies from DES coadds may pass a threshold of FPR 1e-2 as often as chance does."""
     model = Model.load("des-griz")
     files = sorted((shared_data / "des_stamps").glob("des_dls_*.fits"))
     assert len(files) == 36
     counts = np.stack([[fits.getdata(path, band) for band in "GRIZ"] for path in files])
     table = model.score(counts * 10 ** (-0.4 * (30.0 - 31.4)))
     threshold = model.card.evaluation["tpr_at_fpr_0.01"]["threshold"]
-    assert (table["logit"] >= threshold).sum() <= 4
+    assert (table["logit"] >= threshold).sum() <= allowed_above(36)
     assert np.median(table["logit"]) < 0
 
 

@@ -23,7 +23,11 @@ from lensscan.render.diagrams import (
 )
 
 pytestmark = pytest.mark.filterwarnings("error")
-RNG = np.random.default_rng(1)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(1)
 
 
 def picture(data: bytes) -> np.ndarray:
@@ -38,18 +42,18 @@ def inked(data: bytes) -> float:
 
 
 @pytest.mark.parametrize("n", [10, 60, 3000])
-def test_truth(n):
-    truth = RNG.normal(size=n)
-    one = truth_diagram([Scatter("x (arcsec)", truth, truth + 0.1 * RNG.normal(size=n))])
+def test_truth(rng, n):
+    truth = rng.normal(size=n)
+    one = truth_diagram([Scatter("x (arcsec)", truth, truth + 0.1 * rng.normal(size=n))])
     five = truth_diagram([Scatter("x", truth, truth)] * 5)
     assert inked(one) > 0.01
     assert picture(five).shape[0] > 1.8 * picture(one).shape[0], "a second row"
 
 
-def test_the_band_is_where_the_predictions_are():
-    truth = RNG.uniform(0, 1, 20_000)
-    narrow = truth_diagram([Scatter("x", truth, truth + 0.01 * RNG.normal(size=len(truth)))])
-    wide = truth_diagram([Scatter("x", truth, truth + 0.2 * RNG.normal(size=len(truth)))])
+def test_the_band_is_where_the_predictions_are(rng):
+    truth = rng.uniform(0, 1, 20_000)
+    narrow = truth_diagram([Scatter("x", truth, truth + 0.01 * rng.normal(size=len(truth)))])
+    wide = truth_diagram([Scatter("x", truth, truth + 0.2 * rng.normal(size=len(truth)))])
 
     def blue(data):
         pixels = picture(data).astype(int)
@@ -65,8 +69,8 @@ def test_roc():
 
 
 @pytest.mark.parametrize("spread", [1e-6, 1.0, 30.0])
-def test_reliability_also_of_bins_without_lenses_or_others(spread):
-    logit = np.sort(RNG.normal(0, spread, 15))
+def test_reliability_also_of_bins_without_lenses_or_others(rng, spread):
+    logit = np.sort(rng.normal(0, spread, 15))
     panels = []
     for prior in (0.5, 1e-3, 1e-4):
         p = 1 / (1 + np.exp(-logit - np.log(prior / (1 - prior))))
@@ -77,17 +81,17 @@ def test_reliability_also_of_bins_without_lenses_or_others(spread):
     assert reliability_diagram(panels, [(curve, curve**2)] * 3) != reliability_diagram(panels)
 
 
-def test_confusion_and_ranges():
+def test_confusion_and_ranges(rng):
     rates = {"lens": (0.8, 0.75, 0.85), "ring": (0.1, 0.05, 0.2), "star": (0.0, 0.0, 0.01)}
     assert inked(confusion_diagram(np.array([[80, 20], [1, 99]]), "even odds", rates)) > 0.05
     assert inked(confusion_diagram(np.array([[0, 0], [0, 9]]), "even odds", {"star": (0.0, 0.0, 0.3)})) > 0.02
-    groups = {"lens": RNG.normal(3, 1, 50), "ring": RNG.normal(size=1), "none": np.empty(0)}
+    groups = {"lens": rng.normal(3, 1, 50), "ring": rng.normal(size=1), "none": np.empty(0)}
     assert inked(range_diagram(groups, {"FPR 0.01": 2.0})) > 0.01
 
 
-def test_coverage_widths_completeness():
+def test_coverage_widths_completeness(rng):
     level = np.linspace(0, 1, 11)
-    ranks = {"x": RNG.random(500), "y": RNG.beta(2, 2, 500)}
+    ranks = {"x": rng.random(500), "y": rng.beta(2, 2, 500)}
     assert inked(coverage_diagram(ranks, level, {"5 parameters": level**1.1})) > 0.02
     assert inked(width_diagram(np.array([1.0, 0.9, 0.5]), {"x": np.array([1.0, 0.9, 0.6])})) > 0.01
     cells = np.array([[0.1, np.nan], [0.5, 0.9]])

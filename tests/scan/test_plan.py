@@ -70,6 +70,7 @@ def test_repeated_finds_exactly_the_twins(ids, pieces):
     )
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=12), min_size=1, max_size=30, unique=True))
 def test_string_hashes_do_not_depend_on_the_width_of_the_chunk(names):
     names = [name.replace("\0", "0") for name in names]

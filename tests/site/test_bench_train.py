@@ -94,7 +94,7 @@ def test_one_rank_measures_its_steps(monkeypatch):
     assert found.stamps == 2 * PERIOD * 4
     assert found.seconds > 0
     assert found.reducing == 0
-    assert 0 <= found.simulating <= found.working
+    assert found.working > 0
     chunk = 4 * PERIOD // 2
     assert asked[:3] == [(0, chunk), (chunk, chunk), (2 * chunk, chunk)]
 
@@ -235,6 +235,6 @@ def test_ranks_are_started_and_heard(tmp_path, monkeypatch, backend, ranks):
 def test_the_report_is_kept_as_json(bench, tmp_path):
     _, _, report = bench()
     report.save(tmp_path / "train.json")
-    kept = json.loads((tmp_path / "train.json").read_text())
+    kept = json.loads((tmp_path / "train.json").read_text(encoding="utf-8"))
     assert kept["title"] == "train"
     assert len(kept["figures"]) == len(report.figures)

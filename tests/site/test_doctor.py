@@ -97,10 +97,11 @@ def test_launcher_of_another_mpi(launcher: Path) -> None:
 
 @pytest.mark.mpi
 def test_launcher_of_another_mpi_that_tells_its_size(launcher: Path) -> None:
+    pytest.importorskip("mpi4py")
     check = probed(launcher, 'export PMI_SIZE=2; shift 2; "$@" && "$@"')
     assert check.outcome is Outcome.FAIL
     assert "\n" not in check.text
-    assert "launcher started 2 ranks" in check.text or "mpi4py cannot be loaded" in check.text
+    assert "launcher started 2 ranks" in check.text
 
 
 def test_launcher_that_hangs(launcher: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ def test_directives_stand_before_the_first_command(site: str) -> None:
 
 @pytest.mark.parametrize("site", sites())
 def test_without_values_only_the_programs_folder_changes(site: str) -> None:
-    shipped = sites()[site].read_text().splitlines()
+    shipped = sites()[site].read_text(encoding="utf-8").splitlines()
     filled = render(site, Job()).splitlines()
     assert [new for old, new in zip(shipped, filled, strict=True) if old != new] == [
         f"BIN={Path(sys.executable).parent}"

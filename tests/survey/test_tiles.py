@@ -151,7 +151,7 @@ def test_an_index_finds_the_tile_that_holds_the_position(tmp_path, columns):
         for number in range(3):
             for band in "gr":
                 (tmp_path / f"t{number}_{band}.fits").rename(tmp_path / f"x{number}_{band}.fits")
-        text = (tmp_path / "index.csv").read_text()
+        text = (tmp_path / "index.csv").read_text(encoding="utf-8")
         (tmp_path / "index.csv").write_text(text.replace("\nt", "\nx"))
     ra = np.concatenate([sky([100, 187.0], [100, 100], **place)[0] for place in where])
     dec = np.full(6, -20.0)
@@ -160,7 +160,7 @@ def test_an_index_finds_the_tile_that_holds_the_position(tmp_path, columns):
     # a position 187 pixels into one tile lies 7 pixels into the next one's overlap: the deeper place wins
     assert [named[i] for i in range(6)] == ["0", "0", "1", "1", "2", "2"]
     status = dict(zip(rows.id.tolist(), batch.status.tolist(), strict=True))
-    assert status[6] in (Status.OUTSIDE_IMAGE, Status.NO_POSITION)
+    assert status[6] == Status.NO_POSITION, "the index lists no tile there"
     assert [status[i] for i in range(6)] == [0] * 6
 
 

@@ -46,6 +46,7 @@ def test_full_disk(tmp_path, monkeypatch):
     save_checkpoint(tmp_path / "c.pt", "abc", STATE)
     monkeypatch.setenv("LENSSCAN_FAULT", "point=checkpoint:written,do=enospc")
     monkeypatch.setattr(faults, "_faults", None)
+    monkeypatch.setattr(faults, "_hits", type(faults._hits)())
     with pytest.raises(DiskError, match="free disk space"):
         save_checkpoint(tmp_path / "c.pt", "abc", {"step": 4})
     monkeypatch.setattr(faults, "_faults", [])

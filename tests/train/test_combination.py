@@ -248,7 +248,7 @@ def test_by_commands(tmp_path):
     assert again.read_bytes() == serial.read_bytes()
     ranks = command(tmp_path, shipped, "two-ranks.safetensors", members, "--backend", "torch", ranks=2)
     first, second = Model.load(serial), Model.load(ranks)
-    torch.testing.assert_close(first.module.combine.weight, second.module.combine.weight, rtol=0, atol=1e-6)
+    torch.testing.assert_close(first.module.combine.weight, second.module.combine.weight, rtol=0, atol=1e-4)
     assert (first.module.combine.weight != 1 / 2).any()
     known = [[str(file), Model.load(file).card.hash] for file in files]
     assert [list(member) for member in first.card.training["members"]] == known

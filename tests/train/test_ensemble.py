@@ -167,7 +167,7 @@ def test_commands_end_to_end(folder, monkeypatch, capsys):
     assert len(card.posterior_scale) == 7
     arguments = ["--testset", "des-griz:tune:80", "-o", "reports", "--no-plots", "--bootstrap", "6", "--debug"]
     assert main(["evaluate", "duo.toml", "one.safetensors", *arguments]) == 0
-    report = json.loads((folder / "reports" / "duo--des-griz-tune-80.json").read_text())
+    report = json.loads((folder / "reports" / "duo--des-griz-tune-80.json").read_text(encoding="utf-8"))
     assert report["model"]["kind"] == "ensemble"
     assert {row["other"] for row in report["comparisons"]} == {"one", "two"}
     assert {"detection:auroc", "regression:nll.joint_7"} <= {row["figure"] for row in report["comparisons"]}

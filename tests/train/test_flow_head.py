@@ -19,7 +19,7 @@ from lensscan.train.losses import mixture_nll
 
 pytest.importorskip("zuko", reason="the extra flow is not installed")
 
-STEPS = 120
+STEPS, BATCH = 200, 256
 SPREAD = torch.tensor([0.1, 0.05, 0.05, 0.04, 0.04, 0.1, 0.1])
 UNITS = ([0.0] * N_LATENT, [0.3] * N_LATENT)
 
@@ -47,7 +47,7 @@ def train(head: PosteriorHead, lr: float) -> PosteriorHead:
     optimiser = torch.optim.Adam(head.parameters(), lr=lr)
     rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
     for step in range(STEPS):
-        features, truth, _ = toy(96, 100 + step)
+        features, truth, _ = toy(BATCH, 100 + step)
         if isinstance(head, FlowHead):
             loss = -head.log_density(truth[:, None], outcome_of(head, features)).mean()
         else:
@@ -73,10 +73,11 @@ def test_a_flow_is_likelier_than_a_gaussian(flow):
     straight = -float(mixture_nll(truth, *single(features)).mean())
     assert bent > straight + 0.7, "the flow is no better than its Gaussian"
     assert bent < float(exact.mean()) + 0.05, "likelier than the truth: the density is wrong"
-    assert bent > float(exact.mean()) - 0.5
+    assert bent > float(exact.mean()) - 0.25
 
 
 def test_a_flow_covers(flow):
+    """Within three binomial errors of a thousand toys at 68 %."""
     features, truth, _ = toy(1000, 2)
     found = FlowPosteriors(flow, pack_outcome(outcome_of(flow, features)).numpy()[:, None], np.zeros((1000, 7)))
     rng = np.random.default_rng(1)
@@ -84,8 +85,8 @@ def test_a_flow_covers(flow):
     ranks = (samples < points[:, None]).mean(axis=1)
     content = (found.log_density(samples) > found.log_density(points[:, None])).mean(axis=1)
     for level in (0.68, 0.95):
-        np.testing.assert_allclose((np.abs(ranks - 0.5) <= level / 2).mean(axis=0), level, atol=0.06)
-        assert (content <= level).mean() == pytest.approx(level, abs=0.07)
+        np.testing.assert_allclose((np.abs(ranks - 0.5) <= level / 2).mean(axis=0), level, atol=0.045)
+        assert (content <= level).mean() == pytest.approx(level, abs=0.045)
 
 
 def test_the_gaussians_of_a_scan_keep_most_of_what_the_flow_knows(flow):

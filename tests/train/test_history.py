@@ -24,7 +24,7 @@ def test_records_survive_and_what_lies_beyond_the_checkpoint_goes(tmp_path):
     again.resume(100)
     assert again.column("train", "loss") == ([50.0, 100.0], [0.02, 0.01])
     again.add("valid", 100, {"auroc": 0.9})
-    lines = [json.loads(line) for line in history.path.read_text().splitlines()]
+    lines = [json.loads(line) for line in history.path.read_text(encoding="utf-8").splitlines()]
     assert [line["step"] for line in lines] == [50, 100, 100]
     assert again.column("valid", "loss") == ([], [])
 

@@ -66,6 +66,7 @@ TINY |= {"finish.calibration": 96, "finish.evaluation": 64}
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(700)
 @pytest.mark.parametrize("name", ["hezaveh2017-64-alexnet", "hezaveh2017-64", "holismokes4-cnn"])
 def test_training_files_of_published_tables_run(name, tmp_path):
     path = tmp_path / "model.safetensors"

@@ -90,7 +90,7 @@ def test_stopped_trials_stop_early(undisturbed):
         place = folder / "trials" / f"{row.trial:04d}"
         state = torch.load(place / "checkpoint.pt", weights_only=True)
         assert state["step"] == row.step
-        curves = [json.loads(line) for line in (place / "curves.jsonl").read_text().splitlines()]
+        curves = [json.loads(line) for line in (place / "curves.jsonl").read_text(encoding="utf-8").splitlines()]
         assert max(record["step"] for record in curves) == row.step
         assert [record["bce"] for record in curves if record["step"] == row.step] == [row.value]
 
@@ -112,7 +112,7 @@ def test_picture_and_best_training(undisturbed):
     assert best.digest == small().training_of(rows[0].values, "x").digest
     assert best.optimiser.lr == rows[0].values["optimiser.lr"]
     assert best.steps == 9
-    assert f"trial {rows[0].trial}," in (folder / "best.toml").read_text()
+    assert f"trial {rows[0].trial}," in (folder / "best.toml").read_text(encoding="utf-8")
 
 
 def test_progress_names_trials_best_and_time(undisturbed):
