@@ -329,10 +329,13 @@ class _Merge:
     def _notes(self, combination: Combination) -> tuple[str, ...]:
         notes = list(combination.notes)
         views = int(self.plan.settings.get("views", 0))
-        others = [card.name for card in self.models if views and card.views != views]
+        others = [card for card in self.models if views and card.views != views]
         if others and not self.settings.ensemble:
-            what = f"{', '.join(others)}: scored with {views} views"
-            notes.append(f"{what}, the logit was calibrated with {9 - views}: probabilities may be a little off")
+            notes += [
+                f"{card.name}: scored with {views} views, the logit was calibrated with {card.views}: "
+                "probabilities may be a little off"
+                for card in others
+            ]
         if len(self.device_keys) > 1:
             keys = "; ".join(sorted(self.device_keys))
             notes.append(
