@@ -1,8 +1,8 @@
 """Measure models on a test set: one HTML page and one JSON file per model.
 
-Sealed sets are RECIPE:smoke (2,000 objects) and RECIPE:full (100,000): the recipe at a seed of its own, checked by
-hash; open them once per model that you report. RECIPE:tune[:N] has another seed, for looking as often as you
-like. A folder made by lensscan simulate serves too. Several models are compared on the same galaxies.
+Sealed sets are RECIPE:smoke (2,000 objects), :medium (10,000; for few recipes) and :full (100,000): the recipe at a
+seed of its own, checked by hash; open them once per model that you report. RECIPE:tune[:N] has another seed, for
+looking as often as you like. A folder made by lensscan simulate serves too. Several models are compared on the same galaxies.
 
 --realism gates a recipe: what simple probes tell apart, lens from non-lens and mock from real stamps, and what the
 model makes of real stamps with and without painted arcs. --difficulty trains two published baselines on its mocks.
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "models", nargs="*", metavar="MODEL", help="shipped name, path of a model file, or TOML of an ensemble"
     )
-    parser.add_argument("--testset", metavar="T", help="RECIPE:smoke, :full, :tune[:N], or a folder of mocks")
+    parser.add_argument("--testset", metavar="T", help="RECIPE:smoke, :medium, :full, :tune[:N], or a folder of mocks")
     parser.add_argument("-o", "--output", metavar="DIR", default="reports", help="folder (default reports)")
     parser.add_argument("--baseline", metavar="FILE.json", help="report of a baseline re-run on the same set")
     parser.add_argument(

@@ -14,7 +14,7 @@ from lensscan.evaluate.images import ABOVE
 from lensscan.evaluate.markup import STYLE, figure, note, number, picture, table
 from lensscan.evaluate.posteriors import PARAMETERS
 from lensscan.evaluate.regression import CONVENTIONS, LEVELS
-from lensscan.evaluate.report import LIKELY
+from lensscan.evaluate.report import LIKELY, NATURAL
 
 __all__ = ["make_page"]
 
@@ -331,6 +331,8 @@ def _posterior(report: Report, pictures: Mapping[str, bytes]) -> str:
         text += f" Selected: what the score puts above {cut_words(next(iter(report['thresholds'])))}."
     if LIKELY in report["groups"]:
         text += f" {escape(LIKELY)}: at prevalence 1/2."
+    if NATURAL in report["groups"]:
+        text += f" {escape(NATURAL)}: lenses drawn from the set so that theta_E is distributed as in its population."
     return body + "<h3>By kind of lens</h3>" + note(text) + table(head, rows)
 
 

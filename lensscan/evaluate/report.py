@@ -35,11 +35,13 @@ from lensscan.files import replacing
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, difference, resample
 from lensscan.metrics.ranking import Ranking
 from lensscan.mocks.recipes import CLASSES
+from lensscan.nets.prior import natural_rows
 from lensscan.scan.provenance import git_revision
 
 __all__ = [
     "FORMAT",
     "LIKELY",
+    "NATURAL",
     "Assessment",
     "Outcome",
     "assess",
@@ -55,6 +57,7 @@ FORMAT = 1
 STAMP = "stamp"
 """Column of the truth that names the real stamp under a row, -1 without one; painted and unpainted twins share it."""
 LIKELY = "p_lens > 0.5"
+NATURAL = "natural theta_E"
 """Group of the lenses that have this probability at prevalence 1/2."""
 COMPARED = (
     "detection:auroc",
@@ -120,7 +123,7 @@ class Assessment:
         return np.asarray(self.scored.truth["is_lens"], bool)
 
 
-def assess(scored: Scored, pixel_scale: float, replicates: int, seed: int = 0) -> Assessment:
+def assess(scored: Scored, pixel_scale: float, replicates: int, seed: int = 0, recipe_digest: str = "") -> Assessment:
     """Measure every model on the same rows, with the same resamples.
 
     Parameters
@@ -130,6 +133,8 @@ def assess(scored: Scored, pixel_scale: float, replicates: int, seed: int = 0) -
         Arcsec, of the stamps.
     replicates, seed : int
         Of the bootstrap.
+    recipe_digest : str
+        Of the set's recipe: a model trained on it knows which of the set's lenses make nature's population.
 
     Raises
     ------
@@ -153,6 +158,8 @@ def assess(scored: Scored, pixel_scale: float, replicates: int, seed: int = 0) -
             selected = {"selected": predictions.logit >= next(iter(cuts.values()))}
             selected[LIKELY] = predictions.logit > cuts[EVEN_ODDS]
         rows = regressed & predictions.posterior.finite
+        if predictions.card.theta_E_prior.natural and predictions.card.training.get("recipe_digest") == recipe_digest:
+            selected[NATURAL] = natural_rows(predictions.card.theta_E_prior, scored.truth["theta_E"])
         regression, posteriors, flow = _regression(scored, predictions, rows, selected, pixel_scale, replicates, seed)
         if detection is None and regression is None:
             raise ConfigError(

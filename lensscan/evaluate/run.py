@@ -103,7 +103,9 @@ def evaluate(
         f"{len(scored.rows)} stamps scored, {scored.failed} could not be; "
         f"measuring with {settings.replicates} resamples"
     )
-    assessment = assess(scored, models[0].card.pixel_scale, settings.replicates)
+    assessment = assess(
+        scored, models[0].card.pixel_scale, settings.replicates, recipe_digest=testset.describe()["recipe_digest"]
+    )
     for number, (model, stem) in enumerate(zip(models, stems, strict=True)):
         report = make_report(assessment, number, testset, histories[number][0], settings.device)
         report["baseline"] = _identity(baseline)

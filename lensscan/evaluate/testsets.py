@@ -1,7 +1,7 @@
 """Test sets: sealed ones, simulated from recipe and seed and checked by hash, and folders of mocks.
 
-``RECIPE:smoke`` and ``RECIPE:full`` stand in ``catalogs/testsets.toml``; ``RECIPE:tune`` has a seed of its own
-and no seal.  A path names a folder made by ``lensscan simulate``.
+``RECIPE:smoke``, ``RECIPE:medium`` and ``RECIPE:full`` stand in ``catalogs/testsets.toml``; ``RECIPE:tune`` has a
+seed of its own and no seal.  A path names a folder made by ``lensscan simulate``.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from lensscan.survey.stamps import Batch, Frame, allocate, check_scale
 
 __all__ = ["SEEDS", "SIZES", "SealedSet", "TestSet", "hash_truth", "open_testset", "seal", "truth_hash"]
 
-SIZES = {"smoke": 2_000, "full": 100_000}
-SEEDS = {"smoke": 718_281_828, "full": 314_159_265, "tune": 577_215_664}
+SIZES = {"smoke": 2_000, "medium": 10_000, "full": 100_000}
+SEEDS = {"smoke": 718_281_828, "medium": 141_421_356, "full": 314_159_265, "tune": 577_215_664}
 TUNE = 10_000
 CHUNK = 1024
 BITS = 17
@@ -236,8 +236,8 @@ def open_testset(text: str, device: str = "cpu") -> TestSet:
     Parameters
     ----------
     text : str
-        ``RECIPE:smoke``, ``RECIPE:full``, ``RECIPE:tune`` or ``RECIPE:tune:N`` (N rows), or a folder made by
-        ``lensscan simulate``.
+        ``RECIPE:smoke``, ``RECIPE:medium``, ``RECIPE:full``, ``RECIPE:tune`` or ``RECIPE:tune:N`` (N rows), or a
+        folder made by ``lensscan simulate``.
     device : str
         Where the images of a simulated set are made.
 
@@ -261,8 +261,8 @@ def open_testset(text: str, device: str = "cpu") -> TestSet:
     if not colon or kind not in SEEDS or (number and not counted):
         sealed = ", ".join(f"{recipe}:{each}" for recipe, sets in seals.items() for each in sets) or "none"
         raise ConfigError(
-            f"test set {text!r}: write RECIPE:smoke, RECIPE:full, RECIPE:tune, or a folder made by lensscan simulate; "
-            f"sealed are: {sealed}"
+            f"test set {text!r}: write RECIPE:smoke, RECIPE:medium, RECIPE:full, RECIPE:tune, or a folder made by "
+            f"lensscan simulate; sealed are: {sealed}"
         )
     recipe = load_recipe(name)
     if kind == "tune":

@@ -18,7 +18,7 @@ from lensscan.mocks.recipes import Recipe, load_recipe
 from lensscan.mocks.simulate import draw_truth
 from lensscan.nets.card import Card, ThetaPrior
 
-__all__ = ["card_prior", "density", "lens_radii", "theta_prior"]
+__all__ = ["card_prior", "density", "lens_radii", "natural_rows", "theta_prior"]
 
 Array = NDArray[np.float64]
 SEED = 9_071_501
@@ -27,6 +27,8 @@ FEWER = 4000
 """Lenses drawn at an export, for a card without densities."""
 POINTS = 97
 TAIL = 5e-4
+HIGHEST = 0.99
+"""Quantile of the ratio of densities that is always chosen: at their ends both are the kernel's."""
 
 
 def lens_radii(recipe: Recipe, seed: int, n: int) -> Array:
@@ -88,6 +90,32 @@ def theta_prior(recipe: Recipe, seed: int = SEED, n: int = LENSES) -> ThetaPrior
         populated = dataclasses.replace(recipe, lens=dataclasses.replace(recipe.lens, flat_fraction=0.0))
         natural = _rounded(density(lens_radii(populated, seed, n), low, high, max(width, 1e-3)))
     return ThetaPrior(low, high, _rounded(training), natural)
+
+
+def natural_rows(prior: ThetaPrior, theta_E: NDArray[np.floating], seed: int = SEED) -> NDArray[np.bool_]:
+    """Choose lenses of a training's prior so that those chosen are distributed as nature's (rejection sampling).
+
+    Parameters
+    ----------
+    prior : ThetaPrior
+    theta_E : ndarray, shape (n,)
+        Arcsec; rows without one are not chosen.
+    seed : int
+        Of the draws.
+
+    Returns
+    -------
+    ndarray of bool, shape (n,)
+        All lenses where the recipe has no natural population.
+    """
+    known = np.isfinite(theta_E) & (theta_E > 0)
+    if not prior.natural or not known.any():
+        return known
+    grid = np.linspace(np.log(prior.low), np.log(prior.high), len(prior.natural))
+    value = np.log(np.where(known, theta_E, 1.0))
+    ratio = np.interp(value, grid, prior.natural) / np.interp(value, grid, prior.training)
+    most = np.quantile(ratio[known], HIGHEST)
+    return np.asarray(known & (np.random.default_rng(seed).random(len(ratio)) * most < ratio))
 
 
 def card_prior(card: Card) -> ThetaPrior:

@@ -16,7 +16,7 @@ from lensscan.config import toml_text
 from lensscan.errors import ModelError
 from lensscan.files import replacing
 from lensscan.mocks.recipes import Recipe, load_recipe
-from lensscan.nets.card import Card
+from lensscan.nets.card import Card, ThetaPrior
 from lensscan.nets.mixture import Mixture
 from lensscan.nets.model import Model
 from lensscan.train.finish import Scored, calibrate_logit, recalibrate, score_mocks
@@ -47,7 +47,7 @@ def recipes_of(cards: Sequence[Card]) -> list[Recipe]:
     return list(found.values())
 
 
-def calibrate_together(scored: Scored, kind: str) -> Ensemble:
+def calibrate_together(scored: Scored, kind: str, prior: ThetaPrior) -> Ensemble:
     """Return the card that mocks scored by all members together ask for.
 
     Parameters
@@ -56,11 +56,13 @@ def calibrate_together(scored: Scored, kind: str) -> Ensemble:
         Mean logit and pooled posterior, without tails.
     kind : str
         Calibration of the logit, a kind of `lensscan.metrics.calibration.Calibration`.
+    prior : ThetaPrior
+        Of the mocks, see `recalibrate`.
     """
     found = Ensemble(*calibrate_logit(scored, kind))
     if not scored.posterior.finite.any():
         return found
-    scale, tail = recalibrate(scored)
+    scale, tail = recalibrate(scored, prior)
     return Ensemble(found.calibration, found.f_lens, posterior_scale=scale, posterior_tail=tail)
 
 
@@ -74,6 +76,8 @@ def fit_ensemble(
     report: Callable[[str], None] = lambda line: None,
 ) -> Ensemble:
     """Fit the card of several models on mocks of their recipes, in equal numbers.
+
+    Posteriors are made to cover nature's lenses where all members have one recipe; two populations have no one nature.
 
     Parameters
     ----------
@@ -97,7 +101,9 @@ def fit_ensemble(
         raise ModelError("one model is given twice; an ensemble needs different networks")
     each = n // len(recipes)
     parts = [score_mocks(models, recipe, seed, each, report, views) for recipe in recipes]
-    found = calibrate_together(join(parts), kind)
+    card, digests = models[0].card, [recipe.digest for recipe in recipes]
+    prior = card.theta_E_prior if digests == [card.training.get("recipe_digest")] else ThetaPrior()
+    found = calibrate_together(join(parts), kind, prior)
     return Ensemble(
         found.calibration,
         found.f_lens,

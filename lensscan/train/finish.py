@@ -23,10 +23,11 @@ from lensscan.metrics.scalemixture import GAUSSIAN, ScaleMixture, fit_scale_mixt
 from lensscan.mocks.batches import fill_batch
 from lensscan.mocks.recipes import CLASSES, Recipe
 from lensscan.mocks.simulate import simulate
-from lensscan.nets.card import Card, LensDensity
+from lensscan.nets.card import Card, LensDensity, ThetaPrior
 from lensscan.nets.latent import PARAMETERS, to_latent
 from lensscan.nets.mixture import Mixture
 from lensscan.nets.model import Model
+from lensscan.nets.prior import natural_rows
 from lensscan.nets.scorer import Scorer
 from lensscan.survey.stamps import Batch, allocate
 from lensscan.train.kept import Kept
@@ -53,6 +54,8 @@ TRUTH = "truth "
 """What the names of truths in a chunk begin with."""
 LEAST_LENSES = 10
 """In the outermost bins of f_lens."""
+LEAST_NATURAL = 1000
+"""Lenses of nature's theta_E that a recalibration can stand on."""
 RANGE_QUANTILES = (0.001, 0.999)
 Floats = NDArray[np.floating]
 
@@ -165,8 +168,8 @@ def latent_truth(scored: Scored) -> NDArray[np.float64]:
     return to_latent(table, largest=1 - 1e-6)
 
 
-def recalibrate(scored: Scored) -> tuple[tuple[float, ...], ScaleMixture]:
-    """Return the factors on the posterior's standard deviations, and the tail, that make it cover as it should.
+def recalibrate(scored: Scored, prior: ThetaPrior) -> tuple[tuple[float, ...], ScaleMixture]:
+    """Return the factors on the posterior's standard deviations, and the tail, that make it cover nature's lenses.
 
     One factor for theta_E, one for the ellipticity, one for the position and one for the source position: the same
     for both components, so that the dihedral rules hold.  See `lensscan.metrics.scalemixture.fit_scale_mixture`.
@@ -175,9 +178,14 @@ def recalibrate(scored: Scored) -> tuple[tuple[float, ...], ScaleMixture]:
     ----------
     scored : Scored
         Without scale and tail.
+    prior : ThetaPrior
+        Of the scored mocks; without a natural one, or with fewer than `LEAST_NATURAL` lenses of it, all lenses count.
     """
-    found = scored.posterior[scored.is_lens]
-    residual = latent_truth(scored)[:, None] - found.mean
+    lens = scored.is_lens
+    natural = natural_rows(prior, np.asarray(scored.truth["theta_E"], np.float64)[lens])
+    used = natural if natural.sum() >= LEAST_NATURAL else np.ones_like(natural)
+    found = scored.posterior[lens][used]
+    residual = latent_truth(scored)[used, None] - found.mean
     scale, tail = fit_scale_mixture(residual, found.matrices, found.weight, GROUPS)
     return tuple(float(s) for s in np.round(scale, 4)), tail
 
@@ -192,6 +200,7 @@ def calibrate(
 ) -> Model:
     """Return the model with calibration, f_lens and ranges in its card; if it regresses, also scale, tail and prior.
 
+    The card must already state its densities of theta_E: posteriors are made to cover nature's lenses.
     `scored` are mocks scored with one view, without posterior scale and tail, `views` the same with eight views;
     `logits` those that the logit is calibrated on, if the card averages more than one view.
     """
@@ -199,9 +208,10 @@ def calibrate(
     bands = model.card.bands
     posterior: dict[str, Any] = {}
     if scored.regressed:
-        scale, tail = recalibrate(scored)
+        natural = model.card.theta_E_prior
+        scale, tail = recalibrate(scored, natural)
         posterior = {"posterior_scale": scale, "posterior_tail": tail, "prior": _prior(scored)}
-        scale, tail = ((), GAUSSIAN) if views is None else recalibrate(views)
+        scale, tail = ((), GAUSSIAN) if views is None else recalibrate(views, natural)
         posterior |= {"posterior_scale_views": scale, "posterior_tail_views": tail}
     card = dataclasses.replace(
         model.card,

@@ -22,7 +22,7 @@ from lensscan.nets.model import Model
 __all__ = ["Kept", "Stopped", "fingerprint"]
 
 Columns = Mapping[str, NDArray[Any]]
-WORDS = ("name", "version", "notes", "training", "evaluation")
+WORDS = ("name", "version", "notes", "training", "evaluation", "theta_E_prior")
 """Of a card, what does not touch a score."""
 
 

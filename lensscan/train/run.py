@@ -236,7 +236,10 @@ class TrainRun:
     def _write(self, model: Model, recipe: Recipe) -> None:
         """Calibrate, evaluate and save a model; what was scored is kept beside until it is saved."""
         settings, finish = self.settings, self.settings.finish
-        model = Model(dataclasses.replace(model.card, **PLAIN), model.module)
+        card = dataclasses.replace(model.card, **PLAIN)
+        if model.module.regresses:
+            card = dataclasses.replace(card, theta_E_prior=theta_prior(recipe, n=min(LENSES, finish.calibration)))
+        model = Model(card, model.module)
         kept = Kept(self.folder / "finish", self.stop)
         score = functools.partial(score_mocks, recipe=recipe, report=self.report, device=self.device, kept=kept)
         seed = mock_seed(settings, "calibration")
@@ -251,10 +254,7 @@ class TrainRun:
         seed = mock_seed(settings, "evaluation")
         scored = score([model], seed=seed, n=finish.evaluation)
         evaluation = {"mocks_of_seed": seed, **evaluate(model.card, scored)}
-        card = dataclasses.replace(model.card, evaluation=evaluation)
-        if model.module.regresses:
-            card = dataclasses.replace(card, theta_E_prior=theta_prior(recipe, n=min(LENSES, finish.calibration)))
-        model = Model(card, model.module)
+        model = Model(dataclasses.replace(model.card, evaluation=evaluation), model.module)
         if model.module.scores:  # a scan needs a score, and only a scan tells what is unlike the training
             few = min(MOCKS, finish.calibration // 2)
             seed = mock_seed(settings, "novelty")

@@ -13,10 +13,12 @@ from lensscan.errors import ConfigError
 from lensscan.evaluate.detection import cut_words
 from lensscan.evaluate.galleries import class_name
 from lensscan.evaluate.markup import figure
-from lensscan.evaluate.report import LIKELY, assess, compare, plain
+from lensscan.evaluate.report import LIKELY, NATURAL, assess, compare, plain
 from lensscan.metrics.bootstrap import Estimate
 from lensscan.metrics.detection import auroc
 from lensscan.mocks.recipes import CLASSES
+from lensscan.nets.card import ThetaPrior
+from lensscan.nets.prior import natural_rows
 
 
 def of_lenses(sample):
@@ -127,3 +129,20 @@ def test_pictures_galleries_and_selected_lenses_share_one_threshold():
     few = assess(scored(300), 0.26, 2).outcomes[0].detection
     assert few.cuts() == {"even odds": 0.0}
     assert [cut_words(name) for name in cuts] == ["a false positive rate of 0.01", "even odds"]
+
+
+def test_lenses_as_nature_has_them_are_a_group_of_models_trained_on_the_recipe():
+    sample = scored(3000)
+    (found,) = sample.models
+    lens = sample.truth["is_lens"]
+    low, high = np.quantile(sample.truth["theta_E"][lens], [0.0, 1.0])
+    prior = ThetaPrior(low, high, (1.0,) * 9, (2.0,) * 4 + (1.0,) + (0.0,) * 4)
+    card = dataclasses.replace(found.card, theta_E_prior=prior, training={"recipe_digest": "ours"})
+    sample.models[0] = dataclasses.replace(found, card=card)
+    (outcome,) = assess(sample, 0.26, 2, recipe_digest="ours").outcomes
+    rows = natural_rows(prior, sample.truth["theta_E"])
+    assert 0.2 < rows[lens].mean() < 0.9
+    assert outcome.regression.counts[NATURAL] == rows[lens].sum()
+    share = (np.abs(outcome.posteriors.ranks["x"][rows[lens]] - 0.5) < 0.34).mean()
+    assert outcome.regression.figures[f"group.{NATURAL}.coverage.0.68.x"].value == pytest.approx(share, abs=1e-6)
+    assert NATURAL not in assess(sample, 0.26, 2, recipe_digest="other").outcomes[0].regression.counts

@@ -11,7 +11,7 @@ from lensscan.errors import ModelError
 from lensscan.mocks.recipes import load_recipe
 from lensscan.nets.card import Card, ThetaPrior
 from lensscan.nets.model import Model, load_model, make_trivial
-from lensscan.nets.prior import POINTS, card_prior, density, theta_prior
+from lensscan.nets.prior import POINTS, card_prior, density, natural_rows, theta_prior
 
 
 def integral(values, low, high):
@@ -42,6 +42,26 @@ def test_nature_has_smaller_lenses_than_training(prior):
     ratio = np.asarray(prior.natural) / np.asarray(prior.training)
     assert ratio[theta > 2.2].max() < 0.5, "half of the training lenses are drawn flat in theta_E"
     assert ratio[np.abs(theta - 0.9) < 0.1].min() > 1.0
+
+
+def test_lenses_of_training_are_thinned_to_those_of_nature(prior):
+    """Nature is a lognormal here, training half that and half flat: exact densities, exact answer."""
+    rng, n = np.random.default_rng(2), 60_000
+    grid = np.linspace(np.log(0.5), np.log(3.0), POINTS)
+    natural = np.exp(-0.5 * ((grid - 0.1) / 0.3) ** 2)
+    natural /= (0.5 * (natural[1:] + natural[:-1]) * np.diff(grid)).sum()
+    training = 0.5 * natural + 0.5 / np.log(6.0)
+    known = ThetaPrior(0.5, 3.0, tuple(training), tuple(natural))
+    value = np.where(rng.random(n) < 0.5, rng.normal(0.1, 0.3, n), rng.uniform(*grid[[0, -1]], n))
+    value = value[(value > grid[0]) & (value < grid[-1])]
+    rows = natural_rows(known, np.append(np.exp(value), np.nan))
+    assert not rows[-1]
+    assert 0.45 < rows.mean() < 0.75
+    mean, std = (grid * natural).sum() / natural.sum(), 0.3
+    assert value[rows[:-1]].mean() == pytest.approx(mean, abs=0.01)
+    assert value[rows[:-1]].std() == pytest.approx(std, abs=0.02)
+    assert value.std() > std + 0.05
+    assert natural_rows(dataclasses.replace(known, natural=()), np.array([1.0, np.nan])).tolist() == [True, False]
 
 
 def test_the_card_keeps_it(prior, tmp_path):

@@ -18,6 +18,7 @@ from lensscan.metrics.calibration import Calibration
 from lensscan.metrics.posterior import credibility, marginal_coverage
 from lensscan.metrics.scalemixture import ScaleMixture
 from lensscan.mocks.recipes import load_recipe
+from lensscan.nets.card import ThetaPrior
 from lensscan.nets.latent import N_LATENT, PARAMETERS, TRIANGLE, from_latent
 from lensscan.nets.mixture import Mixture, Pooling, widen
 from lensscan.nets.model import Card, Model, build_network
@@ -66,7 +67,7 @@ def coverage(scored: Scored, scale: tuple[float, ...], tail: ScaleMixture, level
 
 
 def test_the_pooled_score_and_posterior_are_calibrated():
-    found = calibrate_together(pooled(1), "platt")
+    found = calibrate_together(pooled(1), "platt", ThetaPrior())
     assert found.calibration.a == pytest.approx(1 / 0.7**2, abs=0.3), "the mean logit is too small"
     other = pooled(2)
     before = coverage(other, (), ScaleMixture(), 0.68)

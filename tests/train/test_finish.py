@@ -12,9 +12,10 @@ from lensscan.metrics.calibration import Calibration
 from lensscan.metrics.posterior import credibility, marginal_coverage
 from lensscan.metrics.scalemixture import GAUSSIAN, ScaleMixture
 from lensscan.mocks.recipes import CLASSES
+from lensscan.nets.card import ThetaPrior
 from lensscan.nets.latent import N_LATENT, PARAMETERS, TRIANGLE, from_latent
 from lensscan.nets.mixture import Mixture
-from lensscan.nets.model import make_trivial
+from lensscan.nets.model import Model, make_trivial
 from lensscan.train.finish import Scored, calibrate, evaluate, headline, latent_truth, lens_density
 from lensscan.train.settings import Augmentation, Finish
 
@@ -92,6 +93,30 @@ def test_posterior_scale_undoes_the_wrong_width(model):
     np.testing.assert_allclose(model.card.posterior_scale, 1 / STATED, rtol=0.03)
     fresh = scores(seed=2, scale=model.card.posterior_scale)
     np.testing.assert_allclose(covered(fresh, 0.68)[0], 0.68, atol=0.02)
+
+
+def test_posteriors_cover_the_lenses_of_nature():
+    """The stated widths are right below the median of theta_E and half of the truth above; nature has small ones."""
+    found = scores(seed=8)
+    latent = latent_truth(found)
+    middle = np.median(latent[:, 0])
+    right = scores(seed=8, scale=1 / STATED).posterior
+    large = np.zeros(len(found.logit), bool)
+    large[np.flatnonzero(found.is_lens)[latent[:, 0] > middle]] = True
+    cov = np.where(large[:, None, None], 0.25, 1.0) * right.cov
+    found = dataclasses.replace(found, posterior=Mixture(right.mean, cov, right.weight))
+    model = make_trivial("gr", 32, 0.2)
+    low, high = np.exp(middle - 0.5), np.exp(middle + 0.5)
+    prior = ThetaPrior(low, high, (1.0,) * 200, (2.0,) * 100 + (1e-6,) * 100)
+    cards = [
+        calibrate(
+            Model(dataclasses.replace(model.card, theta_E_prior=each), model.module), found, Finish(), Augmentation()
+        )
+        for each in (prior, ThetaPrior())
+    ]
+    natural, training = (np.array(each.card.posterior_scale) for each in cards)
+    np.testing.assert_allclose(natural, 1.0, rtol=0.05)
+    assert (training > 1.15).all()
 
 
 def test_tails_are_found_and_undone():
