@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
 # A search from end to end: a simulated survey written as FITS files, scanned on two ranks, verified and drawn.
-# Everything it makes is in demo/; run again, it resumes.
+# Everything it makes is in demo/; run again, it resumes.  With --no-setup the environment is taken as it is.
 set -euo pipefail
 # shellcheck source=jobs/env.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/env.sh"
 cd -- "$ROOT"
 
-bash jobs/setup.sh
+case ${1:-} in
+    "") bash jobs/setup.sh ;;
+    --no-setup) ;;
+    *) die "unknown option $1; known is --no-setup" ;;
+esac
 lensscan=$VENV/bin/lensscan
 export OMP_NUM_THREADS=1
 
