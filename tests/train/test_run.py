@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from launch import Finished, run
 
 from lensscan.errors import ExitCode
+from lensscan.evaluate.trainings import require_trainings
 from lensscan.nets.model import Model
 
 SMALL = """
@@ -134,6 +136,62 @@ def test_finished_is_nothing_to_do_and_other_settings_are_refused(trained):
     assert "other settings" in other.err
 
 
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("seeds")
+    words = ("--seeds", "2", "--set", "steps=3", "--set", "seed=7")
+    return folder, train(folder, *words, "--max-seconds", "0"), train(folder, *words), train(folder, *words)
+
+
+@pytest.mark.slow
+def test_several_seeds_make_several_models(seeds):
+    """Each has its own name, seed and folder; the same command goes on, and costs nothing when all is done."""
+    folder, stopped, done, again = seeds
+    assert stopped.code == ExitCode.INCOMPLETE, stopped
+    assert "run the same command again" in stopped.err
+    assert done.code == 0, done
+    assert "training 2 of 2: seed 8" in done.err
+    assert (again.code, again.err.count("nothing to do")) == (0, 2), again
+    models = [Model.load(str(folder / f"small-seed-{seed}.safetensors")) for seed in (7, 8)]
+    assert [model.card.name for model in models] == ["small-seed-7", "small-seed-8"]
+    assert [model.card.training["seed"] for model in models] == [7, 8]
+    first, second = (model.card.training for model in models)
+    assert first["seedless_digest"] == second["seedless_digest"]
+    assert first["settings_digest"] != second["settings_digest"]
+    assert (folder / "small-seed-7.safetensors.run" / "curves.png").exists()
+    assert require_trainings([model.card for model in models]) == [7, 8]
+
+
+@pytest.mark.slow
+def test_a_model_that_is_finished_anew_says_of_which_file_it_is(seeds):
+    folder = seeds[0]
+    path, old = folder / "small-seed-7.safetensors", folder / "old.safetensors"
+    model = Model.load(str(path))
+    bare = {key: value for key, value in model.card.training.items() if key != "seedless_digest"}
+    Model(dataclasses.replace(model.card, training=bare), model.module).save(old)
+    words = ("--finish", str(old), "--set", "steps=3", "--set", "seed=7", "-o", str(folder / "new.safetensors"))
+    done = train(folder, *words)
+    assert done.code == 0, done
+    new = Model.load(str(folder / "new.safetensors"))
+    assert new.card.training == model.card.training
+    refused = train(folder, *words, "--seeds", "2")
+    assert refused.code == ExitCode.USAGE
+    assert "give its seed by --set seed=S" in refused.err
+
+
+@pytest.mark.slow
+@pytest.mark.mpi
+def test_several_ranks_train_one_seed_a_call(tmp_path):
+    words = ("--backend", "torch", "--set", "steps=3", "--seeds", "2")
+    first = train(tmp_path, *words, ranks=2)
+    assert first.code == ExitCode.INCOMPLETE, first
+    assert (tmp_path / "small-seed-1.safetensors").exists()
+    assert not (tmp_path / "small-seed-2.safetensors").exists()
+    second = train(tmp_path, *words, ranks=2)
+    assert second.code == 0, second
+    assert Model.load(str(tmp_path / "small-seed-2.safetensors")).card.training["ranks"] == 2
+
+
 @pytest.mark.slow
 @pytest.mark.mpi
 def test_two_ranks(tmp_path):
@@ -184,6 +242,7 @@ def test_modules_are_trained_in_turn_and_make_a_model_that_scans(tmp_path):
     folder = tmp_path / "modular.safetensors.run"
     for stage in ("denoise", "deblend", "heads"):
         assert (folder / stage / "checkpoint.pt").exists()
+        assert (folder / stage / "curves.png").exists()
     records = [json.loads(line) for line in (folder / "curves.jsonl").read_text().splitlines()]
     assert {"psnr_denoise", "psnr_deblend", "auroc"} <= set(records[-1])
     model = Model.load(str(tmp_path / "modular.safetensors"))
