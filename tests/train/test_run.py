@@ -37,8 +37,18 @@ evaluation = 192
 """
 
 
-def train(folder: Path, *options: str, **how: object) -> Finished:
-    (folder / "small.toml").write_text(SMALL)
+TINY = 'base = "slpipe2019"\nname = "tiny"\ntitle = "tiny"\nsize = 24\n'
+"""A recipe whose mocks take less time."""
+
+
+def tiny_training(folder: Path) -> str:
+    """Write the recipe `TINY`, and return the training on it."""
+    (folder / "tiny.toml").write_text(TINY)
+    return SMALL.replace("des-griz", str(folder / "tiny.toml"))
+
+
+def train(folder: Path, *options: str, training: str = SMALL, **how: object) -> Finished:
+    (folder / "small.toml").write_text(training)
     output = [] if "-o" in options else ["-o", str(folder / "small.safetensors")]
     return run(["train", str(folder / "small.toml"), *output, *options], **how)
 
@@ -139,11 +149,13 @@ def test_finished_is_nothing_to_do_and_other_settings_are_refused(trained):
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory):
     folder = tmp_path_factory.mktemp("seeds")
-    words = ("--seeds", "2", "--set", "steps=3", "--set", "seed=7")
-    return folder, train(folder, *words, "--max-seconds", "0"), train(folder, *words), train(folder, *words)
+    words, tiny = ("--seeds", "2", "--set", "steps=3", "--set", "seed=7"), tiny_training(folder)
+    stopped = train(folder, *words, "--max-seconds", "0", training=tiny)
+    return folder, stopped, train(folder, *words, training=tiny), train(folder, *words, training=tiny)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_several_seeds_make_several_models(seeds):
     """Each has its own name, seed and folder; the same command goes on, and costs nothing when all is done."""
     folder, stopped, done, again = seeds
@@ -170,24 +182,25 @@ def test_a_model_that_is_finished_anew_says_of_which_file_it_is(seeds):
     bare = {key: value for key, value in model.card.training.items() if key != "seedless_digest"}
     Model(dataclasses.replace(model.card, training=bare), model.module).save(old)
     words = ("--finish", str(old), "--set", "steps=3", "--set", "seed=7", "-o", str(folder / "new.safetensors"))
-    done = train(folder, *words)
+    done = train(folder, *words, training=tiny_training(folder))
     assert done.code == 0, done
     new = Model.load(str(folder / "new.safetensors"))
     assert new.card.training == model.card.training
-    refused = train(folder, *words, "--seeds", "2")
+    refused = train(folder, *words, "--seeds", "2", training=tiny_training(folder))
     assert refused.code == ExitCode.USAGE
     assert "give its seed by --set seed=S" in refused.err
 
 
 @pytest.mark.slow
 @pytest.mark.mpi
+@pytest.mark.timeout(400)
 def test_several_ranks_train_one_seed_a_call(tmp_path):
-    words = ("--backend", "torch", "--set", "steps=3", "--seeds", "2")
-    first = train(tmp_path, *words, ranks=2)
+    words, tiny = ("--backend", "torch", "--set", "steps=3", "--seeds", "2"), tiny_training(tmp_path)
+    first = train(tmp_path, *words, training=tiny, ranks=2)
     assert first.code == ExitCode.INCOMPLETE, first
     assert (tmp_path / "small-seed-1.safetensors").exists()
     assert not (tmp_path / "small-seed-2.safetensors").exists()
-    second = train(tmp_path, *words, ranks=2)
+    second = train(tmp_path, *words, training=tiny, ranks=2)
     assert second.code == 0, second
     assert Model.load(str(tmp_path / "small-seed-2.safetensors")).card.training["ranks"] == 2
 
@@ -233,8 +246,7 @@ samples = 8"""
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_modules_are_trained_in_turn_and_make_a_model_that_scans(tmp_path):
-    (tmp_path / "tiny.toml").write_text('base = "slpipe2019"\nname = "tiny"\ntitle = "tiny"\nsize = 24\n')
-    small = SMALL.replace("des-griz", str(tmp_path / "tiny.toml")).replace("[network]", MODULAR + "[network]" + SHAPE)
+    small = tiny_training(tmp_path).replace("[network]", MODULAR + "[network]" + SHAPE)
     (tmp_path / "modular.toml").write_text(small)
     words = ["train", str(tmp_path / "modular.toml"), "-o", str(tmp_path / "modular.safetensors")]
     done = run(words)
