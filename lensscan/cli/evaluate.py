@@ -3,7 +3,8 @@
 Sealed sets are RECIPE:smoke (2,000 objects), :medium (10,000; for few recipes) and :full (100,000): the recipe at a
 seed of its own, checked by hash; open them once per model that you report. RECIPE:tune[:N] has another seed, for
 looking as often as you like. A folder made by lensscan simulate serves too. Several models are compared on the same
-galaxies.
+galaxies; with --trainings, which refuses any others than trainings of one file with other seeds, a summary gives mean
+and standard deviation of every figure over them.
 
 --realism gates a recipe: what simple probes tell apart, lens from non-lens and mock from real stamps, and what the
 model makes of real stamps with and without painted arcs. --difficulty trains two published baselines on its mocks.
@@ -48,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--baseline", metavar="FILE.json", help="report of a baseline re-run on the same set")
     parser.add_argument(
         "--bootstrap", type=at_least(2), default=1000, metavar="N", help="resamples behind the intervals (default 1000)"
+    )
+    parser.add_argument(
+        "--trainings", action="store_true", help="MODELs are one file trained with other seeds: a summary over them too"
     )
     parser.add_argument("--views", type=int, choices=(1, 8), help="dihedral views to average (default: the card's)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default cpu")
@@ -111,7 +115,7 @@ TASKS = {
     "modular": COMMON | {"modular", "models", "number", "assignments", "batch"},
     "mock_survey": COMMON
     | {"mock_survey", "models", "number", "assignments", "views", "batch", "prevalence", "lenses", "max_seconds"},
-    "testset": COMMON | {"testset", "models", "baseline", "views", "batch", "overwrite"},
+    "testset": COMMON | {"testset", "models", "baseline", "views", "batch", "overwrite", "trainings"},
 }
 """What the command can be asked for, the last if nothing else is, and the arguments that mean something then."""
 
@@ -157,6 +161,7 @@ def run_seal(args: argparse.Namespace) -> int:
 def run_evaluation(args: argparse.Namespace) -> int:
     """Evaluate the models."""
     import sys
+    from functools import partial
 
     from lensscan.errors import ConfigError
 
@@ -164,6 +169,8 @@ def run_evaluation(args: argparse.Namespace) -> int:
         raise ConfigError("give at least one MODEL and --testset T, such as --testset des-griz:smoke")
     start_torch(args)
     from lensscan.evaluate.run import Evaluation, evaluate
+    from lensscan.evaluate.trainings import trained_seeds
+    from lensscan.evaluate.trainingsreport import summarise
 
     settings = Evaluation(
         models=args.models,
@@ -174,7 +181,11 @@ def run_evaluation(args: argparse.Namespace) -> int:
         plots=not args.no_plots,
         overwrite=args.overwrite,
     )
-    pages = evaluate(settings, ProgressLine("stamps").show, lambda line: print(line, file=sys.stderr))
+    say = partial(print, file=sys.stderr)
+    seeds = trained_seeds(args.models, args.views) if args.trainings else []
+    pages = evaluate(settings, ProgressLine("stamps").show, say)
+    if seeds:
+        pages.append(summarise(pages[: len(seeds)], seeds, args.baseline, say))
     for page in pages:
         print(page)
     return 0

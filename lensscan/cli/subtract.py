@@ -1,7 +1,8 @@
 """Take the lens's light off stamps: planes LENS and ARCS of every band as FITS, and a picture of each stamp.
 
 With two bands or more lens and arcs are told apart by colour (ICA), all bands at the PSF of the worst; with one
-band, or where ICA cannot be had, the lens is modelled as a smooth galaxy. --method all draws both.
+band, or where ICA cannot be had, the lens is modelled as a smooth galaxy. --method all draws both. --method module
+takes the modules of a trained network, --model: stamps denoised and deblended, in the bands and pixels of the model.
 """
 
 from __future__ import annotations
@@ -17,15 +18,25 @@ from lensscan.cli.arguments import at_least
 from lensscan.errors import ConfigError, ExitCode, OutputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeAlias
+
+    import numpy as np
+    from numpy.typing import NDArray
+
     from lensscan.config import Survey
     from lensscan.lenslight.stage import LensLight
     from lensscan.survey.stamps import Batch, Frame, Rows
 
+    Method: TypeAlias = Callable[[Batch, NDArray[np.bool_]], LensLight]
+
 __all__ = ["EXAMPLE", "METHODS", "add_arguments", "run"]
 
+MODULE = "module"
 EXAMPLE = "lensscan subtract stamps/des_dls_001.fits stamps/des_dls_002.fits --survey des --bands g,r,i,z -o arcs"
-METHODS = ("auto", "ica", "isophotes", "all")
+METHODS = ("auto", "ica", "isophotes", "all", MODULE)
 BATCH = 32
+RADIUS = 5.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,8 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--survey", required=True, metavar="S", help="shipped name or TOML file")
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of NAME-light.fits and NAME.png")
     parser.add_argument("--method", choices=METHODS, default="auto", help="how (default: auto)")
+    parser.add_argument("--model", metavar="M", help="of --method module: shipped name or path of a modular model")
     parser.add_argument("--bands", metavar="B,B", help="bands to use, by comma (default: all of the survey)")
-    parser.add_argument("--radius", type=float, default=5.0, metavar="R", help="radius of the fit, arcsec (default: 5)")
+    parser.add_argument("--radius", type=float, metavar="R", help=f"radius of the fit, arcsec (default: {RADIUS:g})")
     parser.add_argument("--size", type=at_least(16), metavar="PX", help="side of the stamps (default: the survey's)")
     parser.add_argument("--resample", action="store_true", help="resample stamps of another pixel scale")
 
@@ -44,12 +56,10 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from lensscan.config import load_survey
     from lensscan.survey.loose import LooseReader
-    from lensscan.survey.stamps import Frame, allocate
+    from lensscan.survey.stamps import allocate
 
-    if not args.radius > 0:
-        raise ConfigError(f"--radius {args.radius:g} must be positive (arcsec)")
     survey = load_survey(args.survey)
-    frame = Frame(_bands(args.bands, survey), args.size or survey.stamp_size, survey.pixel_scale, 1)
+    frame, methods = _by_module(args, survey) if args.method == MODULE else _by_shape_or_colour(args, survey)
     names = _names(args.stamps)
     reader = LooseReader(survey, frame, args.resample)
     batch = allocate(min(BATCH, len(names)), frame)
@@ -59,12 +69,62 @@ def run(args: argparse.Namespace) -> int:
             files = args.stamps[low : low + BATCH]
             batch.clear()
             reader.read(_rows(files), 0, len(files), batch)
-            done += _take_apart(args, files, names[low : low + BATCH], batch, frame)
+            done += _take_apart(args, files, names[low : low + BATCH], batch, frame, methods)
     finally:
         reader.close()
     if not done:
         raise OutputError(f"none of {len(names)} stamps could be taken apart; the reasons stand above")
     return int(ExitCode.OK if done == len(names) else ExitCode.TOO_MANY_FAILED)
+
+
+def _by_shape_or_colour(args: argparse.Namespace, survey: Survey) -> tuple[Frame, list[Method]]:
+    """Return what stamps are to look like, and what is done to them."""
+    from functools import partial
+
+    from lensscan.survey.stamps import Frame
+
+    if args.model is not None:
+        raise ConfigError(f"--model is for --method {MODULE}; leave it out")
+    radius = RADIUS if args.radius is None else args.radius
+    if not radius > 0:
+        raise ConfigError(f"--radius {radius:g} must be positive (arcsec)")
+    frame = Frame(_bands(args.bands, survey), args.size or survey.stamp_size, survey.pixel_scale, 1)
+    methods = ("ica", "isophotes") if args.method == "all" else (args.method,)
+    return frame, [partial(_remove, frame.pixel_scale, method, radius) for method in methods]
+
+
+def _by_module(args: argparse.Namespace, survey: Survey) -> tuple[Frame, list[Method]]:
+    """Return the frame of a modular model, and its modules, if the survey's stamps fit it as in a scan."""
+    if args.model is None:
+        raise ConfigError(f"--method {MODULE} needs --model M, a model of kind modular")
+    given = next((name for name in ("bands", "size", "radius") if getattr(args, name) is not None), None)
+    if given is not None:
+        raise ConfigError(f"--method {MODULE} does not look at --{given}: the model has bands and size of its own")
+    from lensscan.nets.deblended import Deblending
+    from lensscan.nets.model import Model
+    from lensscan.survey.stamps import check_bands, check_scale
+
+    model = Model.load(args.model)
+    deblending, frame = Deblending(model), model.frame()
+    check_bands(survey, frame, model.card.name)
+    check_scale(survey.pixel_scale, frame, args.resample, f"survey {survey.name}")
+    return frame, [deblending]
+
+
+def _remove(scale: float, method: str, radius: float, batch: Batch, missing: NDArray[np.bool_]) -> LensLight:
+    """Take the stamps of a batch apart by colour or shape."""
+    from lensscan.lenslight.stage import remove_lens_light
+
+    n = len(missing)
+    return remove_lens_light(
+        batch.images[:n],
+        pixel_scale=scale,
+        fwhm=batch.fwhm[:n],
+        sigma=batch.sigma[:n],
+        mask=missing,
+        method=method,
+        radius=radius,
+    )
 
 
 def _bands(given: str | None, survey: Survey) -> tuple[str, ...]:
@@ -99,31 +159,24 @@ def _rows(files: Sequence[str]) -> Rows:
 
 
 def _take_apart(
-    args: argparse.Namespace, files: Sequence[str], names: Sequence[str], batch: Batch, frame: Frame
+    args: argparse.Namespace,
+    files: Sequence[str],
+    names: Sequence[str],
+    batch: Batch,
+    frame: Frame,
+    methods: Sequence[Method],
 ) -> int:
     """Take one batch apart and write it; return how many stamps were."""
     import numpy as np
 
-    from lensscan.lenslight.stage import REASONS, remove_lens_light
+    from lensscan.lenslight.stage import REASONS
     from lensscan.schema import STATUS_TEXT, Status
 
     n = len(files)
     missing = np.broadcast_to(~batch.present[:n, :, None, None], batch.images[:n].shape).copy()
     if batch.masked:
         missing |= batch.mask[:n]
-    methods = ("ica", "isophotes") if args.method == "all" else (args.method,)
-    lights = [
-        remove_lens_light(
-            batch.images[:n],
-            pixel_scale=frame.pixel_scale,
-            fwhm=batch.fwhm[:n],
-            sigma=batch.sigma[:n],
-            mask=missing,
-            method=method,
-            radius=args.radius,
-        )
-        for method in methods
-    ]
+    lights = [method(batch, missing) for method in methods]
     done = 0
     for row, file in enumerate(files):
         best = next((light for light in lights if light.ok[row]), None)
@@ -133,7 +186,8 @@ def _take_apart(
             _say(file, "; ".join(dict.fromkeys(REASONS[str(light.reason[row])] for light in lights)))
         else:
             _write(args.output, file, names[row], batch, row, missing, lights, best, frame)
-            print(f"{names[row]}: {best.method[row]}")
+            outside = best.diagnostics.get("out_of_range")
+            print(f"{names[row]}: {best.method[row]}{', out_of_range' if outside is not None and outside[row] else ''}")
             done += 1
     return done
 

@@ -2,16 +2,19 @@
 
 Writes the model file, and beside it a folder with checkpoint and curves. The same command again resumes; so
 does one with another number of ranks. SIGUSR1 or --max-seconds write a checkpoint and leave with exit code
-75. --finish MODEL trains nothing: it calibrates and evaluates a model of this training anew.
+75. --finish MODEL trains nothing: it calibrates and evaluates a model of this training anew. --seeds K trains K
+models that differ by their seed alone, one after the other.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -21,6 +24,8 @@ from lensscan.errors import ConfigError, ExitCode, LensscanError
 
 if TYPE_CHECKING:
     import torch
+
+    from lensscan.train.run import TrainRun
 
 EXAMPLE = "mpiexec -n 4 lensscan train des-griz -o my-des-griz.safetensors      (or without mpiexec)"
 BACKENDS = ("auto", "none", "torch", "horovod")
@@ -37,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--finish", metavar="MODEL", help="keep the weights of this model of the same training; calibrate it anew"
+    )
+    parser.add_argument(
+        "--seeds", type=at_least(2), metavar="K", help="K trainings, from the file's seed on: <FILE>-seed-S.safetensors"
     )
     parser.add_argument("--max-seconds", type=seconds, metavar="S", help="checkpoint and exit 75 after so long")
     add_assignments(parser, "override a setting, such as optimiser.lr=1e-3")
@@ -73,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         code = train(args, stop)
         if code in (ExitCode.INCOMPLETE, ExitCode.INTERRUPTED) and mpi.local_rank() == 0:
-            print("lensscan train: stopped, checkpoint written; run the same command again to go on", file=sys.stderr)
+            print("lensscan train: stopped, all is kept; run the same command again to go on", file=sys.stderr)
         return int(code)
     except Exception as error:
         if size == 1:
@@ -108,10 +116,42 @@ def train(args: argparse.Namespace, stop: Stop) -> ExitCode:
     report = Reporter(sys.stderr.isatty())
     work = TrainRun(settings, output, device, args.backend, stop, report)
     if args.finish is None:
-        return work.run()
+        return train_each(trainings(work, args.seeds), report) if args.seeds else work.run()
+    if args.seeds:
+        raise ConfigError("--finish is of one model; give its seed by --set seed=S in place of --seeds")
     if mpi.launched_size() not in (None, 1):
         raise ConfigError("--finish is work for one process; run it without mpiexec")
     return work.finish(Model.load(args.finish))
+
+
+def trainings(work: TrainRun, number: int) -> list[TrainRun]:
+    """Return so many trainings of one file, from its seed on, each with a name and an output of its own."""
+    first, output = work.settings.seed, work.output
+    return [
+        dataclasses.replace(
+            work,
+            settings=work.settings.with_seed(seed),
+            output=output.with_name(f"{output.stem}-seed-{seed}{output.suffix}"),
+        )
+        for seed in range(first, first + number)
+    ]
+
+
+def train_each(works: Sequence[TrainRun], report: Callable[[str], None]) -> ExitCode:
+    """Train one after the other; several ranks, which cannot be joined twice, do one of them in a call."""
+    from lensscan import mpi
+
+    alone = mpi.launched_size() in (None, 1)
+    for number, work in enumerate(works, start=1):
+        stood = work.output.exists()
+        if not stood:
+            report(f"training {number} of {len(works)}: seed {work.settings.seed}")
+        code = work.run()
+        if code != ExitCode.OK:
+            return code
+        if not (alone or stood or number == len(works)):
+            return ExitCode.INCOMPLETE
+    return ExitCode.OK
 
 
 def choose_device(name: str, precision: str) -> torch.device:

@@ -16,7 +16,7 @@ from lensscan.evaluate.posteriors import PARAMETERS
 from lensscan.evaluate.regression import CONVENTIONS, LEVELS
 from lensscan.evaluate.report import LIKELY, NATURAL
 
-__all__ = ["make_page"]
+__all__ = ["anchor_table", "make_page"]
 
 Report = Mapping[str, Any]
 
@@ -24,7 +24,7 @@ Report = Mapping[str, Any]
 def make_page(report: Report, pictures: Mapping[str, bytes]) -> str:
     """Return the page of a report; `pictures` as of `lensscan.evaluate.plots.draw_plots`."""
     sections = {
-        "published": ("Beside published figures", _anchors(report)),
+        "published": ("Beside published figures", anchor_table(report)),
         "detection": ("Detection", _detection(report, pictures)),
         "survey": ("In a survey", _survey(report)),
         "completeness": ("Completeness and false positives", _completeness(report, pictures)),
@@ -68,7 +68,8 @@ def _cards(report: Report) -> str:
     return f'<div class="cards">{"".join(cards)}</div>'
 
 
-def _anchors(report: Report) -> str:
+def anchor_table(report: Report) -> str:
+    """Return the published figures beside those of a report, or nothing if there are none."""
     rows = [
         (
             f"{escape(row['paper'])}<br><small>{escape(row['source'])}</small>",

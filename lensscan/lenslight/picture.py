@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lensscan.lenslight.stage import REASONS, LensLight
+from lensscan.lenslight.stage import MODULE, REASONS, LensLight
 from lensscan.render.rgb import asinh_rgb
 from lensscan.render.sheet import Cell, contact_sheet
 
@@ -60,18 +60,18 @@ def _line(
         return [image, *(Cell(blank, (text,)) for text in ("refused", REASONS[str(light.reason[row])], ""))]
     missing = light.missing[row]
     pictures = []
-    for plane in (light.lens[row], light.arcs[row]):
+    for plane in (light.lens[row], light.arcs[row], *(() if light.denoised is None else (light.denoised[row],))):
         seen = np.where(missing, np.nan, plane.astype(np.float64))
         pictures.append(asinh_rgb(seen, bands, sigma=_noise(pixels, sigma)))
     method = str(light.method[row])
+    known = light.fwhm[row][np.isfinite(light.fwhm[row])]
+    psf = f'PSF {known.max():.2f}"' if len(known) else "PSF unknown"
     residual = np.where(light.mask_used[row], 60, 200).astype(np.uint8)
-    widest = np.nanmax(light.fwhm[row])
-    return [
-        image,
-        Cell(pictures[0], (f"lens ({method})", f'PSF {widest:.2f}"')),
-        Cell(pictures[1], ("arcs: image - lens",)),
-        Cell(np.repeat(residual[..., None], 3, axis=2), ("used for the fit (bright)",)),
-    ]
+    last = Cell(np.repeat(residual[..., None], 3, axis=2), ("used for the fit (bright)",))
+    if light.denoised is not None:
+        last = Cell(pictures[2], ("denoised",))
+    texts = ("lens: image - arcs", "arcs (module)") if method == MODULE else (f"lens ({method})", "arcs: image - lens")
+    return [image, Cell(pictures[0], (texts[0], psf)), Cell(pictures[1], (texts[1],)), last]
 
 
 def _noise(pixels: NDArray[np.float64], sigma: ArrayLike | None) -> ArrayLike:

@@ -29,6 +29,8 @@ def write_planes(
 ) -> Path:
     """Write the stamp `row` of a result: HDUs ``<BAND>_LENS`` and ``<BAND>_ARCS`` in nJy, NaN where missing.
 
+    ``<BAND>_DENOISED`` too, of a method that takes the noise off.
+
     Parameters
     ----------
     bands : sequence of str
@@ -53,7 +55,7 @@ def write_planes(
     primary.header["ORIGIN"] = ("lensscan", "lens light removed")
     primary.header["METHOD"] = (str(light.method[row]), "how lens and arcs were told apart")
     primary.header["SOURCE"] = (ascii_text(source)[-60:], "stamp")
-    for name in NUMBERS:
+    for name in (each for each in NUMBERS if each in light.diagnostics):
         value = float(light.diagnostics[name][row])
         if np.isfinite(value):
             unit = "arcsec from the centre" if name in "xy" else "(1-q)/(1+q), major axis"
@@ -65,11 +67,14 @@ def write_planes(
         missing = light.missing[row, k]
         if missing.all():
             continue
-        for name, plane in (("LENS", light.lens[row, k]), ("ARCS", light.arcs[row, k])):
+        planes = {"LENS": light.lens, "ARCS": light.arcs}
+        planes |= {} if light.denoised is None else {"DENOISED": light.denoised}
+        for name, plane in ((name, values[row, k]) for name, values in planes.items()):
             hdu = fits.ImageHDU(np.where(missing, np.nan, plane).astype(np.float32), name=f"{band}_{name}")
             hdu.header["BUNIT"] = "nJy"
             hdu.header["PIXSCALE"] = (pixel_scale, "arcsec")
-            hdu.header["PSF_FWHM"] = (round(float(light.fwhm[row, k]), 5), "arcsec")
+            if np.isfinite(light.fwhm[row, k]):
+                hdu.header["PSF_FWHM"] = (round(float(light.fwhm[row, k]), 5), "arcsec")
             hdu.header.update(sky)
             hdus.append(hdu)
     with replacing(path) as temporary:

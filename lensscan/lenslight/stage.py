@@ -17,9 +17,11 @@ from lensscan.lenslight.match import FWHM_TO_SIGMA, MISMATCH, match_bands
 from lensscan.lenslight.shape import Shape, adaptive_moments, pixel_grid
 from lensscan.lenslight.unmix import separate
 
-__all__ = ["METHODS", "REASONS", "LensLight", "remove_lens_light"]
+__all__ = ["METHODS", "MODULE", "REASONS", "LensLight", "remove_lens_light"]
 
 METHODS = ("auto", "ica", "isophotes")
+MODULE = "module"
+"""Method of stamps that a trained network took apart: here the arcs are modelled, and the lens is the rest."""
 REASONS = {
     "": "done",
     "one_band": "ICA needs two bands",
@@ -58,7 +60,7 @@ class LensLight:
     fwhm : (n, C) float32
         PSF of `arcs` and `lens`, arcsec: the worst band's after ICA, each band's own after isophotes.
     method : (n,) str
-        ``ica``, ``isophotes``, or empty if refused.
+        ``ica``, ``isophotes``, or empty if refused; ``module`` of `lensscan.nets.deblended`.
     ok : (n,) bool
     reason : (n,) str
         Why a stamp was refused, see `REASONS`; empty if not.
@@ -66,6 +68,8 @@ class LensLight:
         Arrays (n,) or (n, C), NaN where a method gives none: ``x y e1 e2`` (arcsec, the lens's shape),
         ``mismatch`` (of the PSFs), ``lens_colour arc_colour blind_colour core_flux iterations converged`` of
         ICA, ``sersic_index half_light sersic_flux chi2 sky`` of isophotes.
+    denoised : (n, C, H, W) float32, or None
+        The image without its noise, from a method that makes one.
     """
 
     arcs: Any
@@ -77,6 +81,7 @@ class LensLight:
     ok: Any
     reason: NDArray[np.str_]
     diagnostics: dict[str, Any] = field(default_factory=dict)
+    denoised: Any = None
 
 
 def remove_lens_light(

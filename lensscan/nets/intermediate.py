@@ -26,7 +26,7 @@ class Intermediate:
     Attributes
     ----------
     sigma : (n, C) array
-        Noise per pixel as measured, nJy; NaN in absent bands.
+        Noise per pixel as stated or measured, nJy; NaN in absent bands.
     softening : float
         k of the normalisation asinh(f / (k sigma)).
     shown, denoised, deblended : (n, C, S, S) arrays
@@ -85,6 +85,7 @@ class Inspector:
         mask: NDArray[np.bool_] | None = None,
         fwhm: NDArray[np.floating] | None = None,
         present: NDArray[np.bool_] | None = None,
+        noise: NDArray[np.floating] | None = None,
     ) -> Intermediate:
         """Run the model on stamps of its own frame.
 
@@ -98,6 +99,8 @@ class Inspector:
             Seeing, arcsec; NaN = unknown.
         present : (n, C) bool array, optional
             Bands present; default: all.
+        noise : (n, C) array, optional
+            Noise per pixel, nJy; NaN or not given: measured, as in a scan.
 
         Raises
         ------
@@ -112,7 +115,11 @@ class Inspector:
         gone = None if mask is None else torch.from_numpy(mask)
         there = torch.ones(pixels.shape[:2], dtype=torch.bool) if present is None else torch.from_numpy(present)
         seeing = torch.full(pixels.shape[:2], torch.nan) if fwhm is None else torch.from_numpy(fwhm).float()
-        sigma = torch.where(there, estimate_sigma(pixels, gone), torch.nan)
+        sigma = estimate_sigma(pixels, gone)
+        if noise is not None:
+            stated = torch.from_numpy(noise).float()
+            sigma = torch.where(torch.isfinite(stated), stated, sigma)
+        sigma = torch.where(there, sigma, torch.nan)
         shown = normalise(pixels, gone, sigma, card.softening)
         trace = self.module.trace(shown, scalar_inputs(sigma, seeing, there, card.pixel_scale))
         parts = (shown, trace.denoised, trace.deblended, *trace.belief, rate(trace.belief))

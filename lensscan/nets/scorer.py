@@ -20,6 +20,7 @@ from torch import Tensor
 from lensscan.errors import ConfigError, ModelError
 from lensscan.nets.blocks import Outcome
 from lensscan.nets.bridge import fit_gaussians
+from lensscan.nets.card import Card
 from lensscan.nets.dihedral import N_VIEWS, combine_views, transform_covariance, transform_images, undo
 from lensscan.nets.flow import SAMPLES, base_points
 from lensscan.nets.flowposterior import pack_outcome, packed_width
@@ -270,10 +271,7 @@ class _Network:
         scale = torch.tensor(card.scale_of(self.views), dtype=torch.float32)
         rows, columns = (list(axis) for axis in zip(*TRIANGLE, strict=True))
         self.cov_scale = (scale[rows] * scale[columns]).to(device)
-        self.ranges = [
-            torch.tensor([each.get(band, (-np.inf, np.inf)) for band in card.bands], device=device).T
-            for each in (card.sigma_range, card.fwhm_range)
-        ]
+        self.ranges = card_ranges(card, device)
 
     def __call__(
         self, images: Tensor, mask: Tensor | None, sigma: Tensor, fwhm: Tensor, present: Tensor, scale: float
@@ -338,10 +336,23 @@ class _Network:
 
     def outside(self, sigma: Tensor, fwhm: Tensor, present: Tensor) -> Tensor:
         """Return which rows (B,) have a band whose sigma or seeing lies outside the card's ranges."""
-        result = torch.zeros(len(sigma), dtype=torch.bool, device=sigma.device)
-        for values, (low, high) in zip((sigma, fwhm), self.ranges, strict=True):
-            result |= (present & ((values < low) | (values > high))).any(dim=1)
-        return result
+        return outside_ranges(self.ranges, sigma, fwhm, present)
+
+
+def card_ranges(card: Card, device: torch.device | str = "cpu") -> list[Tensor]:
+    """Return the ranges (2, C) of sigma and seeing that a card states for its bands, infinite where it states none."""
+    return [
+        torch.tensor([each.get(band, (-np.inf, np.inf)) for band in card.bands], device=device).T
+        for each in (card.sigma_range, card.fwhm_range)
+    ]
+
+
+def outside_ranges(ranges: list[Tensor], sigma: Tensor, fwhm: Tensor, present: Tensor) -> Tensor:
+    """Return which rows (B,) have a band, present, whose sigma or seeing (B, C) lies outside of `card_ranges`."""
+    result = torch.zeros(len(sigma), dtype=torch.bool, device=sigma.device)
+    for values, (low, high) in zip((sigma, fwhm), ranges, strict=True):
+        result |= (present & ((values < low) | (values > high))).any(dim=1)
+    return result
 
 
 def _make_deterministic(precision: str) -> None:

@@ -20,7 +20,7 @@ from lensscan.scan.settings import ScanSettings, canonical
 from lensscan.survey.catalog import Catalog, Chunk, open_catalog
 from lensscan.survey.presence import LOOKS, SomeFiles
 from lensscan.survey.select import CutFlow, Selector, read_stored_flow
-from lensscan.survey.stamps import Frame, StampSource
+from lensscan.survey.stamps import Frame, StampSource, check_bands
 
 if TYPE_CHECKING:
     from lensscan.nets.card import Card
@@ -53,21 +53,13 @@ class Planner:
         if mute is not None:
             raise ModelError(f"model {mute} learned to regress only, and a scan ranks by a score; use it in evaluate")
         self.frame: Frame = common_frame(models)
-        self._check_bands()
+        check_bands(self.survey, self.frame, self.cards[0].name)
         self.source: StampSource = stamp_source(settings, self.survey, self.frame)
         self.catalog: Catalog = open_catalog(settings.catalog, self.survey, self.source.required_columns())
         # taken before anything is located, so that a resumed run compares like with like
         self.fingerprint = [list(item) for item in (*self.catalog.fingerprint(), *self.source.fingerprint())]
         self.catalog.require(Selector(self.survey, self.cut).bands)
         self.stored_flow = None if self.cut else read_stored_flow(settings.catalog)
-
-    def _check_bands(self) -> None:
-        missing = [band for band in self.frame.bands if band not in self.survey.bands]
-        if len(self.frame.bands) - len(missing) < self.frame.min_bands:
-            raise ModelError(
-                f"model {self.cards[0].name} needs {self.frame.min_bands} of the bands {' '.join(self.frame.bands)}, "
-                f"but survey {self.survey.name} has {' '.join(self.survey.bands)}; choose a model for these bands"
-            )
 
     @property
     def prevalence(self) -> float | None:

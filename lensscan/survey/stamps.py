@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensscan.config import Survey
-from lensscan.errors import ConfigError
+from lensscan.errors import ConfigError, ModelError
 from lensscan.schema import Status
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ __all__ = [
     "StampReader",
     "StampSource",
     "allocate",
+    "check_bands",
     "check_scale",
     "number_files",
     "open_source",
@@ -352,6 +353,16 @@ def check_scale(found: float, frame: Frame, resample: bool, where: str) -> bool:
             "give --resample (flux-conserving), or a model for this pixel scale"
         )
     return True
+
+
+def check_bands(survey: Survey, frame: Frame, model: str) -> None:
+    """Raise a `ModelError` if a survey has fewer of a model's bands than this needs."""
+    there = [band for band in frame.bands if band in survey.bands]
+    if len(there) < frame.min_bands:
+        raise ModelError(
+            f"model {model} needs {frame.min_bands} of the bands {' '.join(frame.bands)}, "
+            f"but survey {survey.name} has {' '.join(survey.bands)}; choose a model for these bands"
+        )
 
 
 def open_source(

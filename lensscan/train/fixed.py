@@ -19,6 +19,7 @@ from lensscan.errors import PlanMismatch
 from lensscan.files import make_folder
 from lensscan.train.augment import step_generator, step_seed
 from lensscan.train.checkpoint import load_checkpoint, save_checkpoint
+from lensscan.train.choices import MOMENTUM
 from lensscan.train.split import held_back
 
 __all__ = ["FixedSet", "Keeper", "PublishedRecipe", "band_units", "make_optimiser", "train_epochs"]
@@ -45,7 +46,7 @@ class PublishedRecipe:
     scaling : str
         ``linear``, ``picture`` or ``peak``, see `PublishedConfig`.
     optimiser : str
-        ``adam`` or ``sgd`` (without momentum).
+        ``adam``, or ``sgd`` with the momentum of `lensscan.train.choices`.
     validation : float
         Share of the stamps held back, drawn by the seed; 0 = none.
     """
@@ -171,7 +172,7 @@ class Keeper(Generic[Line]):
 def make_optimiser(recipe: PublishedRecipe, network: nn.Module) -> torch.optim.Optimizer:
     """Return the recipe's optimiser of a network."""
     if recipe.optimiser == "sgd":
-        return torch.optim.SGD(network.parameters(), lr=recipe.lr)
+        return torch.optim.SGD(network.parameters(), lr=recipe.lr, momentum=MOMENTUM, nesterov=True)
     return torch.optim.Adam(network.parameters(), lr=recipe.lr)
 
 

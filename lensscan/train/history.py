@@ -11,10 +11,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lensscan.errors import ConfigError
 from lensscan.render.curves import Curve, Panel, plot_panels
 
 __all__ = ["History", "Progress", "require_tensorboard"]
+
+PANELS = {
+    "loss, all terms": {"training": ("train", "loss")},
+    "cross entropy (nats)": {"training": ("train", "bce"), "validation": ("valid", "bce")},
+    "posterior loss (nats)": {"training": ("train", "nll"), "validation": ("valid", "nll")},
+    "validation": {"AUROC": ("valid", "auroc"), "TPR at FPR 1e-2": ("valid", "tpr_2")},
+    "theta_E, 68 % half-width (arcsec)": {"validation": ("valid", "theta_E_68")},
+    "PSNR of the images (dB)": {"denoised": ("valid", "psnr_denoise"), "deblended": ("valid", "psnr_deblend")},
+}
+"""What is drawn of a training: label of the axis, name of each curve, kind and key of its records."""
 
 
 def require_tensorboard() -> None:
@@ -85,18 +97,13 @@ class History:
         return [float(record["step"]) for record in chosen], [float(record[key]) for record in chosen]
 
     def plot(self, path: Path, title: str) -> None:
-        """Draw the curves."""
-        panels = [
-            self._panel("cross entropy (nats)", {"training": ("train", "bce"), "validation": ("valid", "bce")}),
-            self._panel("posterior loss (nats)", {"training": ("train", "nll"), "validation": ("valid", "nll")}),
-            self._panel("validation", {"AUROC": ("valid", "auroc"), "TPR at FPR 1e-2": ("valid", "tpr_2")}),
-            self._panel("theta_E, 68 % half-width (arcsec)", {"validation": ("valid", "theta_E_68")}),
-        ]
-        plot_panels(panels, path, title=title)
+        """Draw the curves, as far as there are any: what a training or stage does not learn stays at zero."""
+        panels = [self._panel(label, curves) for label, curves in PANELS.items()]
+        plot_panels([panel for panel in panels if panel.curves] or panels, path, title=title)
 
     def _panel(self, label: str, curves: Mapping[str, tuple[str, str]]) -> Panel:
-        drawn = tuple(Curve(name, *self.column(kind, key)) for name, (kind, key) in curves.items())
-        return Panel(drawn, xlabel="step", ylabel=label)
+        found = (Curve(name, *self.column(kind, key)) for name, (kind, key) in curves.items())
+        return Panel(tuple(curve for curve in found if np.any(curve.y)), xlabel="step", ylabel=label)
 
 
 @dataclass(slots=True)

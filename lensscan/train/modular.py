@@ -225,6 +225,8 @@ def learn_modules(
             code = trainer.fit(stop, report)
         finally:
             trainer.stream.close()
+        if trainer.engine.rank == 0:
+            trainer.history.plot(place / "curves.png", f"{settings.name}, stage {stage}, step {trainer.step}")
         so_far = Learned(code, trainer.average.state_dict(), trainer.seconds)
         if code != ExitCode.OK:
             break

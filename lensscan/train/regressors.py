@@ -42,7 +42,10 @@ where the code draws noise anew at each use; the lowest 4 x 4 mean is not subtra
 HOLISMOKES4 = PublishedRecipe(
     kind="holismokes-cnn", lr=8e-4, decay=0.0, batch=32, epochs=100, optimiser="sgd", validation=0.2
 )
-"""HOLISMOKES IV with ``square_error((5, 1, 1, 1, 1))``; all of it remembered, not verified, but for the loss's kind."""
+"""HOLISMOKES IV with ``square_error((5, 1, 1, 1, 1))``; all of it remembered, not verified, but for the loss's kind.
+
+Assumed: Nesterov's momentum of 0.9 and 100 epochs, as in the training file ``holismokes4-cnn``.
+"""
 
 
 @dataclass(frozen=True, slots=True)

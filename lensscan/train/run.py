@@ -164,7 +164,12 @@ class TrainRun:
         self._finished(recipe)
         settings = self.settings
         card = dataclasses.replace(
-            trained.card, version=settings.version, notes=settings.notes, views=settings.views, hash=""
+            trained.card,
+            version=settings.version,
+            notes=settings.notes,
+            views=settings.views,
+            training={**trained.card.training, "seedless_digest": settings.seedless_digest},
+            hash="",
         )
         return self._unless_stopped(lambda: self._write(Model(card, trained.module), recipe))
 
@@ -212,6 +217,7 @@ class TrainRun:
             notes=settings.notes,
             training={
                 **self._identity(recipe),
+                "seedless_digest": self.settings.seedless_digest,
                 "recipe": recipe.name,
                 "seed": settings.seed,
                 "steps": settings.steps,

@@ -282,6 +282,15 @@ class TrainSettings:
         unchanging = ("name", "version", "notes", "checkpoint_seconds", "views", "finish", "tensorboard")
         return digest(counted, without=unchanging)
 
+    @property
+    def seedless_digest(self) -> str:
+        """Hash of the same but for the seed: trainings of one file share it."""
+        return dataclasses.replace(self, seed=0).digest
+
+    def with_seed(self, seed: int) -> TrainSettings:
+        """Return the training of another seed, under a name of its own."""
+        return dataclasses.replace(self, seed=seed, name=f"{self.name}-seed-{seed}")
+
 
 def _check_members(settings: TrainSettings, where: str) -> None:
     """Raise a `ConfigError` for a combination that is not given by the files of its members."""

@@ -7,11 +7,14 @@ from pathlib import Path
 import fitsio
 import numpy as np
 import pytest
+import torch
 from astropy.io import fits
 from astropy.wcs import WCS
 from PIL import Image
 
 from lensscan.cli.main import main
+from lensscan.nets.intermediate import Inspector
+from lensscan.nets.model import Card, Model, build_network, make_trivial
 
 BANDS, SIZE = ("g", "r", "i"), 48
 DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
@@ -155,6 +158,104 @@ def test_usage_errors_are_one_line(
 def test_two_stamps_of_one_name_are_refused(survey: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("a/s.fits", "b/s.fits", "--survey", survey, "-o", tmp_path / "out") == 2
     assert "two stamps are named s" in capsys.readouterr().err
+
+
+def modular(path: Path, **changed: object) -> Model:
+    """A modular network with random weights, in the toy survey's bands and pixels."""
+    shape = {
+        "kind": "modular",
+        "widths": [8, 8],
+        "depths": [0, 0],
+        "hidden": 8,
+        "squeeze": 4,
+        "latent": 4,
+        "samples": 4,
+    }
+    shape |= {"denoise_width": 8, "denoise_depth": 1, "deblend_widths": [8, 8]} | changed
+    torch.manual_seed(2)
+    module = build_network(shape, 3, 48)
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+    card = Card("tiny", shape, BANDS, 48, 0.25, min_bands=2, fwhm_range={"g": (0.9, 2.0), "r": (0.5, 0.7)})
+    model = Model(card, module.eval())
+    model.save(path)
+    return model
+
+
+def test_modules_of_a_network_take_stamps_apart(
+    survey: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The planes are what the network makes of the stamp as a scan would show it."""
+    model = modular(tmp_path / "tiny.safetensors")
+    write_stamp(tmp_path / "s.fits")
+    write_stamp(tmp_path / "gi.fits", ("g", "i"))
+    words = ("--survey", survey, "--method", "module", "--model", tmp_path / "tiny.safetensors", "-o", tmp_path / "out")
+    assert run(tmp_path / "s.fits", tmp_path / "gi.fits", *words) == 0
+    assert capsys.readouterr().out.splitlines() == ["s: module, out_of_range", "gi: module"], "the seeing in r is not"
+    given = np.stack([fitsio.read(str(tmp_path / "s.fits"), ext=band.upper()) for band in BANDS])
+    made = Inspector(model)(given[None], fwhm=np.array([[1.0, 0.9, 0.8]]))
+    with fits.open(tmp_path / "out" / "s-light.fits") as hdus:
+        names = [f"{band.upper()}_{plane}" for band in BANDS for plane in ("LENS", "ARCS", "DENOISED")]
+        assert [hdu.name for hdu in hdus[1:]] == names
+        assert hdus[0].header["METHOD"] == "module"
+        planes = {
+            name: np.stack([hdus[f"{b.upper()}_{name}"].data for b in BANDS]) for name in ("LENS", "ARCS", "DENOISED")
+        }
+        assert hdus["G_ARCS"].header["PSF_FWHM"] == 1.0
+        assert "CRVAL1" in hdus["G_ARCS"].header
+    np.testing.assert_allclose(planes["ARCS"], made.flux(made.deblended)[0], rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(planes["DENOISED"], made.flux(made.denoised)[0], rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(planes["LENS"] + planes["ARCS"], given, atol=1e-3)
+    assert np.abs(planes["ARCS"]).max() > 1, "a module that makes nothing tests nothing"
+    assert picture_size(tmp_path / "out" / "s.png")[0] > 400
+    with fits.open(tmp_path / "out" / "gi-light.fits") as hdus:
+        assert {hdu.name[0] for hdu in hdus[1:]} == {"G", "I"}
+
+
+def test_without_a_denoiser_there_is_no_such_plane(survey: str, tmp_path: Path) -> None:
+    modular(tmp_path / "tiny.safetensors", denoise_width=0)
+    write_stamp(tmp_path / "s.fits")
+    words = ("--survey", survey, "--method", "module", "--model", tmp_path / "tiny.safetensors", "-o", tmp_path / "out")
+    assert run(tmp_path / "s.fits", *words) == 0
+    with fits.open(tmp_path / "out" / "s-light.fits") as hdus:
+        assert [hdu.name for hdu in hdus[1:3]] == ["G_LENS", "G_ARCS"]
+        assert not [hdu.name for hdu in hdus if "DENOISED" in hdu.name]
+
+
+@pytest.mark.parametrize(
+    ("model", "words", "code", "said"),
+    [
+        ("", (), 2, "needs --model M"),
+        ("tiny", ("--bands", "g"), 2, "does not look at --bands"),
+        ("tiny", ("--size", "48"), 2, "does not look at --size"),
+        ("tiny", ("--method", "ica"), 2, "--model is for --method module"),
+        ("tiny", ("--survey", "hst-acs"), 1, "needs 2 of the bands g r i"),
+        ("tiny", ("--survey", "des"), 2, "do not fit the model's 0.25"),
+        ("plain", (), 1, "is not modular"),
+        ("whole", (), 1, "no module that deblends"),
+    ],
+)
+def test_models_and_stamps_that_do_not_fit_are_refused_in_a_line(
+    model: str,
+    words: tuple[str, ...],
+    code: int,
+    said: str,
+    survey: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_stamp(tmp_path / "s.fits")
+    modular(tmp_path / "tiny.safetensors")
+    modular(tmp_path / "whole.safetensors", deblend_widths=[])
+    make_trivial(BANDS, 48, 0.25).save(tmp_path / "plain.safetensors")
+    given = ("--model", tmp_path / f"{model}.safetensors") if model else ()
+    command = (tmp_path / "s.fits", "--survey", survey, "--method", "module", *given, "-o", tmp_path / "out", *words)
+    assert run(*command) == code
+    text = capsys.readouterr().err
+    assert said in text
+    assert text.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import pytest
 import torch
 
 from lensscan.nets.blocks import Outcome
+from lensscan.nets.dihedral import N_VIEWS, transform_images, transform_latent
 from lensscan.nets.latent import N_LATENT
 from lensscan.nets.model import Card, Model, build_network
 from lensscan.nets.normalise import n_scalars
@@ -46,6 +48,8 @@ NETWORKS = {
     "argonne-linear": ({"kind": "argonne", "scaling": "linear", "mean": [3.0, 4.0], "std": [9.0, 7.0]}, 2, 45),
     "argonne-picture": ({"kind": "argonne", "scaling": "picture", "mean": [0.2], "std": [0.1]}, 1, 32),
     "deeplens": ({"kind": "deeplens"}, 4, 20),
+    "jacobs-3": ({"kind": "jacobs-3"}, 4, 20),
+    "jacobs-4": ({"kind": "jacobs-4", "scaling": "linear", "mean": [3.0] * 4, "std": [9.0] * 4}, 4, 16),
     "alexnet": ({"kind": "alexnet", "scaling": "peak", "mean": [0.0], "std": [1.0]}, 1, 25),
     "overfeat": ({"kind": "overfeat", "scaling": "peak"}, 1, 34),
     "ensai": ({"kind": "ensai"}, 1, 16),
@@ -66,7 +70,7 @@ NETWORKS = {
     "holismokes-cnn": ({"kind": "holismokes-cnn"}, 4, 20),
     "holismokes-resnet": ({"kind": "holismokes-resnet"}, 4, 20),
 }
-PUBLISHED = {"argonne", "deeplens", "inception-v4", "holismokes-resnet"}
+PUBLISHED = {"argonne", "deeplens", "inception-v4", "holismokes-resnet", "jacobs-3", "jacobs-4"}
 """Those that draw or count batches in training."""
 DRAWING = {*PUBLISHED, "modular"}
 
@@ -166,6 +170,36 @@ def test_folded_network_agrees(built):
     for a, b in zip(outputs(network, images, scalars), outputs(folded, images, scalars), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5, equal_nan=True)
     assert not any(parameter.requires_grad for parameter in folded.parameters())
+
+
+LENS = ("theta_E", "e1", "e2", "x", "y", "sx", "sy")
+
+
+def answers(model, stamps, views):
+    """Return the lens (n, 7) and the logit (n,) that a scan would give."""
+    table = model.score(stamps.contiguous().numpy(), views=views, batch=len(stamps))
+    return torch.tensor(np.stack([np.asarray(table[name]) for name in LENS], axis=1)), np.asarray(table["logit"])
+
+
+@pytest.mark.parametrize("view", [1, 6], ids=["turned", "mirrored"])
+def test_eight_views_turn_with_the_stamp(built, view):
+    """What every card may claim by ``views = 8``: the score stays, the lens turns; with one view neither need hold."""
+    architecture, network, images, _ = built
+    card = Card("n", architecture, tuple("griz"[: images.shape[1]]), images.shape[-1], 0.2)
+    model = Model(card, network.eval())
+    axis = torch.arange(images.shape[-1]) - 0.4 * images.shape[-1]
+    stamps = 20 * images[:2] + 300 * torch.exp(-(axis**2 + 2 * axis[:, None] ** 2) / 20)
+    gap = {}
+    for views in (1, N_VIEWS):
+        (lens, logit), (turned, other) = (
+            answers(model, each, views) for each in (stamps, transform_images(stamps, view))
+        )
+        differences = np.concatenate([turned - transform_latent(lens, view), (other - logit)[:, None]], axis=1)
+        gap[views] = np.nanmax(np.abs(differences))
+    fitted = architecture.get("head") == "flow"
+    assert gap[N_VIEWS] < (0.01 if fitted else 2e-4), "a flow's Gaussians are fitted to samples in another order"
+    if architecture["kind"] != "trivial":
+        assert gap[1] > 3 * gap[N_VIEWS], "views that change nothing test nothing"
 
 
 def test_no_network_uses_batch_statistics(built):

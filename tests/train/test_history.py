@@ -11,6 +11,7 @@ import pytest
 from toy_mocks import TRAINING, toy_trainer, train
 
 from lensscan.errors import ConfigError
+from lensscan.train import history as history_module
 from lensscan.train.history import History, Progress
 
 
@@ -41,6 +42,19 @@ def test_curves_are_a_picture(tmp_path):
     history.add("valid", 50, {"bce": 0.6, "nll": 1.1, "auroc": 0.8, "tpr_2": 0.1, "theta_E_68": 0.3})
     history.plot(tmp_path / "curves.png", "toy")
     assert (tmp_path / "curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_only_what_was_learnt_is_drawn(tmp_path, monkeypatch):
+    """A stage of a modular network that learns images has no cross entropy: its records hold zeros."""
+    drawn = []
+    monkeypatch.setattr(history_module, "plot_panels", lambda panels, path, title: drawn.extend(panels))
+    history = History(tmp_path / "curves.jsonl")
+    history.add("train", 50, {"loss": 0.3, "bce": 0.0, "nll": 0.0})
+    history.add("valid", 50, {"psnr_denoise": 33.0})
+    history.plot(tmp_path / "curves.png", "toy")
+    assert [panel.ylabel for panel in drawn] == ["loss, all terms", "PSNR of the images (dB)"]
+    assert [curve.label for curve in drawn[1].curves] == ["denoised"]
+    assert (drawn[0].curves[0].x, drawn[0].curves[0].y) == ([50.0], [0.3])
 
 
 def test_progress_line():

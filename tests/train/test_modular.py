@@ -99,6 +99,8 @@ def test_a_break_changes_nothing(tmp_path):
     assert not (tmp_path / "cut" / "heads").exists()
     again = learn(settings, tmp_path / "cut")
     assert (whole.code, again.code) == (ExitCode.OK, ExitCode.OK)
+    for stage in ("denoise", "deblend", "heads"):
+        assert (tmp_path / "cut" / stage / "curves.png").read_bytes()[1:4] == b"PNG", stage
     assert whole.weights is not None
     for name, value in whole.weights.items():
         assert torch.equal(value, again.weights[name]), name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from launch import Finished, run
 
 from lensscan.errors import ExitCode
+from lensscan.evaluate.trainings import require_trainings
 from lensscan.nets.model import Model
 
 SMALL = """
@@ -35,8 +37,18 @@ evaluation = 192
 """
 
 
-def train(folder: Path, *options: str, **how: object) -> Finished:
-    (folder / "small.toml").write_text(SMALL)
+TINY = 'base = "slpipe2019"\nname = "tiny"\ntitle = "tiny"\nsize = 24\n'
+"""A recipe whose mocks take less time."""
+
+
+def tiny_training(folder: Path) -> str:
+    """Write the recipe `TINY`, and return the training on it."""
+    (folder / "tiny.toml").write_text(TINY)
+    return SMALL.replace("des-griz", str(folder / "tiny.toml"))
+
+
+def train(folder: Path, *options: str, training: str = SMALL, **how: object) -> Finished:
+    (folder / "small.toml").write_text(training)
     output = [] if "-o" in options else ["-o", str(folder / "small.safetensors")]
     return run(["train", str(folder / "small.toml"), *output, *options], **how)
 
@@ -134,6 +146,65 @@ def test_finished_is_nothing_to_do_and_other_settings_are_refused(trained):
     assert "other settings" in other.err
 
 
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("seeds")
+    words, tiny = ("--seeds", "2", "--set", "steps=3", "--set", "seed=7"), tiny_training(folder)
+    stopped = train(folder, *words, "--max-seconds", "0", training=tiny)
+    return folder, stopped, train(folder, *words, training=tiny), train(folder, *words, training=tiny)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_several_seeds_make_several_models(seeds):
+    """Each has its own name, seed and folder; the same command goes on, and costs nothing when all is done."""
+    folder, stopped, done, again = seeds
+    assert stopped.code == ExitCode.INCOMPLETE, stopped
+    assert "run the same command again" in stopped.err
+    assert done.code == 0, done
+    assert "training 2 of 2: seed 8" in done.err
+    assert (again.code, again.err.count("nothing to do")) == (0, 2), again
+    models = [Model.load(str(folder / f"small-seed-{seed}.safetensors")) for seed in (7, 8)]
+    assert [model.card.name for model in models] == ["small-seed-7", "small-seed-8"]
+    assert [model.card.training["seed"] for model in models] == [7, 8]
+    first, second = (model.card.training for model in models)
+    assert first["seedless_digest"] == second["seedless_digest"]
+    assert first["settings_digest"] != second["settings_digest"]
+    assert (folder / "small-seed-7.safetensors.run" / "curves.png").exists()
+    assert require_trainings([model.card for model in models]) == [7, 8]
+
+
+@pytest.mark.slow
+def test_a_model_that_is_finished_anew_says_of_which_file_it_is(seeds):
+    folder = seeds[0]
+    path, old = folder / "small-seed-7.safetensors", folder / "old.safetensors"
+    model = Model.load(str(path))
+    bare = {key: value for key, value in model.card.training.items() if key != "seedless_digest"}
+    Model(dataclasses.replace(model.card, training=bare), model.module).save(old)
+    words = ("--finish", str(old), "--set", "steps=3", "--set", "seed=7", "-o", str(folder / "new.safetensors"))
+    done = train(folder, *words, training=tiny_training(folder))
+    assert done.code == 0, done
+    new = Model.load(str(folder / "new.safetensors"))
+    assert new.card.training == model.card.training
+    refused = train(folder, *words, "--seeds", "2", training=tiny_training(folder))
+    assert refused.code == ExitCode.USAGE
+    assert "give its seed by --set seed=S" in refused.err
+
+
+@pytest.mark.slow
+@pytest.mark.mpi
+@pytest.mark.timeout(400)
+def test_several_ranks_train_one_seed_a_call(tmp_path):
+    words, tiny = ("--backend", "torch", "--set", "steps=3", "--seeds", "2"), tiny_training(tmp_path)
+    first = train(tmp_path, *words, training=tiny, ranks=2)
+    assert first.code == ExitCode.INCOMPLETE, first
+    assert (tmp_path / "small-seed-1.safetensors").exists()
+    assert not (tmp_path / "small-seed-2.safetensors").exists()
+    second = train(tmp_path, *words, training=tiny, ranks=2)
+    assert second.code == 0, second
+    assert Model.load(str(tmp_path / "small-seed-2.safetensors")).card.training["ranks"] == 2
+
+
 @pytest.mark.slow
 @pytest.mark.mpi
 def test_two_ranks(tmp_path):
@@ -175,8 +246,7 @@ samples = 8"""
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_modules_are_trained_in_turn_and_make_a_model_that_scans(tmp_path):
-    (tmp_path / "tiny.toml").write_text('base = "slpipe2019"\nname = "tiny"\ntitle = "tiny"\nsize = 24\n')
-    small = SMALL.replace("des-griz", str(tmp_path / "tiny.toml")).replace("[network]", MODULAR + "[network]" + SHAPE)
+    small = tiny_training(tmp_path).replace("[network]", MODULAR + "[network]" + SHAPE)
     (tmp_path / "modular.toml").write_text(small)
     words = ["train", str(tmp_path / "modular.toml"), "-o", str(tmp_path / "modular.safetensors")]
     done = run(words)
@@ -184,6 +254,7 @@ def test_modules_are_trained_in_turn_and_make_a_model_that_scans(tmp_path):
     folder = tmp_path / "modular.safetensors.run"
     for stage in ("denoise", "deblend", "heads"):
         assert (folder / stage / "checkpoint.pt").exists()
+        assert (folder / stage / "curves.png").exists()
     records = [json.loads(line) for line in (folder / "curves.jsonl").read_text().splitlines()]
     assert {"psnr_denoise", "psnr_deblend", "auroc"} <= set(records[-1])
     model = Model.load(str(tmp_path / "modular.safetensors"))

@@ -86,6 +86,7 @@ def test_bad_settings_are_one_line(name):
 )
 def test_digest_sees_what_changes_a_weight(changes):
     assert settings(**changes).digest != settings().digest
+    assert (settings(**changes).seedless_digest == settings().seedless_digest) == (set(changes) == {"seed"})
 
 
 @pytest.mark.parametrize("changes", [{"notes": "n"}, {"version": "9"}, {"checkpoint_seconds": 5.0}, {"views": 8}])
