@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
 Found = TypeVar("Found")
+HOG_MOCKS = 20_000
 EXAMPLE = "lensscan evaluate des-griz --testset des-griz:smoke -o reports"
 
 
@@ -44,7 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--testset", metavar="T", help="RECIPE:smoke, :full, :tune[:N], or a folder of mocks")
     parser.add_argument("-o", "--output", metavar="DIR", default="reports", help="folder (default reports)")
-    parser.add_argument("--baseline", metavar="FILE.json", help="report of a baseline re-run on the same set")
+    parser.add_argument(
+        "--baseline",
+        metavar="FILE.json|hog",
+        help="report of a baseline re-run on the same set, or hog: train it now on mocks of the set's recipe (--hog N)",
+    )
     parser.add_argument(
         "--bootstrap", type=at_least(2), default=1000, metavar="N", help="resamples behind the intervals (default 1000)"
     )
@@ -85,7 +90,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     hard.add_argument("--epochs", type=at_least(1), default=200, metavar="E", help="of the network (default 200)")
     hard.add_argument("--seeds", type=at_least(1), default=1, metavar="K", help="trainings (default 1)")
     hard.add_argument("--patience", type=at_least(1), metavar="E", help="stop after E epochs without progress")
-    hard.add_argument("--hog", type=at_least(50), default=20000, metavar="N", help="mocks for HOG (default 20000)")
+    hard.add_argument(
+        "--hog",
+        type=at_least(50),
+        default=HOG_MOCKS,
+        metavar="N",
+        help="mocks for HOG, also for --baseline hog (default 20000)",
+    )
     hard.add_argument("--new", type=at_least(50), default=4000, metavar="N", help="new images (default 4000)")
     pipeline = parser.add_argument_group("modules against end to end")
     pipeline.add_argument(
@@ -110,7 +121,7 @@ TASKS = {
     "modular": COMMON | {"modular", "models", "number", "assignments", "batch"},
     "mock_survey": COMMON
     | {"mock_survey", "models", "number", "assignments", "views", "batch", "prevalence", "lenses", "max_seconds"},
-    "testset": COMMON | {"testset", "models", "baseline", "views", "batch", "overwrite"},
+    "testset": COMMON | {"testset", "models", "baseline", "hog", "views", "batch", "overwrite"},
 }
 """What the command can be asked for, the last if nothing else is, and the arguments that mean something then."""
 
@@ -161,6 +172,8 @@ def run_evaluation(args: argparse.Namespace) -> int:
 
     if not args.models or not args.testset:
         raise ConfigError("give at least one MODEL and --testset T, such as --testset des-griz:smoke")
+    if args.baseline != "hog" and args.hog != HOG_MOCKS:
+        raise ConfigError("--testset looks at --hog only with --baseline hog; leave it out, or give both")
     start_torch(args)
     from lensscan.evaluate.run import Evaluation, evaluate
 
@@ -169,11 +182,12 @@ def run_evaluation(args: argparse.Namespace) -> int:
         testset=args.testset,
         folder=Path(args.output),
         baseline=args.baseline,
+        hog=args.hog,
         **scoring(args),
         plots=not args.no_plots,
         overwrite=args.overwrite,
     )
-    pages = evaluate(settings, ProgressLine("stamps").show, lambda line: print(line, file=sys.stderr))
+    pages = evaluate(settings, Stages(), lambda line: print(line, file=sys.stderr))
     for page in pages:
         print(page)
     return 0
