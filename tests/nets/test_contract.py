@@ -46,6 +46,7 @@ NETWORKS = {
     "argonne-linear": ({"kind": "argonne", "scaling": "linear", "mean": [3.0, 4.0], "std": [9.0, 7.0]}, 2, 45),
     "argonne-picture": ({"kind": "argonne", "scaling": "picture", "mean": [0.2], "std": [0.1]}, 1, 32),
     "deeplens": ({"kind": "deeplens"}, 4, 20),
+    "resnet50": ({"kind": "resnet50", "scaling": "linear"}, 3, 33),
     "alexnet": ({"kind": "alexnet", "scaling": "peak", "mean": [0.0], "std": [1.0]}, 1, 25),
     "overfeat": ({"kind": "overfeat", "scaling": "peak"}, 1, 34),
     "ensai": ({"kind": "ensai"}, 1, 16),
@@ -66,15 +67,15 @@ NETWORKS = {
     "holismokes-cnn": ({"kind": "holismokes-cnn"}, 4, 20),
     "holismokes-resnet": ({"kind": "holismokes-resnet"}, 4, 20),
 }
-PUBLISHED = {"argonne", "deeplens", "inception-v4", "holismokes-resnet"}
+PUBLISHED = {"argonne", "deeplens", "inception-v4", "holismokes-resnet", "resnet50"}
 """Those that draw or count batches in training."""
 DRAWING = {*PUBLISHED, "modular"}
 
 
 FROZEN = {"combination": "members."}
 """Parts of a network, by its kind, that are trained before it and never with it."""
-HEAVY = {"alexnet", "overfeat", "inception-v4", "combination-inception"}
-"""Forty million weights each."""
+HEAVY = {"alexnet", "overfeat", "inception-v4", "combination-inception", "resnet50"}
+"""Twenty to forty million weights each."""
 
 
 @pytest.fixture(
