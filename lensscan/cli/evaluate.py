@@ -71,6 +71,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_assignments(
         parser, "change a setting of the recipe of --realism, --effects, --difficulty, --modular or --mock-survey"
     )
+    add_other_measurements(parser)
+
+
+def add_other_measurements(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of what is measured without a test set."""
     real = parser.add_argument_group("realism gate")
     real.add_argument("--realism", metavar="RECIPE", help="gate this recipe, and MODEL if one is given")
     real.add_argument("--catalog", metavar="FILE", help="catalog of real stamps, as for a scan")

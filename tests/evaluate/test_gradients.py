@@ -1,4 +1,4 @@
-"""HOG trained beside a model: on mocks of the set's recipe, scored on the very set, and the verdicts that it decides."""
+"""HOG trained beside a model: mocks of the set's recipe, scores on the very set, and the verdicts that it decides."""
 
 from __future__ import annotations
 
