@@ -4,8 +4,8 @@ Read in the public code (deepstronglens/SLpipe, ``ResNet101_Keras_tfp.py``): the
 without weights of another task, the mean over the last map, two outputs under a softmax.  Remembered of Keras: its
 23,534,592 weights without the top, the stride of a stage in its first 1 x 1 convolution, shortcuts by convolutions of
 1 x 1 at the head of every stage, batch normalisation with 1.001e-5 under the root and 0.99 of its running values kept
-at each step, Glorot's weights.  Left out: the 26,560 biases of its convolutions, which batch normalisation takes out again.
-Their regressors are other networks (ResNet101 with a variational layer) and not here.
+at each step, Glorot's weights.  Left out: the 26,560 biases of its convolutions, which batch normalisation takes out
+again.  Their regressors are other networks (ResNet101 with a variational layer) and not here.
 """
 
 from __future__ import annotations
