@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
 Found = TypeVar("Found")
+HOG_MOCKS = 20_000
 EXAMPLE = "lensscan evaluate des-griz --testset des-griz:smoke -o reports"
 
 
@@ -46,7 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--testset", metavar="T", help="RECIPE:smoke, :medium, :full, :tune[:N], or a folder of mocks")
     parser.add_argument("-o", "--output", metavar="DIR", default="reports", help="folder (default reports)")
-    parser.add_argument("--baseline", metavar="FILE.json", help="report of a baseline re-run on the same set")
+    parser.add_argument(
+        "--baseline",
+        metavar="FILE.json|hog",
+        help="report of a baseline re-run on the same set, or hog: train it now on mocks of the set's recipe (--hog N)",
+    )
     parser.add_argument(
         "--bootstrap", type=at_least(2), default=1000, metavar="N", help="resamples behind the intervals (default 1000)"
     )
@@ -71,6 +76,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_assignments(
         parser, "change a setting of the recipe of --realism, --effects, --difficulty, --modular or --mock-survey"
     )
+    add_other_measurements(parser)
+
+
+def add_other_measurements(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of what is measured without a test set."""
     real = parser.add_argument_group("realism gate")
     real.add_argument("--realism", metavar="RECIPE", help="gate this recipe, and MODEL if one is given")
     real.add_argument("--catalog", metavar="FILE", help="catalog of real stamps, as for a scan")
@@ -90,7 +100,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     hard.add_argument("--epochs", type=at_least(1), default=200, metavar="E", help="of the network (default 200)")
     hard.add_argument("--seeds", type=at_least(1), default=1, metavar="K", help="trainings (default 1)")
     hard.add_argument("--patience", type=at_least(1), metavar="E", help="stop after E epochs without progress")
-    hard.add_argument("--hog", type=at_least(50), default=20000, metavar="N", help="mocks for HOG (default 20000)")
+    hard.add_argument(
+        "--hog",
+        type=at_least(50),
+        default=HOG_MOCKS,
+        metavar="N",
+        help="mocks for HOG, also for --baseline hog (default 20000)",
+    )
     hard.add_argument("--new", type=at_least(50), default=4000, metavar="N", help="new images (default 4000)")
     pipeline = parser.add_argument_group("modules against end to end")
     pipeline.add_argument(
@@ -115,7 +131,7 @@ TASKS = {
     "modular": COMMON | {"modular", "models", "number", "assignments", "batch"},
     "mock_survey": COMMON
     | {"mock_survey", "models", "number", "assignments", "views", "batch", "prevalence", "lenses", "max_seconds"},
-    "testset": COMMON | {"testset", "models", "baseline", "views", "batch", "overwrite", "trainings"},
+    "testset": COMMON | {"testset", "models", "baseline", "hog", "views", "batch", "overwrite", "trainings"},
 }
 """What the command can be asked for, the last if nothing else is, and the arguments that mean something then."""
 
@@ -167,6 +183,8 @@ def run_evaluation(args: argparse.Namespace) -> int:
 
     if not args.models or not args.testset:
         raise ConfigError("give at least one MODEL and --testset T, such as --testset des-griz:smoke")
+    if args.baseline != "hog" and args.hog != HOG_MOCKS:
+        raise ConfigError("--testset looks at --hog only with --baseline hog; leave it out, or give both")
     start_torch(args)
     from lensscan.evaluate.run import Evaluation, evaluate
     from lensscan.evaluate.trainings import trained_seeds
@@ -177,15 +195,17 @@ def run_evaluation(args: argparse.Namespace) -> int:
         testset=args.testset,
         folder=Path(args.output),
         baseline=args.baseline,
+        hog=args.hog,
         **scoring(args),
         plots=not args.no_plots,
         overwrite=args.overwrite,
     )
     say = partial(print, file=sys.stderr)
     seeds = trained_seeds(args.models, args.views) if args.trainings else []
-    pages = evaluate(settings, ProgressLine("stamps").show, say)
+    pages = evaluate(settings, Stages(), say)
     if seeds:
-        pages.append(summarise(pages[: len(seeds)], seeds, args.baseline, say))
+        baseline = str(pages[-1].with_suffix(".json")) if args.baseline == "hog" else args.baseline
+        pages.append(summarise(pages[: len(seeds)], seeds, baseline, say))
     for page in pages:
         print(page)
     return 0

@@ -9,20 +9,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lensscan.errors import ConfigError
 from lensscan.evaluate.anchors import load_anchors
-from lensscan.evaluate.detection import UNDETECTABLE
-from lensscan.evaluate.samples import draw_sample
+from lensscan.evaluate.gradients import SEED
+from lensscan.evaluate.samples import draw_labelled
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
 from lensscan.metrics.detection import wilson
 from lensscan.metrics.ranking import Ranking
 from lensscan.mocks.recipes import Recipe
-from lensscan.nets.baseline import BASELINES, fill_missing
+from lensscan.nets.baseline import BASELINES
 
 __all__ = [
     "BATCH",
@@ -33,15 +33,12 @@ __all__ = [
     "Run",
     "Trained",
     "Trainer",
-    "draw_labelled",
     "measure_difficulty",
     "parting",
     "published",
 ]
 
-SEED = 173_205_081
 NEW_SEED = 223_606_798
-CHUNK = 512
 SMOOTH = 5
 BATCH = 256
 Floats = NDArray[np.float64]
@@ -201,8 +198,9 @@ def measure_difficulty(
     ConfigError
         If the recipe does not make lenses and non-lenses.
     """
-    stamps, labels = draw_labelled(settings, max(settings.n, settings.hog), SEED, "stamps", progress)
-    new, truth = draw_labelled(settings, settings.new, NEW_SEED, "new stamps", progress)
+    recipe, device = settings.recipe, settings.device
+    stamps, labels = draw_labelled(recipe, max(settings.n, settings.hog), SEED, device, partial(progress, "stamps"))
+    new, truth = draw_labelled(recipe, settings.new, NEW_SEED, device, partial(progress, "new stamps"))
     begun = time.monotonic()
     baseline = BASELINES["hog"].fit(stamps[: settings.hog], labels[: settings.hog])
     hog_seconds = time.monotonic() - begun
@@ -219,35 +217,11 @@ def measure_difficulty(
         trained, run = _train(settings, train, number, fixed, (new, truth), epochs)
         runs.append(run)
     single, batch = _milliseconds(trained, new) if trained is not None else (float("nan"), float("nan"))
-    band, area, names = published(settings.recipe.name)
+    band, area, names = published(recipe.name)
     return Difficulty(
         settings, runs, single, batch, hog, baseline.estimator.cross_validated, baseline.estimator.penalty,
         hog_seconds, band, area, names,
     )  # fmt: skip
-
-
-def draw_labelled(
-    settings: DifficultySettings, n: int, seed: int, what: str, progress: Progress
-) -> tuple[Stamps, Labels]:
-    """Return the first n stamps of a seed but undetectable ones, missing pixels filled, and which are lenses."""
-    images: list[Stamps] = []
-    labels: list[Labels] = []
-    start = done = 0
-    progress(what, 0, n)
-    while done < n:
-        if start >= 4 * n + CHUNK:
-            raise ConfigError(f"recipe {settings.recipe.name}: most of its mocks lie below its label rule; change it")
-        drawn = draw_sample(settings.recipe, CHUNK, seed, settings.device, start=start)
-        start += CHUNK
-        sample = drawn.rows(drawn.truth["klass"] != UNDETECTABLE)
-        images.append(sample.images if sample.missing is None else fill_missing(sample.holed()).astype(np.float32))
-        labels.append(sample.truth["is_lens"])
-        done += len(sample)
-        progress(what, min(done, n), n)
-    joined, is_lens = np.concatenate(images)[:n], np.concatenate(labels)[:n]
-    if is_lens.all() or not is_lens.any():
-        raise ConfigError(f"recipe {settings.recipe.name}: its mocks are of one kind; it needs lenses and others")
-    return joined, is_lens
 
 
 class _Epochs:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lensscan.config import Band, CatalogColumns, Survey
 from lensscan.errors import ConfigError
 from lensscan.evaluate.testsets import TestSet, Truth, hash_truth
-from lensscan.mocks.recipes import CLASSES
+from lensscan.mocks.recipes import CLASSES, Recipe, load_recipe
 from lensscan.survey.catalog import Chunk
 from lensscan.survey.stamps import Batch, Frame, Rows, allocate, open_source
 
@@ -77,6 +77,20 @@ class FolderSet(TestSet):
             "n": self.n,
             "sha256": hash_truth(self._columns()),
         }
+
+    def origin(self) -> Recipe:
+        """Return the recipe that the folder names, if it is still the one that made the folder."""
+        name, stated = str(self._record.get("recipe", "")), self._record.get("digest")
+        remedy = "take RECIPE:tune, or the report of a baseline run on this folder"
+        try:
+            recipe = load_recipe(name)
+        except ConfigError:
+            raise ConfigError(
+                f"test set {self.name}: it names the recipe {name or '(none)'}, which is no shipped one; {remedy}"
+            ) from None
+        if recipe.digest != stated:
+            raise ConfigError(f"test set {self.name}: recipe {name} has changed since, or was changed for it; {remedy}")
+        return recipe
 
     def check(self, frame: Frame) -> None:
         """Raise a `ConfigError` if the stamps do not fit; what a single file lacks shows when it is read."""

@@ -412,6 +412,10 @@ def _provenance(report: Report) -> str:
     rows += [(key, escape(str(value))) for key, value in software.items()]
     rows += [(f"opened by version {k + 1}", escape(f"{each['hash'][:12]}, {each['time']}"))
              for k, each in enumerate(report["opened"])]  # fmt: skip
+    trained = {"training": report.get("training"), "baseline": (report.get("baseline") or {}).get("training")}
+    rows += [
+        (f"{what} {key}", escape(str(value))) for what, each in trained.items() for key, value in (each or {}).items()
+    ]
     warn = ""
     if len(report["opened"]) > 1:
         count = len(report["opened"])

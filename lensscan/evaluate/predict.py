@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +16,16 @@ from lensscan.evaluate.lightonly import Features
 from lensscan.evaluate.testsets import TestSet, Truth
 from lensscan.nets.card import Card
 from lensscan.nets.flowposterior import FlowPosteriors
-from lensscan.nets.latent import N_LATENT
+from lensscan.nets.latent import N_COV, N_LATENT
 from lensscan.nets.mixture import Mixture
 from lensscan.nets.model import Model
 from lensscan.nets.scorer import Scorer
 from lensscan.schema import Flag, Status
+from lensscan.survey.stamps import Batch, Frame
 
-__all__ = ["Predictions", "Scored", "Scoring", "predict"]
+__all__ = ["Judge", "Predictions", "Scored", "Scoring", "predict"]
+
+Columns = dict[str, NDArray[Any]]
 
 KEPT = (
     "logit",
@@ -35,6 +40,20 @@ KEPT = (
     "post_flow",
     "origin",
 )
+
+
+class Judge(Protocol):
+    """What gives a logit without a network, and no posterior."""
+
+    @property
+    def card(self) -> Card:
+        """Name, bands and calibration."""
+
+    def frame(self) -> Frame:
+        """Return what it wants to see."""
+
+    def logits(self, batch: Batch) -> NDArray[np.float64]:
+        """Return the raw logits (n,) of the used rows of a batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,15 +134,30 @@ class Scoring:
     device: str = "cpu"
     batch: int = 64
 
-    def predict(self, models: Sequence[Model], testset: TestSet, progress: Callable[[int, int], None]) -> Scored:
-        """Return `predict` of these models and this set."""
-        return predict(models, testset, device=self.device, batch=self.batch, views=self.views, progress=progress)
+    def predict(
+        self,
+        models: Sequence[Model],
+        testset: TestSet,
+        progress: Callable[[int, int], None],
+        judges: Sequence[Judge] = (),
+    ) -> Scored:
+        """Return `predict` of these models, judges and this set."""
+        return predict(
+            models,
+            testset,
+            judges=judges,
+            device=self.device,
+            batch=self.batch,
+            views=self.views,
+            progress=progress,
+        )
 
 
 def predict(
     models: Sequence[Model],
     testset: TestSet,
     *,
+    judges: Sequence[Judge] = (),
     device: str = "cpu",
     batch: int = 64,
     views: int | None = None,
@@ -135,6 +169,8 @@ def predict(
     ----------
     models : sequence of Model
     testset : TestSet
+    judges : sequence of Judge
+        Asked besides; their predictions follow those of the models.
     device : str
     batch : int
         Rows per batch.
@@ -152,36 +188,60 @@ def predict(
     """
     if not testset.n:
         raise ConfigError(f"test set {testset.name} holds no stamps; take another set")
-    frames = tuple(model.frame() for model in models)
+    frames = (*(model.frame() for model in models), *(judge.frame() for judge in judges))
     for frame in frames:
         testset.check(frame)
     scorers = [Scorer([model], device, batch, views=views, keep_flow=True) for model in models]
-    parts: list[list[dict[str, NDArray[Any]]]] = [[] for _ in models]
+    ask = [*(partial(_score, scorer) for scorer in scorers), *(partial(_ask, judge) for judge in judges)]
+    parts: list[list[Columns]] = [[] for _ in ask]
     truths: list[Truth] = []
     features = Features(frames[0])
     done = 0
     for slots, truth in testset.batches(frames, batch):
         n = slots[0].n
-        for kept, scorer, slot in zip(parts, scorers, slots, strict=True):
-            kept.append(_score(scorer, slot, n))
+        for kept, answer, slot in zip(parts, ask, slots, strict=True):
+            kept.append(answer(slot, n))
         features.add(slots[0], parts[0][-1]["sigma"])
         truths.append({key: np.array(column) for key, column in truth.items()})
         done += n
         progress(done, testset.n)
     joined = {key: np.concatenate([part[key] for part in truths]) for key in truths[0]}
     testset.verify(joined)
-    return _keep_scored(models, scorers, parts, joined, features.table())
+    columns = [{key: np.concatenate([part[key] for part in kept]) for key in KEPT} for kept in parts]
+    good = _scored_by_all(columns)
+    predictions = [
+        _of_model(model, scorer.networks[0].views, found, good)
+        for model, scorer, found in zip(models, scorers, columns, strict=False)
+    ]
+    predictions += [_of(judge.card, found, good) for judge, found in zip(judges, columns[len(models) :], strict=True)]
+    kept_truth = {key: column[good] for key, column in joined.items()}
+    return Scored(np.flatnonzero(good), int((~good).sum()), kept_truth, features.table()[good], predictions)
 
 
-def _score(scorer: Scorer, slot: Any, n: int) -> dict[str, NDArray[Any]]:
+def _score(scorer: Scorer, slot: Batch, n: int) -> Columns:
     found = scorer.submit(slot).result()
     mean = found["post_mean"].astype(np.float64)
     mean[..., 3:5] += slot.origin[:, None]
     mean[..., 5:7] += slot.origin[:, None]
-    columns = {"post_weight": np.ones(mean.shape[:2])} | found
+    columns: Columns = {"post_weight": np.ones(mean.shape[:2])} | found
     columns |= {"post_mean": mean, "logit": found["logit"][:, 0], "fwhm": slot.fwhm, "status": slot.status}
     columns["post_flow"] = found.get("post_flow", np.zeros((len(mean), 0), np.float32))
     columns["origin"] = slot.origin
+    return {key: columns[key][:n].copy() for key in KEPT}
+
+
+def _ask(judge: Judge, slot: Batch, n: int) -> Columns:
+    """Return the columns of `_score`, without noise and posterior."""
+    columns: Columns = {
+        "logit": judge.logits(slot),
+        "post_mean": np.full((n, 1, N_LATENT), np.nan),
+        "post_cov": np.full((n, 1, N_COV), np.nan),
+        "post_weight": np.ones((n, 1)),
+        "sigma": slot.sigma,
+        "snr": np.full(n, np.nan),
+        "post_flow": np.zeros((n, 0), np.float32),
+    }
+    columns |= {key: getattr(slot, key) for key in ("flags", "fwhm", "status", "origin")}
     return {key: columns[key][:n].copy() for key in KEPT}
 
 
@@ -194,35 +254,31 @@ def _flow(model: Model, packed: NDArray[np.float32], origin: NDArray[np.floating
     return FlowPosteriors(model.module.flow, packed.reshape(len(packed), views, -1), shift)
 
 
-def _keep_scored(
-    models: Sequence[Model],
-    scorers: Sequence[Scorer],
-    parts: list[list[dict[str, NDArray[Any]]]],
-    truth: Truth,
-    features: NDArray[np.float64],
-) -> Scored:
-    """Join the parts and leave out the rows that any model could not score."""
-    columns = [{key: np.concatenate([part[key] for part in kept]) for key in KEPT} for kept in parts]
-    good = np.ones(len(features), bool)
+def _scored_by_all(columns: Sequence[Columns]) -> NDArray[np.bool_]:
+    """Return the rows (n,) that nobody failed to score."""
+    good = np.ones(len(columns[0]["status"]), bool)
     for found in columns:
         good &= found["status"] == Status.PENDING
         if np.isfinite(found["logit"]).any():  # else it only regresses
             good &= np.isfinite(found["logit"])
-    predictions = []
-    for model, scorer, found in zip(models, scorers, columns, strict=True):
-        views = scorer.networks[0].views
-        mean, cov, weight = (found[f"post_{name}"][good].astype(np.float64) for name in ("mean", "cov", "weight"))
-        predictions.append(
-            Predictions(
-                card=model.card,
-                logit=model.card.calibration(found["logit"][good]),
-                posterior=Mixture(mean, cov, weight, model.card.tail_of(views)),
-                flags=found["flags"][good],
-                fwhm=found["fwhm"][good],
-                views=views,
-                raw=found["logit"][good].astype(np.float64),
-                flow=_flow(model, found["post_flow"][good], found["origin"][good], views),
-            )
-        )
-    kept = {key: column[good] for key, column in truth.items()}
-    return Scored(np.flatnonzero(good), int((~good).sum()), kept, features[good], predictions)
+    return good
+
+
+def _of_model(model: Model, views: int, found: Columns, good: NDArray[np.bool_]) -> Predictions:
+    """Return what a network with so many views says of the rows kept."""
+    flow = _flow(model, found["post_flow"][good], found["origin"][good], views)
+    return dataclasses.replace(_of(model.card, found, good, views), flow=flow)
+
+
+def _of(card: Card, found: Columns, good: NDArray[np.bool_], views: int = 1) -> Predictions:
+    """Return what the columns say of the rows kept, but for a normalising flow."""
+    mean, cov, weight = (found[f"post_{name}"][good].astype(np.float64) for name in ("mean", "cov", "weight"))
+    return Predictions(
+        card=card,
+        logit=card.calibration(found["logit"][good]),
+        posterior=Mixture(mean, cov, weight, card.tail_of(views)),
+        flags=found["flags"][good],
+        fwhm=found["fwhm"][good],
+        views=views,
+        raw=found["logit"][good].astype(np.float64),
+    )

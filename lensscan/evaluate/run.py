@@ -5,24 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from lensscan.errors import ConfigError
 from lensscan.evaluate.anchors import anchor_lines, anchor_rows, load_anchors
-from lensscan.evaluate.members import line_up
+from lensscan.evaluate.gradients import HOG, GradientsTraining, plan_gradients
+from lensscan.evaluate.members import Lineup, line_up
 from lensscan.evaluate.page import make_page
 from lensscan.evaluate.plots import draw_plots, require_matplotlib
 from lensscan.evaluate.predict import Scoring
 from lensscan.evaluate.report import assess, file_stem, make_report, read_report, write_json
 from lensscan.evaluate.testsets import TestSet, open_testset
 from lensscan.files import check_folder, replacing
-from lensscan.nets.model import Model
+from lensscan.nets.card import Card
 
 __all__ = ["Evaluation", "evaluate"]
 
 SAME = ("recipe_digest", "seed", "n", "sha256")
 """What two reports of one test set have in common; sets that are not sealed may have no hash of their truth."""
+
+
+class Progress(Protocol):
+    """Told how far a stage is: its name, what is done, and of what in all."""
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Take the state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +47,10 @@ class Evaluation(Scoring):
     folder : Path
         Where the reports go.
     baseline : str, optional
-        JSON report of a published baseline, run again on the same set.
+        JSON report of a published baseline, run again on the same set; or ``hog``, which is trained here, on mocks of
+        the set's own recipe, and reported beside the models.
+    hog : int
+        Mocks to train that one on.
     plots : bool
     overwrite : bool
         Make reports anew that stand.
@@ -48,26 +60,27 @@ class Evaluation(Scoring):
     testset: str
     folder: Path
     baseline: str | None = None
+    hog: int = 20_000
     plots: bool = True
     overwrite: bool = False
 
 
 def evaluate(
     settings: Evaluation,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda what, done, total: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Path]:
     """Evaluate and return the paths of the HTML reports.
 
     A sealed set is opened once per reported model: reports that stand for the same weights are kept, with a word on
     what else was asked for and they do not show; one for other weights under the same name says how many versions
-    have been measured.
+    have been measured.  A baseline that is to be trained has a report like the models'.
 
     Parameters
     ----------
     settings : Evaluation
     progress : callable
-        Told (done, total) rows.
+        Told (what, done, total).
     say : callable
         Told what is done, in lines.
 
@@ -78,27 +91,19 @@ def evaluate(
     """
     if settings.plots:
         require_matplotlib()
-    testset = open_testset(settings.testset, settings.device)
-    lineup = line_up(settings.models, settings.views)
-    models = lineup.models
-    names = [model.card.name for model in models]
-    if len(set(names)) < len(names):
-        raise ConfigError(
-            f"two models are called {next(n for n in names if names.count(n) > 1)}; evaluate one at a time"
-        )
-    baseline, anchors = _baseline(settings.baseline, testset), load_anchors()
-    stems = [settings.folder / file_stem(name, testset.name) for name in names]
-    histories = [_history(stem, model, testset, settings.overwrite) for stem, model in zip(stems, models, strict=True)]
-    pages = [_beside(stem, ".html") for stem in stems]
-    if not settings.overwrite and testset.sealed and all(stands for _, stands in histories):
-        ignored = [line for stem in stems for line in _ignored(settings, read_report(_beside(stem, ".json")), baseline)]
-        for line in dict.fromkeys(ignored):
-            say(line)
+    plan = _plan(settings)
+    testset, baseline, anchors = plan.testset, plan.baseline, load_anchors()
+    if plan.stand(settings, say):
         say("these reports stand for these very weights; --overwrite makes them anew")
-        return pages
+        return plan.paths(".html")
     check_folder(settings.folder)
-    scored = settings.predict(lineup.singles, testset, progress)
-    scored.models[:] = lineup.predictions(scored.models)
+    trained = [plan.training.train(partial(progress, f"mocks for {HOG}"), say)] if plan.training else []
+    models = [*plan.lineup.models, *(each.model for each in trained)]
+    shown = partial(progress, "stamps")
+    shown(0, testset.n)
+    scored = settings.predict(plan.lineup.singles, testset, shown, trained)
+    networks = scored.models[: len(plan.lineup.singles)]
+    scored.models[:] = plan.lineup.predictions(networks) + scored.models[len(networks) :]
     say(
         f"{len(scored.rows)} stamps scored, {scored.failed} could not be; "
         f"measuring with {settings.replicates} resamples"
@@ -106,30 +111,100 @@ def evaluate(
     assessment = assess(
         scored, models[0].card.pixel_scale, settings.replicates, recipe_digest=testset.describe()["recipe_digest"]
     )
-    for number, (model, stem) in enumerate(zip(models, stems, strict=True)):
-        report = make_report(assessment, number, testset, histories[number][0], settings.device)
+    reports = [make_report(assessment, k, testset, opened, settings.device) for k, opened in enumerate(plan.opened)]
+    for each in trained:
+        baseline = reports[-1]
+        baseline["training"] = each.describe()
+    for number, (model, report) in enumerate(zip(models, reports, strict=True)):
         report["baseline"] = _identity(baseline)
         report["anchors"] = anchor_rows(report, baseline, anchors)
-        for line in anchor_lines(report["anchors"]):
-            say(f"{names[number]}: {line}")
+        for line in anchor_lines(report["anchors"]) if report is not baseline else []:
+            say(f"{model.card.name}: {line}")
         pictures = draw_plots(assessment, number, model, testset, report) if settings.plots else {}
-        write_json(report, _beside(stem, ".json"))
-        with replacing(pages[number]) as name:
-            name.write_text(make_page(read_report(_beside(stem, ".json")), pictures), encoding="utf-8")
-    return pages
+        write_json(report, plan.paths(".json")[number])
+        with replacing(plan.paths(".html")[number]) as name:
+            name.write_text(make_page(read_report(plan.paths(".json")[number]), pictures), encoding="utf-8")
+    return plan.paths(".html")
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What an evaluation will do, checked before any work.
+
+    Attributes
+    ----------
+    testset : TestSet
+    lineup : Lineup
+    training : GradientsTraining, optional
+        Of the baseline that is trained here; its report is the last.
+    baseline : dict, optional
+        Report of the baseline that was run before.
+    cards : list of Card
+        One for each report, as are the following.
+    stems : list of Path
+    histories : list of (opened, stands)
+        As `_history` returns them.
+    """
+
+    testset: TestSet
+    lineup: Lineup
+    training: GradientsTraining | None
+    baseline: dict[str, Any] | None
+    cards: list[Card]
+    stems: list[Path]
+    histories: list[tuple[list[dict[str, str]], bool]]
+
+    @property
+    def opened(self) -> list[list[dict[str, str]]]:
+        """Which weights have seen the set, for each report."""
+        return [opened for opened, _ in self.histories]
+
+    def paths(self, ending: str) -> list[Path]:
+        """Return the files of the reports."""
+        return [_beside(stem, ending) for stem in self.stems]
+
+    def stand(self, settings: Evaluation, say: Callable[[str], None]) -> bool:
+        """Return whether all that is asked for stands already, and say what of the rest is ignored.
+
+        Reports beside which the baseline to be trained does not stand yet are made anew.
+        """
+        if settings.overwrite or not self.testset.sealed or not all(stands for _, stands in self.histories):
+            return False
+        reports = [read_report(path) for path in self.paths(".json")]
+        if self.training and any((each.get("baseline") or {}).get("hash") != self.cards[-1].hash for each in reports):
+            return False
+        for line in dict.fromkeys(line for each in reports for line in _ignored(settings, each, self.baseline)):
+            say(line)
+        return True
+
+
+def _plan(settings: Evaluation) -> _Plan:
+    """Open and check everything that an evaluation needs."""
+    testset = open_testset(settings.testset, settings.device)
+    lineup = line_up(settings.models, settings.views)
+    training = plan_gradients(testset, settings.hog, settings.device) if settings.baseline == HOG else None
+    baseline = None if training else _baseline(settings.baseline, testset)
+    cards = [model.card for model in lineup.models] + ([training.card()] if training else [])
+    names = [card.name for card in cards]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"two models are called {name}; evaluate one at a time")
+    stems = [settings.folder / file_stem(name, testset.name) for name in names]
+    histories = [_history(stem, card, testset, settings.overwrite) for stem, card in zip(stems, cards, strict=True)]
+    return _Plan(testset, lineup, training, baseline, cards, stems, histories)
 
 
 def _beside(stem: Path, ending: str) -> Path:
     return stem.with_name(stem.name + ending)
 
 
-def _history(stem: Path, model: Model, testset: TestSet, overwrite: bool = False) -> tuple[list[dict[str, str]], bool]:
+def _history(stem: Path, card: Card, testset: TestSet, overwrite: bool = False) -> tuple[list[dict[str, str]], bool]:
     """Return which weights have been measured on the set, ours last, and whether their report stands.
 
     What stands there but cannot be read is refused, as the list of the weights that have seen the set would be lost;
     with `overwrite` the list begins anew.
     """
-    now = {"hash": model.card.hash, "time": datetime.now(UTC).isoformat(timespec="seconds")}
+    now = {"hash": card.hash, "time": datetime.now(UTC).isoformat(timespec="seconds")}
     path = _beside(stem, ".json")
     if not path.is_file():
         return [now], False
@@ -141,15 +216,18 @@ def _history(stem: Path, model: Model, testset: TestSet, overwrite: bool = False
         raise ConfigError(f"{path} is no report that this lensscan reads; move it away, or give --overwrite") from None
     same_set = old["testset"].get("sha256") == testset.describe().get("sha256")
     earlier: list[dict[str, Any]] = old.get("opened", []) if same_set and testset.sealed else []
-    stands = same_set and old["model"].get("hash") == model.card.hash and _beside(stem, ".html").is_file()
-    if any(each["hash"] == model.card.hash for each in earlier):
+    stands = same_set and old["model"].get("hash") == card.hash and _beside(stem, ".html").is_file()
+    if any(each["hash"] == card.hash for each in earlier):
         return earlier, stands
     return [*earlier, now], False
 
 
 def _identity(baseline: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return what identifies a baseline: the name of its model and the hash of the weights."""
-    return None if baseline is None else {key: baseline["model"].get(key) for key in ("name", "hash")}
+    """Return what identifies a baseline: name and hash of its model, and how it was trained if its report says so."""
+    if baseline is None:
+        return None
+    found = {key: baseline["model"].get(key) for key in ("name", "hash")}
+    return found | ({"training": baseline["training"]} if "training" in baseline else {})
 
 
 def _ignored(settings: Evaluation, stands: Mapping[str, Any], baseline: Mapping[str, Any] | None) -> list[str]:

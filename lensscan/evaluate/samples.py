@@ -1,9 +1,13 @@
-"""Samples of stamps for the realism gate: mocks, real stamps in their eight views, and mocks as bright as those."""
+"""Samples of stamps held in memory.
+
+For the realism gate mocks, real stamps in their eight views, and mocks as bright as those; for classical baselines
+mocks with clear labels.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -12,17 +16,32 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lensscan.errors import ConfigError
+from lensscan.evaluate.detection import ambiguous
 from lensscan.mocks.realsky import N_VIEWS, RealSky
 from lensscan.mocks.recipes import CLASSES, Recipe
 from lensscan.mocks.simulate import simulate
 from lensscan.mocks.systems import draw_systems
+from lensscan.nets.baseline import fill_missing
 from lensscan.survey.noise import estimate_sigma
 
-__all__ = ["LIKE_REAL", "Sample", "appearance", "draw_sample", "galaxy_light", "match_brightness", "real_sample"]
+__all__ = [
+    "LIKE_REAL",
+    "Sample",
+    "appearance",
+    "draw_labelled",
+    "draw_sample",
+    "galaxy_light",
+    "labelled_stamps",
+    "match_brightness",
+    "real_sample",
+]
 
 LIKE_REAL = "elliptical"
 """Class of the mocks that are set against real stamps: massive galaxies without a source."""
 CHUNK = 256
+LABELLED = 512
+"""Mocks drawn at once where those below the label rule are left out."""
 APERTURE = 2.0
 AB_NJY = 31.4
 
@@ -106,6 +125,51 @@ def draw_sample(
     stamp = truth.get("stamp", np.full(n, -1)).astype(np.int64)
     galaxy = np.where(stamp >= 0, stamp, first + start + np.arange(n))
     return Sample(images, missing, present, np.where(fwhm > 0, fwhm, np.nan), truth, galaxy)
+
+
+def labelled_stamps(
+    recipe: Recipe,
+    n: int,
+    seed: int,
+    device: str = "cpu",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+    """Yield, some at a time, the first n stamps of a seed that are lenses or clearly none, and which are lenses.
+
+    Lensed systems below the label rule are left out and drawn again; missing pixels are filled.
+
+    Raises
+    ------
+    ConfigError
+        If most mocks lie below the label rule, or, after the last stamps, if all were of one kind.
+    """
+    start = done = lenses = 0
+    progress(0, n)
+    while done < n:
+        if start >= 4 * n + LABELLED:
+            raise ConfigError(f"recipe {recipe.name}: most of its mocks lie below its label rule; change it")
+        drawn = draw_sample(recipe, LABELLED, seed, device, start=start)
+        start += LABELLED
+        sample = drawn.rows(np.flatnonzero(~ambiguous(drawn.truth))[: n - done])
+        images = sample.images if sample.missing is None else fill_missing(sample.holed()).astype(np.float32)
+        yield images, sample.truth["is_lens"]
+        done += len(sample)
+        lenses += int(sample.truth["is_lens"].sum())
+        progress(done, n)
+    if lenses in (0, n):
+        raise ConfigError(f"recipe {recipe.name}: its mocks are of one kind; it needs lenses and others")
+
+
+def draw_labelled(
+    recipe: Recipe,
+    n: int,
+    seed: int,
+    device: str = "cpu",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return all of `labelled_stamps`: (n, C, S, S) in nJy and (n,)."""
+    images, labels = zip(*labelled_stamps(recipe, n, seed, device, progress), strict=True)
+    return np.concatenate(images), np.concatenate(labels)
 
 
 def real_sample(sky: RealSky) -> Sample:

@@ -58,6 +58,10 @@ class TestSet(ABC):
         """Return what a report says of the set: seed, hashes, recipe, prior."""
 
     @abstractmethod
+    def origin(self) -> Recipe:
+        """Return the recipe that its mocks were made by; raise a one-line `ConfigError` if it cannot be had."""
+
+    @abstractmethod
     def check(self, frame: Frame) -> None:
         """Raise a one-line `ConfigError` if the set lacks what a network wants."""
 
@@ -126,6 +130,10 @@ class SealedSet(TestSet):
             "n": self.n,
             "sha256": self.sha256,
         }
+
+    def origin(self) -> Recipe:
+        """Return its recipe."""
+        return self.recipe
 
     def check(self, frame: Frame) -> None:
         """Raise a `ConfigError` if a band is missing or pixels differ; with `resample`, if too few bands are there."""

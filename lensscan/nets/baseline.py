@@ -69,7 +69,10 @@ class Baseline:
         ValueError
             If labels do not fit the stamps or hold one class only.
         """
-        features = self.features(fill_missing(images))
+        return self.fit_features(self.features(fill_missing(images)), labels)
+
+    def fit_features(self, features: Features, labels: NDArray[np.bool_]) -> FittedBaseline:
+        """Fit on what `features` makes of stamps, (n, f); labels and errors as of `fit`."""
         return FittedBaseline(
             self, fit_logistic(features, labels, penalties=self.penalties, folds=self.folds, seed=self.seed)
         )

@@ -156,10 +156,16 @@ def _checked(
 
 
 def _standard(features: Floats) -> tuple[Floats, Floats, NDArray[np.float32]]:
-    """Return mean, scale and the standardised rows."""
-    mean, scale = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
-    scale = np.where(scale > 1e-6 * np.maximum(np.abs(mean), 1e-6), scale, 1.0)
-    return mean, scale, ((features - mean) / scale).astype(np.float32)
+    """Return mean, scale and the standardised rows; a few columns at a time, for there may be gigabytes of them."""
+    mean, scale = np.empty(features.shape[1]), np.empty(features.shape[1])
+    rows = np.empty(features.shape, np.float32)
+    for first in range(0, features.shape[1], COLUMNS):
+        some = slice(first, first + COLUMNS)
+        part = features[:, some].astype(np.float64)
+        mean[some], spread = part.mean(axis=0), part.std(axis=0)
+        scale[some] = np.where(spread > 1e-6 * np.maximum(np.abs(mean[some]), 1e-6), spread, 1.0)
+        rows[:, some] = (part - mean[some]) / scale[some]
+    return mean, scale, rows
 
 
 def _compact(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float64] | None]:

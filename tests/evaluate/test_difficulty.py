@@ -16,12 +16,12 @@ from lensscan.evaluate.difficulty import (
     NEW_SEED,
     SEED,
     DifficultySettings,
-    draw_labelled,
     measure_difficulty,
     parting,
     published,
 )
 from lensscan.evaluate.difficultyreport import lines, write_difficulty
+from lensscan.evaluate.samples import draw_labelled
 from lensscan.metrics.bootstrap import resample
 from lensscan.mocks.recipes import CLASSES, load_recipe
 from lensscan.mocks.simulate import draw_truth
@@ -66,13 +66,13 @@ def found(settings):
 
 
 def test_every_stamp_is_a_lens_or_clearly_none(settings):
-    images, labels = draw_labelled(settings, 100, SEED, "stamps", lambda *_: None)
+    images, labels = draw_labelled(settings.recipe, 100, SEED)
     assert images.shape == (100, 1, 45, 45)
     truth = draw_truth(settings.recipe, seed=SEED, n=200)
     good = truth["klass"] != CLASSES.index("undetectable")
     np.testing.assert_array_equal(labels, truth["is_lens"][good][:100])
     assert 0.3 < labels.mean() < 0.7
-    other, _ = draw_labelled(settings, 10, NEW_SEED, "new", lambda *_: None)
+    other, _ = draw_labelled(settings.recipe, 10, NEW_SEED)
     assert not np.array_equal(other, images[:10])
 
 
@@ -196,4 +196,4 @@ def test_refusals_are_one_line(capsys):
 def test_hidden_lenses_alone_are_refused(settings):
     hidden = dataclasses.replace(settings.recipe, classes={"undetectable": 1.0})
     with pytest.raises(ConfigError, match="below its label rule"):
-        draw_labelled(dataclasses.replace(settings, recipe=hidden), 50, 1, "stamps", lambda *_: None)
+        draw_labelled(hidden, 50, 1)

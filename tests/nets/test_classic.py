@@ -19,10 +19,10 @@ from lensscan.nets.classic.registry import CLASSIFIERS, PUBLISHED
 from lensscan.nets.model import Card, Model
 
 NAMES = sorted(PUBLISHED)
-MEANT_FOR = {"argonne": 45, "deeplens": 45, "jacobs-3": 101, "jacobs-4": 100, "holismokes-cnn": 64}
+MEANT_FOR = {"argonne": 45, "deeplens": 45, "jacobs-3": 101, "jacobs-4": 100, "holismokes-cnn": 64} | {"resnet50": 111}
 
 
-LARGE = ("alexnet", "inception-v4", "overfeat")
+LARGE = ("alexnet", "inception-v4", "overfeat", "resnet50")
 """The slowest; the others keep the same contract in the quick tests."""
 
 
@@ -110,6 +110,8 @@ def test_seed_fixes_the_weights():
 # (network, bands, side) -> number of weights, by hand from the published tables
 WEIGHTS = {
     ("argonne", 1, 45): 327_330,  # the public file is 2.66 MB with as many momenta: 8 bytes a weight
+    # Keras's total without its top, but for running means, variances and the biases that these take out; two outputs
+    ("resnet50", 3, 111): 23_587_712 - 53_120 - 26_560 + 2 * 2049,
     ("inception-v4", 3, 192): 42_679_816 - 1000 * 1537 + 5 * 1537,  # its 1000 classes for 5 outputs
     ("alexnet", 1, 192): (121 * 64 + 64) + (25 * 64 * 192 + 192) + (9 * 192 * 384 + 384) + (9 * 384 * 384 + 384)
     + (9 * 384 * 256 + 256) + (16 * 256 * 4096 + 4096) + (4096 * 4096 + 4096) + (4096 * 5 + 5),
@@ -134,6 +136,15 @@ def test_deeplens_has_46_layers_and_nine_pixels_left_of_45():
     layers = [layer for layer in body.modules() if isinstance(layer, nn.Conv2d)]
     assert len(layers) - len(shortcuts) == 46
     assert left.shape == (1, 512, 3, 3)
+
+
+def test_resnet50_has_50_layers_and_sixteen_pixels_left_of_111():
+    with torch.device("meta"):
+        body = PUBLISHED["resnet50"](3, 111)
+        left = body.blocks(body.stem(torch.empty(1, 3, 111, 111)))
+    names = [name for name, layer in body.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    assert len([name for name in names if "shortcut" not in name]) == 50
+    assert left.shape == (1, 2048, 4, 4)
 
 
 def test_drop_out_rates_are_the_published_ones():

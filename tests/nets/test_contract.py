@@ -50,6 +50,7 @@ NETWORKS = {
     "deeplens": ({"kind": "deeplens"}, 4, 20),
     "jacobs-3": ({"kind": "jacobs-3"}, 4, 20),
     "jacobs-4": ({"kind": "jacobs-4", "scaling": "linear", "mean": [3.0] * 4, "std": [9.0] * 4}, 4, 16),
+    "resnet50": ({"kind": "resnet50", "scaling": "linear"}, 3, 33),
     "alexnet": ({"kind": "alexnet", "scaling": "peak", "mean": [0.0], "std": [1.0]}, 1, 25),
     "overfeat": ({"kind": "overfeat", "scaling": "peak"}, 1, 34),
     "ensai": ({"kind": "ensai"}, 1, 16),
@@ -70,15 +71,15 @@ NETWORKS = {
     "holismokes-cnn": ({"kind": "holismokes-cnn"}, 4, 20),
     "holismokes-resnet": ({"kind": "holismokes-resnet"}, 4, 20),
 }
-PUBLISHED = {"argonne", "deeplens", "inception-v4", "holismokes-resnet", "jacobs-3", "jacobs-4"}
+PUBLISHED = {"argonne", "deeplens", "inception-v4", "holismokes-resnet", "jacobs-3", "jacobs-4", "resnet50"}
 """Those that draw or count batches in training."""
 DRAWING = {*PUBLISHED, "modular"}
 
 
 FROZEN = {"combination": "members."}
 """Parts of a network, by its kind, that are trained before it and never with it."""
-HEAVY = {"alexnet", "overfeat", "inception-v4", "combination-inception"}
-"""Forty million weights each."""
+HEAVY = {"alexnet", "overfeat", "inception-v4", "combination-inception", "resnet50"}
+"""Twenty to forty million weights each."""
 
 
 @pytest.fixture(

@@ -11,6 +11,7 @@ from lensscan.nets.classic.hezaveh import AlexNet, Ensai, OverFeat
 from lensscan.nets.classic.holismokes import HolismokesCnn, HolismokesResNet
 from lensscan.nets.classic.inception import InceptionV4
 from lensscan.nets.classic.jacobs import Jacobs3, Jacobs4
+from lensscan.nets.classic.resnet50 import ResNet50
 
 __all__ = ["CLASSIFIERS", "PUBLISHED", "REGRESSORS"]
 
@@ -19,6 +20,7 @@ PUBLISHED: Mapping[str, type[Body]] = {
     "deeplens": DeepLens,
     "jacobs-3": Jacobs3,
     "jacobs-4": Jacobs4,
+    "resnet50": ResNet50,
     "alexnet": AlexNet,
     "overfeat": OverFeat,
     "ensai": Ensai,
