@@ -22,6 +22,7 @@ from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
 from lensscan.metrics.detection import wilson
 from lensscan.metrics.ranking import Ranking
 from lensscan.mocks.recipes import Recipe
+from lensscan.mocks.seeds import DIFFICULTY, DIFFICULTY_NEW
 from lensscan.nets.baseline import BASELINES, fill_missing
 
 __all__ = [
@@ -39,8 +40,8 @@ __all__ = [
     "published",
 ]
 
-SEED = 173_205_081
-NEW_SEED = 223_606_798
+SEED = DIFFICULTY
+NEW_SEED = DIFFICULTY_NEW
 CHUNK = 512
 SMOOTH = 5
 BATCH = 256

@@ -1,0 +1,33 @@
+"""Seeds that one purpose has for itself: mocks of these are never trained on."""
+
+from __future__ import annotations
+
+__all__ = [
+    "DIFFICULTY",
+    "DIFFICULTY_NEW",
+    "ENSEMBLE",
+    "MOCK_SURVEY",
+    "REALISM",
+    "RESERVED",
+    "TESTSETS",
+]
+
+TESTSETS = {"smoke": 718_281_828, "full": 314_159_265, "tune": 577_215_664}
+REALISM = 141_421_356
+"""Of the realism gate and of the comparison of modular networks."""
+DIFFICULTY = 173_205_081
+DIFFICULTY_NEW = 223_606_798
+MOCK_SURVEY = 244_948_974
+ENSEMBLE = 15
+"""Ends on 5: trainings take seeds that end on 0 to 4."""
+RESERVED = {
+    TESTSETS["smoke"]: "the sealed test set smoke",
+    TESTSETS["full"]: "the sealed test set full",
+    TESTSETS["tune"]: "the test set tune",
+    REALISM: "the realism gate",
+    DIFFICULTY: "the difficulty of a set",
+    DIFFICULTY_NEW: "the difficulty of a set",
+    MOCK_SURVEY: "the mock survey",
+    ENSEMBLE: "the calibration of ensembles",
+}
+"""What each of them is for."""
