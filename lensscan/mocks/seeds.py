@@ -7,11 +7,14 @@ __all__ = [
     "DIFFICULTY_NEW",
     "ENSEMBLE",
     "MOCK_SURVEY",
+    "PURPOSES",
     "REALISM",
     "RESERVED",
     "TESTSETS",
 ]
 
+PURPOSES = {"training": 0, "validation": 1, "calibration": 2, "evaluation": 3, "novelty": 4}
+"""Offsets of the seeds of a training: purpose p of a training with seed s uses mocks of seed ``10 s + PURPOSES[p]``."""
 TESTSETS = {"smoke": 718_281_828, "full": 314_159_265, "tune": 577_215_664}
 REALISM = 141_421_356
 """Of the realism gate and of the comparison of modular networks."""

@@ -25,7 +25,7 @@ from lensscan.train.losses import classification_loss, posterior_loss
 from lensscan.train.members import load_members
 from lensscan.train.patience import Best
 from lensscan.train.settings import TrainSettings
-from lensscan.train.stream import MockStream, Source
+from lensscan.train.stream import Source, Stored, open_stream
 
 __all__ = ["VALIDATION_BATCH", "Trainer", "evaluate", "learning_rate"]
 
@@ -56,8 +56,8 @@ class Trainer:
     settings : TrainSettings
     n_bands, size, pixel_scale
         Of the recipe.
-    source : Source
-        Makes the training mocks.
+    source : Source or Stored
+        Makes the training mocks, or holds them.
     validation : callable
         Returns the validation mocks; called once, on rank 0.
     engine : Engine
@@ -72,7 +72,7 @@ class Trainer:
         n_bands: int,
         size: int,
         pixel_scale: float,
-        source: Source,
+        source: Source | Stored,
         validation: Callable[[], Sample],
         engine: Engine,
         folder: Path,
@@ -92,7 +92,7 @@ class Trainer:
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parameters = list(self.network.parameters())
         self.optimiser = make_optimiser(settings.optimiser, self._groups())
-        self.stream = MockStream(source, settings.stream, settings.batch, settings.seed, engine.rank, engine.size)
+        self.stream = open_stream(source, settings.stream, settings.batch, settings.seed, engine.rank, engine.size)
         self.best = Best(settings.monitor, settings.patience)
         self.step = 0
         self.seconds = 0.0
