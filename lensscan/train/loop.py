@@ -17,6 +17,7 @@ from lensscan.metrics.detection import auroc, tpr_at_fpr
 from lensscan.nets.architecture import architecture, build_network
 from lensscan.nets.blocks import Network, Outcome
 from lensscan.train.augment import Sample, augment, network_inputs, step_seed
+from lensscan.train.batchnorm import synchronise
 from lensscan.train.checkpoint import load_checkpoint, save_checkpoint
 from lensscan.train.choices import make_optimiser, training_loss
 from lensscan.train.distributed import Engine
@@ -89,6 +90,7 @@ class Trainer:
         self.average.load_state_dict(self.network.state_dict())
         for network in (self.network, self.average):
             engine.broadcast([p.data for p in network.parameters()])
+        synchronise(self.network, engine)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parameters = list(self.network.parameters())
         self.optimiser = make_optimiser(settings.optimiser, self._groups())
