@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from launch import environment, mpiexec
+from curves import curve, leave_curve, needs_horovod
 from torch import nn
 from toy_mocks import toy_trainer
 from toy_ranks import Meeting, Thread, double_source, on_threads
-from train.test_distributed import TESTS, needs_horovod
 
 from lensscan.nets import architecture
 from lensscan.nets.classic.body import Body
 from lensscan.nets.classic.registry import CLASSIFIERS, PUBLISHED
 from lensscan.train.batchnorm import RankedBatchNorm, synchronise
-from lensscan.train.distributed import Engine, Serial, start_engine
+from lensscan.train.distributed import Engine, Serial
 from lensscan.train.loop import Trainer
 
 SHARES = (slice(0, 3), slice(3, 7), slice(7, 12))
@@ -157,31 +154,7 @@ def curve_of_engine(backend: str, folder: str, precision: str) -> None:
     """Train with an engine, in a process of its own; leaves the loss curve of rank 0."""
     PUBLISHED["toy-norm"] = CLASSIFIERS["toy-norm"] = ToyNorm
     architecture.TRAINABLE += ("toy-norm",)
-    torch.set_default_dtype(getattr(torch, precision))
-    engine = start_engine(backend, torch.device("cpu"))
-    losses = steps(training(Path(folder) / str(engine.rank), engine, precision == "float64"))
-    if engine.rank == 0:
-        torch.save(losses, Path(folder) / "losses.pt")
-    engine.close()
-
-
-SCRIPT = """
-import sys, torch
-sys.path.insert(0, sys.argv[1])
-torch.set_num_threads(1)
-from train.test_batchnorm import curve_of_engine
-curve_of_engine(*sys.argv[2:])
-"""
-
-
-def curve(folder: Path, backend: str, ranks: int, precision: str) -> list[float]:
-    folder.mkdir()
-    launcher = [mpiexec(), "-n", str(ranks)] if ranks > 1 else []
-    line = [*launcher, sys.executable, "-c", SCRIPT, str(TESTS), backend, str(folder), precision]
-    path = {"PYTHONPATH": f"{TESTS.parent}:{TESTS}"}
-    done = subprocess.run(line, env=environment(**path), capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return torch.load(folder / "losses.pt")
+    leave_curve(lambda engine, place: training(place, engine, precision == "float64"), backend, folder, precision)
 
 
 @pytest.mark.mpi
@@ -190,7 +163,7 @@ def curve(folder: Path, backend: str, ranks: int, precision: str) -> list[float]
 @pytest.mark.parametrize(("precision", "bound"), [("float64", 1e-6), ("float32", 1e-2)], ids=["float64", "float32"])
 @pytest.mark.parametrize("backend", ["torch", pytest.param("horovod", marks=needs_horovod)])
 def test_fifty_steps_on_two_ranks(tmp_path, backend, precision, bound):
-    alone = curve(tmp_path / "one", "none", 1, precision)
-    found = curve(tmp_path / "two", backend, 2, precision)
+    alone = curve("train.test_batchnorm", tmp_path / "one", "none", 1, precision)
+    found = curve("train.test_batchnorm", tmp_path / "two", backend, 2, precision)
     print(backend, precision, max(abs(a - b) for a, b in zip(alone, found, strict=True)))
     assert found == pytest.approx(alone, abs=bound)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from curves import curve, leave_curve, needs_horovod
 from toy_mocks import train
 from toy_ranks import MAPPING, Meeting, Thread, on_threads
 
@@ -260,3 +261,19 @@ def test_settings_that_mean_nothing_with_a_folder_are_refused(stream):
         settings_of("", stream={"folder": "mocks", **stream})
     with pytest.raises(ConfigError, match="found in the folder"):
         settings_of("", stream={"folder": "mocks", "content": "abc"})
+
+
+def curve_of_engine(backend: str, folder: str, precision: str, mocks: str) -> None:
+    """Train from the mocks with an engine, in a process of its own; leaves the loss curve of rank 0."""
+    leave_curve(lambda engine, place: trainer_of(place, Path(mocks), engine, steps=50), backend, folder, precision)
+
+
+@pytest.mark.mpi
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("backend", ["torch", pytest.param("horovod", marks=needs_horovod)])
+def test_fifty_steps_on_two_ranks(tmp_path, written, backend):
+    """Fourteen epochs of 72 mocks, in float64."""
+    alone = curve("train.test_folder", tmp_path / "one", "none", 1, "float64", str(written))
+    found = curve("train.test_folder", tmp_path / "two", backend, 2, "float64", str(written))
+    assert found == pytest.approx(alone, abs=1e-6)
