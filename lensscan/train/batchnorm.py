@@ -6,11 +6,13 @@ gives the statistics of the global batch also where the ranks' shares differ in 
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lensscan.nets.classic.pointregressor import PointNetwork
 from lensscan.train.distributed import Engine
 
 __all__ = ["RankedBatchNorm", "synchronise"]
@@ -82,13 +84,16 @@ class RankedBatchNorm(nn.BatchNorm2d):
 
 
 def synchronise(network: nn.Module, engine: Engine) -> None:
-    """Let every batch normalisation of a network take its statistics over all ranks; nothing changes on one rank.
+    """Let whatever a network remembers of its batches be that of all ranks' rows; nothing changes on one rank.
 
+    These are the statistics of batch normalisations, and the running width of a published regressor.
     Names of parameters and buffers stay, so that a checkpoint serves any number of ranks.
     """
     if engine.size == 1:
         return
     for parent in list(network.modules()):
+        if isinstance(parent, PointNetwork):
+            parent.pool = functools.partial(_averaged, engine=engine)
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.BatchNorm2d) and not isinstance(child, RankedBatchNorm):
                 setattr(parent, name, RankedBatchNorm.of(child, engine))

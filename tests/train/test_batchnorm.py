@@ -144,10 +144,24 @@ def test_a_network_with_batch_statistics_has_the_curve_of_one_rank(tmp_path, dou
     meeting = Meeting(2)
     trainers = [training(tmp_path, Thread(rank, meeting), steps=2, batch=13) for rank in range(2)]
     for found in on_threads(trainers, steps):
-        assert found == pytest.approx(wanted, abs=1e-6)
+        assert found == pytest.approx(wanted, abs=1e-9)
     for trainer in trainers:
         for name, value in alone.average.named_buffers():
-            torch.testing.assert_close(trainer.average.get_buffer(name), value, rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(trainer.average.get_buffer(name), value, rtol=1e-9, atol=1e-9)
+
+
+def test_the_running_width_of_a_regressor_is_that_of_all_lenses(tmp_path, double):
+    changes = {"network": {"kind": "holismokes-cnn"}, "steps": 2, "batch": 13}
+    changes["optimiser"] = MAPPING["optimiser"] | {"regression": 1.0}
+    alone = training(tmp_path, Serial(), **changes)
+    wanted = steps(alone)
+    meeting = Meeting(2)
+    trainers = [training(tmp_path, Thread(rank, meeting), **changes) for rank in range(2)]
+    for found in on_threads(trainers, steps):
+        assert found == pytest.approx(wanted, abs=1e-9)
+    assert (alone.network.square < 1).any()
+    for trainer in trainers:
+        torch.testing.assert_close(trainer.network.square, alone.network.square, rtol=1e-9, atol=1e-9)
 
 
 def curve_of_engine(backend: str, folder: str, precision: str) -> None:
