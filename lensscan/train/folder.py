@@ -1,7 +1,7 @@
 """Training mocks from a folder that ``lensscan simulate`` wrote: checked, hashed, read by the scan's own readers.
 
 Packs are mapped into memory and only the rows of a batch are touched, so that a set may be larger than memory; of
-every mock only label, latent truth and place are held (about 150 bytes).
+every mock only label, latent truth and place are held (about 100 bytes).
 """
 
 from __future__ import annotations
