@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensscan.evaluate.anchors import load_anchors
-from lensscan.evaluate.gradients import SEED
 from lensscan.evaluate.samples import draw_labelled
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
 from lensscan.metrics.detection import wilson
 from lensscan.metrics.ranking import Ranking
 from lensscan.mocks.recipes import Recipe
+from lensscan.mocks.seeds import DIFFICULTY, DIFFICULTY_NEW
 from lensscan.nets.baseline import BASELINES
 
 __all__ = [
@@ -38,7 +38,8 @@ __all__ = [
     "published",
 ]
 
-NEW_SEED = 223_606_798
+SEED = DIFFICULTY
+NEW_SEED = DIFFICULTY_NEW
 SMOOTH = 5
 BATCH = 256
 Floats = NDArray[np.float64]

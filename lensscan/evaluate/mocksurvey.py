@@ -29,6 +29,7 @@ from lensscan.evaluate.testsets import SealedSet
 from lensscan.files import replacing
 from lensscan.mocks.dataset import claim_folder, hash_files
 from lensscan.mocks.recipes import Recipe
+from lensscan.mocks.seeds import MOCK_SURVEY
 from lensscan.mocks.simulate import Mocks
 from lensscan.mpi import World
 from lensscan.nets.scorer import Scorer
@@ -36,7 +37,7 @@ from lensscan.schema import Status
 
 __all__ = ["SEED", "Block", "Objects", "Part", "SurveySettings", "run_survey", "stated_prevalence", "survey_set"]
 
-SEED = 244_948_974
+SEED = MOCK_SURVEY
 BLOCKS = (128, 2048)
 """Fewest and most objects of a block; between, a sixteenth of the survey."""
 FORMAT = 1

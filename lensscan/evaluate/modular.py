@@ -27,6 +27,7 @@ from lensscan.metrics.paired import McNemar, mcnemar
 from lensscan.metrics.selective import Misclassified, ambiguity
 from lensscan.mocks.batches import fill_batch
 from lensscan.mocks.recipes import Recipe
+from lensscan.mocks.seeds import REALISM
 from lensscan.mocks.simulate import Mocks, simulate
 from lensscan.nets.intermediate import Inspector, Intermediate
 from lensscan.nets.latent import PARAMETERS, from_latent
@@ -46,7 +47,7 @@ __all__ = [
     "verdict",
 ]
 
-SEED = 141_421_356
+SEED = REALISM
 REJECTED = (0.0, 0.05, 0.1, 0.2)
 """Shares of the most uncertain stamps that are rejected."""
 FEWEST_LENSES = 20

@@ -33,6 +33,7 @@ from lensscan.metrics.detection import wilson
 from lensscan.metrics.ranking import FEWEST_FALSE, Ranking
 from lensscan.mocks.realsky import real_sky
 from lensscan.mocks.recipes import Recipe
+from lensscan.mocks.seeds import REALISM
 from lensscan.nets.embedding import embed
 from lensscan.nets.model import Model
 from lensscan.survey.stamps import check_scale
@@ -69,7 +70,7 @@ class RealismSettings:
     recipe: Recipe
     model: Model | None = None
     n: int = 4000
-    seed: int = 141_421_356
+    seed: int = REALISM
     device: str = "cpu"
     batch: int = 64
     replicates: int = 1000

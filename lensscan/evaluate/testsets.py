@@ -6,11 +6,10 @@ seed of its own and no seal.  A path names a folder made by ``lensscan simulate`
 
 from __future__ import annotations
 
-import hashlib
 import importlib.resources
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,18 +20,18 @@ from numpy.typing import NDArray
 from lensscan.config import build, read_toml
 from lensscan.errors import ConfigError, VerificationError
 from lensscan.mocks.batches import fill_batch
+from lensscan.mocks.folder import hash_truth
 from lensscan.mocks.recipes import Recipe, load_recipe
+from lensscan.mocks.seeds import TESTSETS
 from lensscan.mocks.simulate import Mocks, draw_truth, simulate
 from lensscan.survey.stamps import Batch, Frame, allocate, check_scale
 
 __all__ = ["SEEDS", "SIZES", "SealedSet", "TestSet", "hash_truth", "open_testset", "seal", "truth_hash"]
 
 SIZES = {"smoke": 2_000, "medium": 10_000, "full": 100_000}
-SEEDS = {"smoke": 718_281_828, "medium": 141_421_356, "full": 314_159_265, "tune": 577_215_664}
+SEEDS = TESTSETS
 TUNE = 10_000
 CHUNK = 1024
-BITS = 17
-"""Bits of a number's mantissa that enter the hash: five digits, so that processors whose last bits differ agree."""
 Truth = dict[str, NDArray[Any]]
 
 
@@ -179,24 +178,6 @@ class SealedSet(TestSet):
                 f"test set {self.name}: its truth has the hash {found[:12]}, the seal says {self.sha256[:12]}: the "
                 f"simulator has changed; train, then seal again with lensscan evaluate --seal {self.recipe.name}"
             )
-
-
-def hash_truth(truth: Mapping[str, NDArray[Any]]) -> str:
-    """Return the SHA-256 of a truth table: name, type and values of every column, in alphabetical order.
-
-    Of numbers the sign, the exponent and `BITS` bits of the mantissa count; every NaN counts the same.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(truth):
-        column = np.asarray(truth[name])
-        digest.update(f"{name} {column.dtype.str} {column.shape}\n".encode())
-        if column.dtype.kind == "f":
-            blank = np.isnan(column)
-            mantissa, exponent = np.frexp(np.where(blank, 0.0, column.astype(np.float64)))
-            digest.update(np.rint(mantissa * 2.0**BITS).astype("<i4").tobytes())
-            column = np.where(blank, 9999, exponent).astype("<i4")
-        digest.update(np.ascontiguousarray(column).tobytes())
-    return digest.hexdigest()
 
 
 def truth_hash(recipe: Recipe, seed: int, n: int) -> str:

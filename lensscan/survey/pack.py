@@ -204,10 +204,17 @@ class _Opened:
 
 
 class PackReader(FillingReader):
-    """Reads packs; see `StampReader`."""
+    """Reads packs; see `StampReader`.
+
+    Attributes
+    ----------
+    open_packs : int
+        Packs kept open; who reads rows at random wants more than a scan, which goes through them in order.
+    """
 
     def __init__(self, survey: Survey, frame: Frame, resample: bool) -> None:
         super().__init__(survey, frame, resample)
+        self.open_packs = OPEN_PACKS
         self._open: OrderedDict[str, _Opened] = OrderedDict()
 
     def _runs(self, rows: Rows, start: int, stop: int) -> Iterator[tuple[int, int]]:
@@ -224,7 +231,7 @@ class PackReader(FillingReader):
         if opened is None:
             opened = _Opened(PackFile.open(path), self._survey, self._frame, self._resample)
         self._open[path] = opened
-        while len(self._open) > OPEN_PACKS:
+        while len(self._open) > self.open_packs:
             self._open.popitem(last=False)[1].pack.close()
         return opened
 

@@ -269,6 +269,19 @@ class Rows:
             status=self.status[piece].copy(),
         )
 
+    def take(self, chosen: NDArray[np.intp]) -> Rows:
+        """Return a copy of some rows, in the order given."""
+        return Rows(
+            id=self.id[chosen],
+            ra=self.ra[chosen],
+            dec=self.dec[chosen],
+            px=self.px[chosen],
+            py=self.py[chosen],
+            file=[self.file[row] for row in chosen.tolist()],
+            offset=self.offset[chosen],
+            status=self.status[chosen],
+        )
+
     @classmethod
     def of(cls, chunk: Chunk, located: Located, order: NDArray[np.intp] | None = None) -> Rows:
         """Join a catalog chunk and its places, permuted by `order` (default: storage order)."""

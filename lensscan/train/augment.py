@@ -57,9 +57,16 @@ class Sample:
 
     def rows(self, chosen: Tensor | slice) -> Sample:
         """Return some rows."""
+        return self._changed(lambda value: value[chosen])
+
+    def to(self, device: torch.device | str) -> Sample:
+        """Return the sample on a device."""
+        return self._changed(lambda value: value.to(device))
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> Sample:
         values: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
         for name, value in values.items():
-            values[name] = None if value is None else value[chosen]
+            values[name] = None if value is None else change(value)
         return Sample(**values)
 
 

@@ -17,6 +17,7 @@ from lensscan.metrics.detection import auroc, tpr_at_fpr
 from lensscan.nets.architecture import architecture, build_network
 from lensscan.nets.blocks import Network, Outcome
 from lensscan.train.augment import Sample, augment, network_inputs, step_seed
+from lensscan.train.batchnorm import synchronise
 from lensscan.train.checkpoint import load_checkpoint, save_checkpoint
 from lensscan.train.choices import make_optimiser, training_loss
 from lensscan.train.distributed import Engine
@@ -25,7 +26,7 @@ from lensscan.train.losses import classification_loss, posterior_loss
 from lensscan.train.members import load_members
 from lensscan.train.patience import Best
 from lensscan.train.settings import TrainSettings
-from lensscan.train.stream import MockStream, Source
+from lensscan.train.stream import Source, Stored, open_stream
 
 __all__ = ["VALIDATION_BATCH", "Trainer", "evaluate", "learning_rate"]
 
@@ -56,8 +57,8 @@ class Trainer:
     settings : TrainSettings
     n_bands, size, pixel_scale
         Of the recipe.
-    source : Source
-        Makes the training mocks.
+    source : Source or Stored
+        Makes the training mocks, or holds them.
     validation : callable
         Returns the validation mocks; called once, on rank 0.
     engine : Engine
@@ -72,7 +73,7 @@ class Trainer:
         n_bands: int,
         size: int,
         pixel_scale: float,
-        source: Source,
+        source: Source | Stored,
         validation: Callable[[], Sample],
         engine: Engine,
         folder: Path,
@@ -89,10 +90,11 @@ class Trainer:
         self.average.load_state_dict(self.network.state_dict())
         for network in (self.network, self.average):
             engine.broadcast([p.data for p in network.parameters()])
+        synchronise(self.network, engine)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parameters = list(self.network.parameters())
         self.optimiser = make_optimiser(settings.optimiser, self._groups())
-        self.stream = MockStream(source, settings.stream, settings.batch, settings.seed, engine.rank, engine.size)
+        self.stream = open_stream(source, settings.stream, settings.batch, settings.seed, engine.rank, engine.size)
         self.best = Best(settings.monitor, settings.patience)
         self.step = 0
         self.seconds = 0.0

@@ -19,11 +19,11 @@ from lensscan import __version__
 from lensscan.errors import ConfigError, ExitCode, ModelError, OutputError
 from lensscan.metrics.scalemixture import GAUSSIAN
 from lensscan.mocks.recipes import Recipe, load_recipe
+from lensscan.mocks.seeds import PURPOSES
 from lensscan.nets.architecture import architecture
 from lensscan.nets.classic.classifier import PublishedConfig, scaled
 from lensscan.nets.classic.combination import CombinationConfig
 from lensscan.nets.dihedral import N_VIEWS
-from lensscan.nets.heads import to_latent
 from lensscan.nets.latent import N_LATENT
 from lensscan.nets.model import Card, Model
 from lensscan.nets.modular import ModularConfig
@@ -31,20 +31,20 @@ from lensscan.nets.prior import LENSES, theta_prior
 from lensscan.train.augment import Sample
 from lensscan.train.distributed import Engine, start_engine
 from lensscan.train.finish import calibrate, evaluate, headline, score_mocks
+from lensscan.train.folder import open_folder, with_folder
 from lensscan.train.kept import Kept, Stopped
 from lensscan.train.loop import Trainer
 from lensscan.train.members import with_members
 from lensscan.train.modular import JOINT, Learned, ModularTrainer, learn_modules, stages_of, training_flops
 from lensscan.train.novelty import MOCKS, add_novelty
 from lensscan.train.settings import TrainSettings
-from lensscan.train.stream import simulate_sample
+from lensscan.train.stream import StoredStream, simulate_sample
 
 __all__ = ["SEEDS", "Mocks", "TrainRun", "label_of", "make_trainer", "mock_seed", "set_precision", "with_units"]
 
 log = logging.getLogger(__name__)
 
-SEEDS = {"training": 0, "validation": 1, "calibration": 2, "evaluation": 3, "novelty": 4}
-"""Offsets of the seeds: purpose p of a training with seed s uses mocks of seed ``10 s + SEEDS[p]``."""
+SEEDS = PURPOSES
 UNITS_SAMPLE = 2048
 NARROWEST = 1e-3
 """Least unit of a latent parameter: one that a recipe holds fixed has no spread."""
@@ -115,9 +115,9 @@ class TrainRun:
         return code
 
     def _prepare(self) -> Recipe:
-        """Return the recipe, with the settings as they count: those of a combination hold what its members are."""
+        """Return the recipe, with the settings as they count: they hold what members, and mocks on disk, are."""
         recipe = load_recipe(self.settings.recipe)
-        self.settings = with_members(self.settings, recipe)
+        self.settings = with_folder(with_members(self.settings, recipe), recipe)
         return recipe
 
     def _train(self, settings: TrainSettings, recipe: Recipe, engine: Engine) -> tuple[Trainer | None, ExitCode]:
@@ -235,7 +235,8 @@ class TrainRun:
                 },
             }
             | _stages(settings, recipe)
-            | _members(settings),
+            | _members(settings)
+            | _folder(settings),
         )
         self._write(Model(card, trainer.average.cpu().eval()), recipe)
 
@@ -273,8 +274,8 @@ class TrainRun:
 
     def _mocks_made(self, trainer: Trainer) -> int:
         stream, steps = trainer.settings.stream, trainer.settings.steps
-        if stream.epochs:
-            return stream.window * stream.chunk
+        if isinstance(trainer.stream, StoredStream) or stream.epochs:
+            return trainer.stream.order.total
         chunks = trainer.stream.newest(steps - 1) + 1
         return (min(chunks, stream.chunks) if stream.chunks else chunks) * stream.chunk
 
@@ -302,7 +303,7 @@ def make_trainer(
     mocks: Mocks = simulate_sample,
 ) -> Trainer:
     """Return the trainer of settings that have their units, on mocks made by `mocks`."""
-    settings = with_members(settings, recipe)
+    settings = with_folder(with_members(settings, recipe), recipe)
     if isinstance(settings.network, ModularConfig):
         return make_modular_trainer(JOINT, settings, recipe, engine, folder, device)
     return Trainer(settings, *_surroundings(settings, recipe, engine, folder, device, mocks))
@@ -323,11 +324,15 @@ def _surroundings(
     settings: TrainSettings, recipe: Recipe, engine: Engine, folder: Path, device: torch.device, mocks: Mocks
 ) -> tuple[Any, ...]:
     """Return what a trainer needs besides its settings."""
+
+    def simulated(start: int, n: int) -> Sample:
+        return mocks(recipe, mock_seed(settings, "training"), start, n, device)
+
     return (
         len(recipe.bands),
         recipe.size,
         recipe.pixel_scale,
-        lambda start, n: mocks(recipe, mock_seed(settings, "training"), start, n, device),
+        open_folder(settings, recipe, device) if settings.stream.folder else simulated,
         lambda: mocks(recipe, mock_seed(settings, "validation"), 0, settings.validation, device),
         engine,
         folder,
@@ -353,22 +358,19 @@ def with_units(settings: TrainSettings, recipe: Recipe) -> TrainSettings:
     ConfigError
         If there is a posterior head, but no lens among those mocks.
     """
-    from lensscan.mocks.simulate import simulate
-
     network = settings.network
     if isinstance(network, CombinationConfig):
         return settings
     if isinstance(network, PublishedConfig):
         if network.scaling == "noise" or network.mean:
             return settings
-        images = simulate(recipe, seed=10 * settings.seed, start=0, n=UNITS_SAMPLE).images
-        images = scaled(images, network.scaling).double()
+        images = scaled(_first_mocks(settings, recipe).images, network.scaling).double()
         mean, std = (tuple(value.tolist()) for value in (images.mean(dim=(0, 2, 3)), images.std(dim=(0, 2, 3))))
         return dataclasses.replace(settings, network=dataclasses.replace(network, mean=mean, std=std))
-    truth = simulate(recipe, seed=10 * settings.seed, start=0, n=UNITS_SAMPLE).truth
-    latent = to_latent(truth)[truth["is_lens"].bool()].double().numpy()
+    first = _first_mocks(settings, recipe)
+    latent = first.latent[first.is_lens].double().numpy()
     if not len(latent):
-        what = f"recipe {recipe.name}: no lens among its first {UNITS_SAMPLE} mocks, nothing to learn a posterior from"
+        what = f"recipe {recipe.name}: no lens among the first {UNITS_SAMPLE} mocks, nothing to learn a posterior from"
         raise ConfigError(f"{what}; raise its share of lenses or ease its label")
     centre, scale = latent.mean(axis=0), latent.std(axis=0)
     for low, high in ((1, 2), (3, 4), (5, 6)):
@@ -381,6 +383,22 @@ def with_units(settings: TrainSettings, recipe: Recipe) -> TrainSettings:
         latent_scale=tuple(float(f"{value:.3g}") for value in scale),
     )
     return dataclasses.replace(settings, network=network)
+
+
+def _first_mocks(settings: TrainSettings, recipe: Recipe) -> Sample:
+    """Return the first training mocks, simulated or from the folder."""
+    if not settings.stream.folder:
+        return simulate_sample(recipe, mock_seed(settings, "training"), 0, UNITS_SAMPLE)
+    mocks = open_folder(settings, recipe)
+    sample = mocks.take(torch.arange(min(UNITS_SAMPLE, mocks.n)))
+    mocks.close()
+    return sample
+
+
+def _folder(settings: TrainSettings) -> dict[str, Any]:
+    """Return what the card of a training from disk says besides: the folder, and the hash of what is in there."""
+    stream = settings.stream
+    return {"folder": {"path": stream.folder, "content": stream.content}} if stream.folder else {}
 
 
 def _stages(settings: TrainSettings, recipe: Recipe) -> dict[str, Any]:

@@ -41,6 +41,11 @@ class Stream:
     split : bool
         Row i of the batch draws from the i-th of `batch` equal parts of each chunk, so that a rank simulates its
         share of the mocks only.  Other draws than without, but the same for any number of ranks.
+    folder : str
+        A folder that ``lensscan simulate`` wrote with the training's recipe, read instead of simulating: every mock
+        once in each epoch, in an order of its own.  The settings above then mean nothing.
+    content : str
+        Hash of what is in the folder; found, never given (`lensscan.train.folder`).
     """
 
     chunk: int = 4096
@@ -49,6 +54,8 @@ class Stream:
     chunks: int = 0
     epochs: bool = late(False)
     split: bool = late(False)
+    folder: str = late("")
+    content: str = late("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +265,7 @@ class TrainSettings:
                 raise ConfigError(f"{where}: {key} must be positive, not {value}")
         if settings.stream.split and (settings.stream.epochs or settings.stream.chunk < settings.batch):
             raise ConfigError(f"{where}: stream.split needs chunks of at least batch mocks, and no epochs")
+        _check_folder(settings, where)
         if settings.patience < 0:
             raise ConfigError(f"{where}: patience must not be negative, not {settings.patience}; 0 turns it off")
         if settings.views not in (1, 8):
@@ -275,10 +283,12 @@ class TrainSettings:
 
     @property
     def digest(self) -> str:
-        """Hash of everything that can change a weight; of a combination's members what is in their files, not where."""
+        """Hash of everything that can change a weight; of members and mocks on disk what is in them, not where."""
         counted, network = self, self.network
+        if self.stream.content:
+            counted = dataclasses.replace(self, stream=dataclasses.replace(self.stream, folder=""))
         if isinstance(network, CombinationConfig) and network.hashes:
-            counted = dataclasses.replace(self, network=dataclasses.replace(network, members=()))
+            counted = dataclasses.replace(counted, network=dataclasses.replace(network, members=()))
         unchanging = ("name", "version", "notes", "checkpoint_seconds", "views", "finish", "tensorboard")
         return digest(counted, without=unchanging)
 
@@ -290,6 +300,15 @@ class TrainSettings:
     def with_seed(self, seed: int) -> TrainSettings:
         """Return the training of another seed, under a name of its own."""
         return dataclasses.replace(self, seed=seed, name=f"{self.name}-seed-{seed}")
+
+
+def _check_folder(settings: TrainSettings, where: str) -> None:
+    """Raise a `ConfigError` for a folder of mocks beside what says how mocks are simulated."""
+    stream = settings.stream
+    if stream.content:
+        raise ConfigError(f"{where}: stream.content is found in the folder; leave it out")
+    if stream.folder and (stream.split or stream.chunks):
+        raise ConfigError(f"{where}: stream.folder holds the mocks; leave out stream.split and stream.chunks")
 
 
 def _check_members(settings: TrainSettings, where: str) -> None:

@@ -1,11 +1,11 @@
-"""Mocks for training: simulated chunk by chunk in a thread beside the training, drawn from a sliding window."""
+"""Mocks for training, made or read in a thread beside it: a sliding window of simulated chunks, or a set on disk."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import fields
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -14,9 +14,10 @@ from lensscan.mocks.recipes import Recipe
 from lensscan.mocks.simulate import simulate
 from lensscan.nets.heads import to_latent
 from lensscan.train.augment import Sample, step_generator
+from lensscan.train.order import EpochOrder
 from lensscan.train.settings import Stream
 
-__all__ = ["MockStream", "Source", "simulate_sample"]
+__all__ = ["MockStream", "Share", "Source", "Stored", "StoredStream", "open_stream", "simulate_sample"]
 
 STORED_UNIT = 16.0
 """nJy per unit of the float16 pixels kept in memory: 1e6 nJy fits, and a sky of 8 nJy keeps 11 bits."""
@@ -30,6 +31,24 @@ class Source(Protocol):
 
     def __call__(self, start: int, n: int) -> Sample:
         """Return the mocks; a pure function."""
+
+
+@runtime_checkable
+class Stored(Protocol):
+    """Mocks that stand somewhere, such as on disk.
+
+    Attributes
+    ----------
+    n : int
+    """
+
+    n: int
+
+    def take(self, rows: torch.Tensor) -> Sample:
+        """Return some mocks, in the order given."""
+
+    def close(self) -> None:
+        """Close the files."""
 
 
 def simulate_sample(
@@ -68,7 +87,88 @@ def _scale(sample: Sample, change: Callable[[torch.Tensor], torch.Tensor]) -> No
             setattr(sample, name, change(value))
 
 
-class MockStream:
+class Share:
+    """Of every global batch the share of one rank.
+
+    Parameters
+    ----------
+    batch : int
+        Rows of the global batch.
+    rank, size : int
+        The share is the rows ``[rank * batch / size, ...)``.
+
+    Attributes
+    ----------
+    first, last : int
+        The rows.
+    weight : float
+        Their number over its mean over the ranks: means over the rows, times it, have the global batch's mean
+        as their mean over the ranks.  Exactly 1 where all have as many.
+
+    Raises
+    ------
+    ConfigError
+        If there are more ranks than rows.
+    """
+
+    def __init__(self, batch: int, rank: int, size: int) -> None:
+        if size > batch:
+            raise ConfigError(
+                f"batch = {batch} gives {size} ranks less than a stamp each; raise batch or start fewer ranks"
+            )
+        self.batch = batch
+        self.first = rank * batch // size
+        self.last = (rank + 1) * batch // size
+        self.weight = (self.last - self.first) * size / batch
+
+
+class StoredStream(Share):
+    """Batches of stored mocks as a pure function of the step: epochs, each in an order of its own.
+
+    The order knows neither ranks nor their number; a rank reads its own rows only, the next step's while this one's
+    are trained on.
+
+    Parameters
+    ----------
+    mocks : Stored
+    batch, rank, size
+        As of `Share`.
+    seed : int
+        Of the order.
+    """
+
+    def __init__(self, mocks: Stored, batch: int, seed: int, rank: int = 0, size: int = 1) -> None:
+        super().__init__(batch, rank, size)
+        self.mocks = mocks
+        self.order = EpochOrder(mocks.n, batch, seed)
+        self.ahead: dict[int, Future[Sample]] = {}
+        self.pool = ThreadPoolExecutor(1, "mocks", initializer=torch.set_num_threads, initargs=(1,))
+
+    def close(self) -> None:
+        """Stop the reading thread after the batch in hand."""
+        self.pool.shutdown(wait=True, cancel_futures=True)
+        self.mocks.close()
+
+    def __call__(self, step: int) -> Sample:
+        """Return this rank's rows of the batch of one step."""
+        found = self.ahead.pop(step, None) or self._read(step)
+        self.ahead = {step + 1: self._read(step + 1)}
+        return found.result()
+
+    def _read(self, step: int) -> Future[Sample]:
+        return self.pool.submit(self.mocks.take, self.order(step)[self.first : self.last])
+
+
+def open_stream(
+    source: Source | Stored, settings: Stream, batch: int, seed: int, rank: int = 0, size: int = 1
+) -> MockStream | StoredStream:
+    """Return the stream of mocks that a source makes, or that stand somewhere."""
+    if isinstance(source, Stored):
+        return StoredStream(source, batch, seed, rank, size)
+    return MockStream(source, settings, batch, seed, rank, size)
+
+
+class MockStream(Share):
     """Batches of mocks as a pure function of the step.
 
     At step s the newest chunk is number ``floor(s batch / (reuse chunk))``; the batch is drawn, with
@@ -81,37 +181,18 @@ class MockStream:
     ----------
     source : Source
     settings : Stream
-    batch : int
-        Rows of the global batch.
+    batch, rank, size
+        As of `Share`.
     seed : int
         Of the draws.
-    rank, size : int
-        This rank's share of the batch is the rows ``[rank * batch / size, ...)``.
-
-    Attributes
-    ----------
-    weight : float
-        This rank's rows over their mean over the ranks: means over the rows, times it, have the global batch's mean
-        as their mean over the ranks.  Exactly 1 where all have as many.
-
-    Raises
-    ------
-    ConfigError
-        If there are more ranks than rows.
     """
 
     def __init__(self, source: Source, settings: Stream, batch: int, seed: int, rank: int = 0, size: int = 1) -> None:
-        if size > batch:
-            raise ConfigError(
-                f"batch = {batch} gives {size} ranks less than a stamp each; raise batch or start fewer ranks"
-            )
+        super().__init__(batch, rank, size)
         self.source = source
         self.settings = settings
-        self.batch = batch
         self.seed = seed
-        self.first = rank * batch // size
-        self.last = (rank + 1) * batch // size
-        self.weight = (self.last - self.first) * size / batch
+        self.order = EpochOrder(settings.window * settings.chunk, batch, seed)
         self.fresh = settings.window == 1 and settings.reuse == 1.0
         self.low = settings.chunk * self.first // batch if settings.split else 0
         self.high = settings.chunk * self.last // batch if settings.split else settings.chunk
@@ -127,7 +208,7 @@ class MockStream:
         """Return this rank's rows of the batch of one step."""
         if self.fresh:
             sample = self._wait(step)
-            self._prefetch([step + 1], keep=step)
+            self._prefetch(step + 1)
             return sample
         newest = self.settings.window - 1 if self.settings.epochs else self.newest(step)
         wanted = list(range(max(0, newest - self.settings.window + 1), newest + 1))
@@ -137,9 +218,9 @@ class MockStream:
         for number in [n for n in self.chunks if n < wanted[0]]:
             del self.chunks[number]
         if self.settings.epochs:
-            draw = self._in_turn(step)
+            draw = self.order(step)
         else:
-            self._prefetch([newest + 1], keep=wanted[0])
+            self._prefetch(newest + 1)
             draw = self._at_random(step, len(wanted))
         return self._draw(draw[self.first : self.last], wanted)
 
@@ -152,17 +233,6 @@ class MockStream:
         edges = torch.arange(self.batch + 1) * chunk // self.batch
         within = edges[:-1] + draw % chunk % edges.diff()
         return draw // chunk * chunk + within - self.low
-
-    def _in_turn(self, step: int) -> torch.Tensor:
-        """Return the rows of the fixed set that one step draws: every epoch is a permutation of its own.
-
-        A batch may begin in one epoch and end in the next.
-        """
-        total = self.settings.window * self.settings.chunk
-        places = torch.arange(step * self.batch, (step + 1) * self.batch)
-        epochs = range(int(places[0]) // total, int(places[-1]) // total + 1)
-        orders = [torch.randperm(total, generator=step_generator(self.seed, epoch, 4)) for epoch in epochs]
-        return torch.cat(orders)[places - epochs[0] * total]
 
     def newest(self, step: int) -> int:
         """Return the number of the newest chunk at a step."""
@@ -194,7 +264,6 @@ class MockStream:
             self.ahead[number] = self.pool.submit(self._make, number)
         return self.ahead.pop(number).result()
 
-    def _prefetch(self, numbers: list[int], keep: int) -> None:
-        for number in numbers:
-            if number not in self.ahead and number not in self.chunks:
-                self.ahead[number] = self.pool.submit(self._make, number)
+    def _prefetch(self, number: int) -> None:
+        if number not in self.ahead and number not in self.chunks:
+            self.ahead[number] = self.pool.submit(self._make, number)

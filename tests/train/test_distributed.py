@@ -6,21 +6,15 @@ import os
 import subprocess
 import sys
 import types
-from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import torch
+from curves import needs_horovod
 from launch import environment, mpiexec
 
 from lensscan.errors import ConfigError
 from lensscan.train import distributed
 from lensscan.train.distributed import Serial, choose, default_port, start_engine
-
-TESTS = Path(__file__).resolve().parents[1]
-needs_horovod = pytest.mark.skipif(
-    find_spec("horovod") is None, reason="Horovod is not built; run jobs/build-horovod.sh"
-)
 
 
 @pytest.fixture
@@ -127,28 +121,3 @@ def test_two_ranks(backend):
     done = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.split()) == ["0", "1", "ok", "ok"]
-
-
-CURVE = """
-import sys, torch
-sys.path.insert(0, sys.argv[1])
-torch.set_num_threads(1)
-from train.test_loop import curve_of_engine
-curve_of_engine(sys.argv[2], sys.argv[3])
-"""
-
-
-@pytest.mark.mpi
-@pytest.mark.slow
-@needs_horovod
-def test_horovod_gives_the_serial_curve(tmp_path):
-    curves = []
-    for backend, launcher in (("none", []), ("horovod", [mpiexec(), "-n", "2"])):
-        folder = tmp_path / backend
-        folder.mkdir()
-        line = [*launcher, sys.executable, "-c", CURVE, str(TESTS), backend, str(folder)]
-        path = {"PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"}
-        done = subprocess.run(line, env=environment(**path), capture_output=True, text=True, timeout=100, check=False)
-        assert done.returncode == 0, done.stderr
-        curves.append(torch.load(folder / "losses-0.pt"))
-    assert curves[1] == pytest.approx(curves[0], abs=1e-6)

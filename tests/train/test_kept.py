@@ -13,6 +13,7 @@ from lensscan.nets.architecture import architecture, build_network
 from lensscan.nets.model import Card, Model
 from lensscan.train import finish as finish_module
 from lensscan.train import run as run_module
+from lensscan.train.augment import Sample
 from lensscan.train.kept import Kept, Stopped, fingerprint
 from lensscan.train.run import TrainRun, with_units
 from lensscan.train.settings import TrainSettings
@@ -123,15 +124,10 @@ def test_units_of_what_a_recipe_holds_fixed(monkeypatch, lenses):
     """Round, centred lenses have no spread: their unit is small, not zero; without lenses there is none at all."""
     rng = np.random.default_rng(1)
     n = 100
-    truth = {name: torch.zeros(n) for name in ("e1", "e2", "x", "y")}
-    truth |= {name: torch.from_numpy(rng.normal(0, 0.2, n)).float() for name in ("sx", "sy")}
-    truth |= {"theta_E": torch.full((n,), 1.2), "is_lens": torch.arange(n) < lenses}
-
-    class Made:
-        def __init__(self, *_, **__):
-            self.truth = truth
-
-    monkeypatch.setattr("lensscan.mocks.simulate.simulate", Made)
+    latent, is_lens = torch.zeros(n, 7), torch.arange(n) < lenses
+    latent[:, 5:] = torch.from_numpy(rng.normal(0, 0.2, (n, 2))).float()
+    none = torch.zeros(n, 0)
+    monkeypatch.setattr(run_module, "simulate_sample", lambda *_: Sample(none, none, none, is_lens, latent))
     settings = TrainSettings.from_mapping({"name": "x", "recipe": "des-griz", "steps": 1, "network": SMALL}, "here")
     if not lenses:
         with pytest.raises(ConfigError, match="no lens"):

@@ -8,10 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from curves import needs_horovod
 from launch import Finished, run
 
 from lensscan.errors import ExitCode
 from lensscan.evaluate.trainings import require_trainings
+from lensscan.mocks.dataset import Dataset
+from lensscan.mocks.recipes import load_recipe
+from lensscan.mocks.seeds import TESTSETS
 from lensscan.nets.model import Model
 
 SMALL = """
@@ -205,12 +210,78 @@ def test_several_ranks_train_one_seed_a_call(tmp_path):
     assert Model.load(str(tmp_path / "small-seed-2.safetensors")).card.training["ranks"] == 2
 
 
+BOTH = pytest.mark.parametrize("backend", ["torch", pytest.param("horovod", marks=needs_horovod)])
+
+
 @pytest.mark.slow
 @pytest.mark.mpi
-def test_two_ranks(tmp_path):
-    done = train(tmp_path, "--backend", "torch", "--set", "steps=3", ranks=2)
+@BOTH
+def test_two_ranks(tmp_path, backend):
+    done = train(tmp_path, "--backend", backend, "--set", "steps=3", ranks=2)
     assert done.code == 0, done
-    assert Model.load(str(tmp_path / "small.safetensors")).card.training["ranks"] == 2
+    training = Model.load(str(tmp_path / "small.safetensors")).card.training
+    assert (training["ranks"], training["backend"]) == (2, backend)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signal", ["SIGTERM", "SIGUSR1"])
+def test_a_signal_leaves_a_checkpoint_and_the_code_for_another_run(tmp_path, signal):
+    """The process sends it to itself while it trains, after its second checkpoint."""
+    fault = f"point=checkpoint:renamed,do={signal},hit=2"
+    done = train(tmp_path, "--set", "checkpoint_seconds=0", fault=fault)
+    assert done.code == ExitCode.INCOMPLETE, done
+    assert "checkpoint written; run the same command again" in done.err
+    assert not (tmp_path / "small.safetensors").exists()
+    state = torch.load(tmp_path / "small.safetensors.run" / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 3, "the step under way is done, then no other"
+
+
+def stored(folder: Path) -> list[str]:
+    """Write mocks, two epochs of which are a training of six steps, and return the options that train on them."""
+    if not (folder / "mocks").exists():
+        Dataset(load_recipe("des-griz"), 10, 48, folder / "mocks").write()
+    return ["--set", f"stream.folder={json.dumps(str(folder / 'mocks'))}", "--set", "checkpoint_seconds=0"]
+
+
+@pytest.mark.slow
+@pytest.mark.mpi
+@BOTH
+@pytest.mark.timeout(400)
+def test_a_training_from_disk_that_was_killed_goes_on_with_fewer_ranks(tmp_path, backend):
+    options = stored(tmp_path)
+    killed = train(
+        tmp_path, *options, "--backend", backend, ranks=2, fault="point=checkpoint:renamed,do=SIGKILL,rank=0,hit=3"
+    )
+    assert killed.code != 0, killed
+    run_folder = tmp_path / "small.safetensors.run"
+    assert torch.load(run_folder / "checkpoint.pt", weights_only=True)["step"] == 3
+    refused = train(tmp_path, *options, "--set", f"stream.folder={json.dumps(str(other_mocks(tmp_path)))}")
+    assert refused.code == ExitCode.ERROR
+    assert "belongs to other settings" in refused.err
+    assert refused.err.strip().count("\n") == 0
+    done = train(tmp_path, *options)
+    assert done.code == 0, done
+    whole = train(tmp_path, *options, "-o", str(tmp_path / "whole.safetensors"))
+    assert whole.code == 0, whole
+    first, second = (Model.load(str(tmp_path / name)) for name in ("small.safetensors", "whole.safetensors"))
+    for key, value in first.module.state_dict().items():
+        torch.testing.assert_close(second.module.state_dict()[key], value, rtol=0, atol=1e-4, msg=key)
+    assert first.card.training["mocks"] == 48
+    assert first.card.training["folder"]["path"] == str(tmp_path / "mocks")
+
+
+def other_mocks(folder: Path) -> Path:
+    Dataset(load_recipe("des-griz"), 30, 48, folder / "other").write()
+    return folder / "other"
+
+
+@pytest.mark.slow
+def test_mocks_of_a_sealed_set_are_refused_in_a_line(tmp_path):
+    Dataset(load_recipe("des-griz"), TESTSETS["smoke"], 2, tmp_path / "mocks").write()
+    done = train(tmp_path, *stored(tmp_path))
+    assert done.code == ExitCode.USAGE, done
+    assert "kept for the sealed test set smoke" in done.err
+    assert done.err.strip().count("\n") == 0
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from lensscan.errors import ModelError
 from lensscan.nets.blocks import Network, Outcome
 from lensscan.nets.classic.registry import CLASSIFIERS
 
-__all__ = ["Classifier", "Published", "PublishedConfig", "scaled"]
+__all__ = ["Classifier", "Published", "PublishedConfig", "at_least_float32", "scaled"]
 
 SOFTENING = 3.0  # standard deviations of the sky below which a picture is linear
 
@@ -52,6 +52,11 @@ def scaled(images: Tensor, scaling: str) -> Tensor:
     low, high = stretched.amin(dim=(2, 3), keepdim=True), stretched.amax(dim=(2, 3), keepdim=True)
     span = torch.where(high > low, high - low, torch.ones_like(high))
     return ((stretched - low) * (255.0 / span)).round() / 255.0
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Return values in float32, or as they are where they have more."""
+    return values if values.dtype == torch.float64 else values.float()
 
 
 class Published(Network):
@@ -98,6 +103,6 @@ class Classifier(Published):
 
     def forward(self, images: Tensor, scalars: Tensor) -> Outcome:
         """Map images (n, C, S, S) to logit (n,), without a posterior."""
-        scores = self.body(self.shown(images)).float()
+        scores = at_least_float32(self.body(self.shown(images)))
         logit = scores[:, 1] - scores[:, 0] if self.body.n_outputs == 2 else scores[:, 0]
         return Outcome.unregressed(logit)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from lensscan.nets.blocks import Network, Outcome
-from lensscan.nets.classic.classifier import Published, PublishedConfig
+from lensscan.nets.classic.classifier import Published, PublishedConfig, at_least_float32
 from lensscan.nets.classic.parameters import N_PARAMETERS, Convention, latent_of, parameters_of
 from lensscan.nets.classic.registry import REGRESSORS
 from lensscan.nets.latent import N_LATENT
@@ -34,10 +35,13 @@ class PointNetwork(Network):
     ----------
     convention : str
         See `lensscan.nets.classic.parameters`.
+    pool : callable, or None
+        Gives the mean of a tensor over the ranks of a training, where there are several.
     """
 
     scores = False
     convention: Convention
+    pool: Callable[[Tensor], Tensor] | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,10 +81,12 @@ class PointNetwork(Network):
     @torch.no_grad()
     def _watch(self, error: Tensor, is_lens: Tensor) -> None:
         """Let the errors (n, 7), 0 for non-lenses, enter the running mean squares."""
-        mean = error.square().sum(dim=0) / is_lens.sum().clamp(min=1)
-        group = torch.tensor(GROUP, device=error.device)
+        sums = torch.cat([error.square().sum(dim=0), is_lens.sum()[None].to(error.dtype)])
+        sums = sums if self.pool is None else self.pool(sums)
+        seen, group = sums[-1] > 0, torch.tensor(GROUP, device=error.device)
+        mean = (sums[:-1] / torch.where(seen, sums[-1], 1.0)).to(self.square.dtype)
         joined = torch.zeros_like(self.square).index_add_(0, group, mean) / torch.bincount(group)
-        self.square.lerp_(torch.where(is_lens.any(), joined, self.square), MEMORY)
+        self.square.lerp_(torch.where(seen, joined, self.square), MEMORY)
 
 
 class PointRegressor(Published, PointNetwork):
@@ -95,9 +101,8 @@ class PointRegressor(Published, PointNetwork):
         self.convention = self.body.convention
 
     def outputs(self, images: Tensor) -> Tensor:
-        """Return what the body gives of images (n, C, S, S), (n, n_outputs), in float32."""
-        outputs: Tensor = self.body(self.shown(images)).float()
-        return outputs
+        """Return what the body gives of images (n, C, S, S), (n, n_outputs), in float32 or better."""
+        return at_least_float32(self.body(self.shown(images)))
 
     def row_loss(self, outputs: Tensor, truth: Tensor) -> Tensor:
         """Return the loss of the body's paper (n,) of outputs (n, n_outputs) against the truth (n, 5)."""

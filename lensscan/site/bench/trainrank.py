@@ -171,9 +171,9 @@ def shorten(settings: TrainSettings, device: str) -> tuple[TrainSettings, int]:
 
     On a CPU the chunks are made smaller, so that a new one is due every `PERIOD` steps.  A GPU needs the large
     ones to be fast, and does the steps of a whole chunk in little time.  Fixed sets (``epochs``) become streams:
-    their mocks are made once and cost nothing after.
+    their mocks are made once and cost nothing after; so do folders.
     """
-    stream = dataclasses.replace(settings.stream, epochs=False, chunks=0)
+    stream = dataclasses.replace(settings.stream, epochs=False, chunks=0, folder="", content="")
     if stream.window == 1 and stream.reuse == 1.0:
         return dataclasses.replace(settings, stream=stream), PERIOD
     if device == "cpu":

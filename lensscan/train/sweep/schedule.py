@@ -26,7 +26,7 @@ class Leg:
     reason : str
         If failed.
     seconds : float
-        Of training, from the trial's beginning.
+        That whoever ended this leg spent on it; what a process that died on the way spent is not known.
     """
 
     trial: int

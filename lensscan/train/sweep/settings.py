@@ -85,8 +85,8 @@ class Sweep:
         if EPOCHS in parameters:
             if "steps" in parameters:
                 raise ConfigError(f"{where}: parameters: epochs and steps both say how long; take one out")
-            if not base.stream.epochs:
-                raise ConfigError(f"{where}: parameters: epochs needs a training with stream.epochs = true")
+            if not base.stream.epochs or base.stream.folder:
+                raise ConfigError(f"{where}: parameters: epochs needs a training with stream.epochs = true, no folder")
         for key, parameter in parameters.items():
             for value in parameter.extremes:
                 self.training_of({key: value}, f"{where}: parameters: {key} = {value}")
