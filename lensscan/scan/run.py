@@ -231,7 +231,9 @@ def _merge(planner: Planner, plan: Plan, root: Root, settings: ScanSettings, arg
     faults.reach("merge:before")
     provenance = collect(planner, plan, settings, root.world, argv, root.log_path)
     settings_of_merge = MergeSettings(**merge_settings(planner, settings))
-    report = merge(plan, settings.run_dir, Path(settings.output), settings_of_merge, planner.cards, provenance)
+    report = merge(
+        plan, settings.run_dir, Path(settings.output), settings_of_merge, planner.cards, provenance, planner.regressor
+    )
     shards.fsync_folder(Path(settings.output).absolute().parent)
     return report
 
