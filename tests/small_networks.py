@@ -9,7 +9,7 @@ from tiny_survey import SIZE
 
 from lensscan.nets.model import Card, Model, build_network
 
-RESNET = {"kind": "resnet", "widths": [8, 12], "depths": [0, 1], "hidden": 16, "squeeze": 4}
+RESNET = {"kind": "resnet", "widths": [8, 12], "depths": [0, 1], "hidden": 16, "squeeze": 16}
 POINTS = {"kind": "holismokes-cnn"}
 MEASURED = {"detection": "none: it only regresses", "parameters": {"theta_E": {"rms": 0.1}}}
 

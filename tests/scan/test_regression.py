@@ -17,7 +17,7 @@ from lensscan.nets import posterior
 from lensscan.nets.model import Model
 from lensscan.schema import PARAMETERS, Flag
 
-BATCH = 16
+BATCH = 4
 POSTERIOR = (*PARAMETERS, *(f"{name}_err" for name in PARAMETERS), "theta_E_q025", "theta_E_q16", "theta_E_q84")
 
 
@@ -25,13 +25,13 @@ POSTERIOR = (*PARAMETERS, *(f"{name}_err" for name in PARAMETERS), "theta_E_q025
 def quick_summaries():
     """Summaries are made in blocks of a constant size, for millions of rows; ours are few."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(posterior, "BLOCK", 512)
+        patch.setattr(posterior, "BLOCK", 128)
         yield
 
 
 @pytest.fixture(scope="module")
 def survey(tmp_path_factory):
-    return make_survey(tmp_path_factory.mktemp("survey"))
+    return make_survey(tmp_path_factory.mktemp("survey"), n=140)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def models(tmp_path_factory):
 
 def scan(survey, models, out, regressor=None, *more):
     """Scan with the classifier; return the exit code."""
-    args = survey.args(out, "--set", f"batch={BATCH}", *more)
+    args = survey.args(out, "--set", f"batch={BATCH}", "--set", "threads=1", *more)
     args[args.index("--model") + 1] = str(models / "judge.safetensors")
     return main([*args, *(["--regressor", str(models / f"{regressor}.safetensors")] if regressor else [])])
 
@@ -84,7 +84,7 @@ def test_rows_above_have_the_regressors_posterior(survey, models, plain, tmp_pat
     assert scan(survey, models, out, regressor) == ExitCode.OK
     found = columns(out)
     rows = above(found, 0)
-    assert 30 < rows.sum() < len(rows) - 30
+    assert 20 < rows.sum() < len(rows) - 20
     model = Model.load(models / f"{regressor}.safetensors")
     images = stamps_of(survey, found["id"])[:, [("g", "i").index(band) for band in model.card.bands]]
     assert_posterior_is(found, model.score(images, batch=BATCH), rows)
@@ -116,7 +116,7 @@ def test_eight_views_are_the_regressors_too(survey, models, tmp_path):
 def test_the_batch_of_the_regressor_does_not_matter(survey, models, tmp_path):
     """Other batches, other blocks, other neighbours in the regressor's batches: the same bits."""
     found = []
-    for batch in (16, 64):
+    for batch in (4, 64):
         out = tmp_path / f"{batch}.h5"
         assert scan(survey, models, out, "alike", "--set", f"batch={batch}") == ExitCode.OK
         found.append(columns(out))
