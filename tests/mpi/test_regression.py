@@ -9,10 +9,15 @@ import numpy as np
 import pytest
 from launch import run
 from small_networks import save_network
-from tiny_survey import assert_ledger_is_valid, content_hash
+from tiny_survey import assert_ledger_is_valid, content_hash, make_survey
 
 pytestmark = pytest.mark.mpi
 BATCH = 4
+
+
+@pytest.fixture(scope="module")
+def survey(tmp_path_factory):
+    return make_survey(tmp_path_factory.mktemp("survey"), n=140)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +50,7 @@ def test_the_hash_does_not_depend_on_the_ranks(survey, options, regressed, tmp_p
     assert content_hash(out) == regressed
 
 
-@pytest.mark.parametrize("hit", [pytest.param(1, marks=pytest.mark.slow), 12])
+@pytest.mark.parametrize("hit", [pytest.param(1, marks=pytest.mark.slow), 11])
 def test_a_kill_before_a_batch_of_the_regressor(survey, options, regressed, tmp_path, hit):
     out = tmp_path / "out.h5"
     result = run(survey.args(out, *options), fault=f"point=regress:batch,do=SIGKILL,hit={hit}")
@@ -62,7 +67,7 @@ def test_two_deaths_on_the_regressor_are_looked_into(survey, options, regressed,
     """The search for a stamp that kills takes the regressor along; none is found here."""
     out = tmp_path / "out.h5"
     for _ in range(2):
-        result = run(survey.args(out, *options), fault="point=regress:batch,do=SIGKILL,hit=12")
+        result = run(survey.args(out, *options), fault="point=regress:batch,do=SIGKILL,hit=11")
         assert result.code == -signal.SIGKILL, result
     result = run(survey.args(out, *options))
     assert result.code == 0, result
@@ -71,7 +76,7 @@ def test_two_deaths_on_the_regressor_are_looked_into(survey, options, regressed,
 
 def test_an_exception_in_the_regressor_costs_an_attempt_of_the_block(survey, options, regressed, tmp_path):
     out = tmp_path / "out.h5"
-    result = run(survey.args(out, *options), fault="point=regress:batch,do=raise,hit=9")
+    result = run(survey.args(out, *options), fault="point=regress:batch,do=raise,hit=5")
     assert result.code == 0, result
     assert "injected fault" in result.err
     assert content_hash(out) == regressed
