@@ -39,6 +39,7 @@ __all__ = ["Engine", "Worker"]
 
 log = logging.getLogger(__name__)
 CAPACITY = 2
+LEAVE_SECONDS = 5.0
 PER_ROW = ("status", "flags", "present", "fwhm", "wcs")
 
 
@@ -153,6 +154,11 @@ class Worker(threading.Thread):
             writer.shutdown(wait=True)
             engine.ring.close()
         self._say(Kind.BYE, rows=peak_memory())
+
+    def hangs(self) -> bool:
+        """Return whether the thread still runs although nothing is asked of it any more: something it reads hangs."""
+        self.join(LEAVE_SECONDS)
+        return self.is_alive()
 
     def _give_up(self, error: Exception) -> None:
         """Tell root that this worker cannot go on: a user's error ends the run, any other only this worker."""

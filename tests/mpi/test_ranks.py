@@ -20,7 +20,7 @@ NAPS = "point=worker:block,do=nap,hit=0;"
 
 
 def together(ranks):
-    """Return faults that let no rank go on from its first block before every rank has one, and each block take a while."""
+    """Return faults: no rank goes on from its first block before every rank has one, and each block takes a while."""
     return f"point=worker:block,do=meet,ranks={ranks};{NAPS}"
 
 
@@ -156,6 +156,47 @@ def test_a_worker_killed_under_ulfm_costs_nothing(survey, reference, tmp_path):
     result = run(survey.args(out), 3, ulfm=True, fault=together(3) + "point=shard:before_rename,do=SIGKILL,rank=2")
     assert result.code == 0, result
     assert "rank 2 died" in result.err
+    assert content_hash(out) == reference
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_worker_that_reads_for_ever_is_left_behind(survey, reference, tmp_path):
+    """A dead file server: the blocks go to others, and every process leaves, the hanging one too."""
+    out = tmp_path / "out.h5"
+    fault = together(3) + "point=read:batch,do=hang,rank=2"
+    result = run(survey.args(out, "--set", "stall_seconds=5"), 3, fault=fault, timeout=380)
+    assert result.code == 0, result
+    assert "rank 2 finished no row for 5 s" in result.err
+    assert "ranks [2] do not answer; leaving without them" in result.err
+    assert content_hash(out) == reference
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_frozen_worker_is_left_behind_and_the_output_is_complete(survey, reference, tmp_path):
+    """The launcher sees ranks that never reach MPI's end: its exit code is not that of the scan."""
+    out = tmp_path / "out.h5"
+    fault = together(3) + "point=worker:block,do=SIGSTOP,rank=2"
+    result = run(survey.args(out, "--set", "stall_seconds=5"), 3, fault=fault, timeout=380)
+    assert result.code != 0, result
+    assert "ranks [2] do not answer; leaving without them" in result.err
+    assert content_hash(out) == reference
+    again = run(survey.args(out))
+    assert again.code == 0, again
+    assert "nothing to do" in again.err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_single_process_that_reads_for_ever_heeds_a_stop(survey, reference, tmp_path):
+    out = tmp_path / "out.h5"
+    process = start(survey.args(out), fault="point=read:batch,do=hang,hit=40")
+    wait_for(lambda: len(list((tmp_path / "out.h5.run").rglob("B*.h5"))) > 0)
+    process.send_signal(signal.SIGTERM)
+    result = finish(process, 200)
+    assert result.code == ExitCode.INCOMPLETE, result
+    assert run(survey.args(out)).code == 0
     assert content_hash(out) == reference
 
 
