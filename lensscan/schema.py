@@ -64,6 +64,7 @@ class Flag(enum.IntFlag):
     MISSING_BAND = 1 << 9
     RESAMPLED = 1 << 10
     STALE_WCS = 1 << 11
+    NO_POSTERIOR = 1 << 12
 
 
 STATUS_TEXT: dict[Status, str] = {
@@ -100,6 +101,7 @@ FLAG_TEXT: dict[Flag, str] = {
     Flag.MISSING_BAND: "a band is missing",
     Flag.RESAMPLED: "resampled to the model's pixel scale",
     Flag.STALE_WCS: "a WCS that was not used, because it does not describe the stamp",
+    Flag.NO_POSTERIOR: "above regress_above, but the regressor gave nothing finite, or its bands are missing",
 }
 
 

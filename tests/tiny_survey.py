@@ -59,17 +59,17 @@ def write_stamp(path: Path, images: dict[str, np.ndarray]) -> None:
             fits.write(image.astype("f4"), extname=band.upper(), header={"MAGZERO": 30.0})
 
 
-def make_survey(folder: Path, seed: int = 5) -> Survey:
-    """Write the survey; two thirds of the rows pass the cut."""
+def make_survey(folder: Path, seed: int = 5, n: int = N) -> Survey:
+    """Write the survey of n rows; two thirds of them pass the cut."""
     from lensscan.nets.model import make_trivial
 
     rng = np.random.default_rng(seed)
     (folder / "stamps").mkdir()
-    ids = rng.permutation(N) + 2**53 + 1
-    g = rng.uniform(20, 22, N)
+    ids = rng.permutation(n) + 2**53 + 1
+    g = rng.uniform(20, 22, n)
     table = {
-        "id": ids, "ra": rng.uniform(0, 1, N), "dec": rng.uniform(-1, 1, N),
-        "mag_g": g, "mag_i": g - rng.choice([0.2, 1.0, 2.0], N),
+        "id": ids, "ra": rng.uniform(0, 1, n), "dec": rng.uniform(-1, 1, n),
+        "mag_g": g, "mag_i": g - rng.choice([0.2, 1.0, 2.0], n),
     }  # fmt: skip
     fitsio.write(str(folder / "catalog.fits"), table)
     for name in ids:

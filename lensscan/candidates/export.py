@@ -96,8 +96,9 @@ def _training_prior(path: str | Path) -> ThetaPrior:
     from lensscan.nets.prior import card_prior
 
     provenance = read_provenance(path)
-    names = provenance.get("config", {}).get("model") or []
-    hashes = [model["sha256"] for model in provenance.get("models", [])]
+    config, regressor = provenance.get("config", {}), provenance.get("regressor")
+    names = [config["regressor"]] if regressor else config.get("model") or []
+    hashes = [model["sha256"] for model in ([regressor] if regressor else provenance.get("models", []))]
     if not names or len(names) != len(hashes):
         raise OutputError(f"{path} does not say which model files it was made with: the posteriors' prior is not known")
     priors = []

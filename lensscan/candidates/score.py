@@ -23,6 +23,7 @@ __all__ = [
     "MIN_SURVEY_ROWS",
     "Combination",
     "combine_cards",
+    "theta_E_range",
     "unique_names",
 ]
 
@@ -162,10 +163,16 @@ def combine_cards(cards: Sequence[Card], prevalence: float | None, ensemble: Ens
     if not calibration.sound:
         raise ModelError(f"{calibration} is unknown or not strictly increasing; fit it again")
     combination = Combination(names, calibration, prevalence, notes=tuple(notes))
-    if all(card.theta_E_prior.training for card in cards):
-        priors = [card.theta_E_prior for card in cards]
-        combination.theta_E = max(prior.low for prior in priors), min(prior.high for prior in priors)
+    combination.theta_E = theta_E_range(cards)
     if len(histogram.edges) > 1:
         combination.edges = np.asarray(histogram.edges, dtype=np.float64)
         combination.density = np.asarray(histogram.density, dtype=np.float64)
     return combination
+
+
+def theta_E_range(cards: Sequence[Card]) -> tuple[float, float] | None:
+    """Return the range of theta_E (arcsec) in which every network was trained; None if a card does not say."""
+    priors = [card.theta_E_prior for card in cards]
+    if not all(prior.training for prior in priors):
+        return None
+    return max(prior.low for prior in priors), min(prior.high for prior in priors)

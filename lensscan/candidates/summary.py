@@ -169,7 +169,7 @@ def _expected(leaders: QTable) -> list[str]:
 
 def _provenance(header: Header, p: dict[str, Any]) -> list[str]:
     merge, blocks, config = p.get("merge", {}), p.get("blocks", {}), p.get("config", {})
-    models = [f"{m['name']} {m.get('version', '')} {m.get('sha256', '')[:12]}" for m in p.get("models", [])]
+    models = [_model(model) for model in p.get("models", [])]
     pairs = [
         ("created", p.get("created")),
         ("command", p.get("command")),
@@ -179,6 +179,10 @@ def _provenance(header: Header, p: dict[str, Any]) -> list[str]:
         ("cut", (p.get("cut") or {}).get("name")),
         ("magnitudes", p.get("magnitudes")),
         ("models", "; ".join(models) or ", ".join(header.models)),
+        (
+            "regressor",
+            _regressor(p.get("regressor")),
+        ),
         ("prevalence", merge.get("prevalence")),
         ("calibration", json.dumps(merge.get("calibration"))),
         ("MPI", " ".join(f"{k}={v}" for k, v in p.get("mpi", {}).items())),
@@ -190,6 +194,14 @@ def _provenance(header: Header, p: dict[str, Any]) -> list[str]:
         *(("note", note) for note in merge.get("notes", [])),
     ]
     return ["", "provenance", *(f"  {name:<11} {value}" for name, value in pairs if value not in (None, ""))]
+
+
+def _model(model: dict[str, Any]) -> str:
+    return f"{model['name']} {model.get('version', '')} {model.get('sha256', '')[:12]}"
+
+
+def _regressor(regressor: dict[str, Any] | None) -> str | None:
+    return f"{_model(regressor)}, of rows with a raw logit above {regressor['above']:g}" if regressor else None
 
 
 def _scoring_time(blocks: dict[str, Any], header: Header) -> str | None:

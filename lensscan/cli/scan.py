@@ -37,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--stamps", metavar="SPEC", help="packs:DIR, stamps:TEMPLATE, tiles:TEMPLATE or tiles:INDEX.csv"
     )
     inputs.add_argument("--model", nargs="+", metavar="M", help="model(s): shipped name or file")
+    inputs.add_argument(
+        "--regressor", metavar="M", help="separate model for the posteriors of rows above regress_above (default: 0)"
+    )
     inputs.add_argument("-o", "--output", metavar="OUT.h5", help="output")
     how = parser.add_argument_group("how")
     how.add_argument("--resample", action="store_true", help="resample stamps to the model's pixel scale")
@@ -58,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def read_settings(args: argparse.Namespace) -> ScanSettings:
     """Join RUN.toml, the options and ``--set`` (later wins)."""
     mapping: dict[str, Any] = read_toml(args.run) if args.run else {}
-    for name in (*DIRECT, "model", "prevalence", "max_seconds", "max_failed"):
+    for name in (*DIRECT, "model", "regressor", "prevalence", "max_seconds", "max_failed"):
         value = getattr(args, name)
         if value is not None:
             mapping[name] = value

@@ -7,6 +7,7 @@ memory; the caller may refill the slot after `Pending.released`.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -53,7 +54,7 @@ class Scorer:
     views : int, optional
         Dihedral views to average, 1 or 8; default: each card's own.
     regress_above : float, optional
-        Posteriors of rows whose raw logit, averaged over the models, is not above this are NaN.
+        Posteriors of rows whose raw logit, averaged over the models, is not above this are NaN; infinity: none is made.
     keep_flow : bool
         Whether results also hold ``post_flow``, what the posteriors of normalising flows follow from.
 
@@ -163,7 +164,9 @@ class Scorer:
         seen = [network(images, mask, sigma, fwhm, present, self.frame.pixel_scale) for network in self.networks]
         logit, ood = torch.stack([each[0] for each in seen], dim=1), torch.stack([each[1] for each in seen], dim=1)
         below = None if self.regress_above is None else ~(logit.mean(dim=1) > self.regress_above)
-        idle = below is not None and self.device.type == "cpu" and bool(below.all())
+        idle = self.regress_above == math.inf
+        if below is not None and self.device.type == "cpu":  # a GPU would have to be waited for
+            idle = bool(below.all())
         found = [network.posterior(each[2], idle) for network, each in zip(self.networks, seen, strict=True)]
         mean, cov, weight, kept = (torch.cat([each[k] for each in found], dim=1) for k in range(4))
         outside = torch.stack([network.outside(sigma, fwhm, present) for network in self.networks]).any(dim=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from lensscan.errors import ConfigError, ModelError, PlanMismatch
@@ -88,26 +89,24 @@ def build_engine(settings: ScanSettings, local_size: int) -> Engine:
 
     from lensscan.nets.model import Model
     from lensscan.nets.scorer import Scorer
+    from lensscan.scan.regression import Regression
 
     plan = Plan.open(settings.run_dir / "plan.h5")
     device = device_name(settings)
     cores = available_cores(local_size)
     torch.set_num_threads(settings.threads or cores)
     models = [Model.load(name) for name in settings.model]
-    expected = [model["sha256"] for model in plan.settings["models"]]
-    for model, sha in zip(models, expected, strict=True):
-        if model.card.hash != sha:
-            raise PlanMismatch(
-                f"model {model.card.name} on this node differs from the one in the plan; "
-                "install the same files on all nodes"
-            )
+    regressor = Model.load(settings.regressor) if settings.regressor else None
+    _require_planned([*models, regressor] if regressor else models, plan)
     frame = common_frame(models)
-    scorer = Scorer(
-        models, device, plan.batch, precision=settings.precision, views=settings.views or None,
-        regress_above=settings.regress_above,
-    )  # fmt: skip
+    precision, views, above = settings.precision, settings.views or None, settings.threshold
+    scorer = Scorer(models, device, plan.batch, precision, views, math.inf if regressor else above)
     source = stamp_source(settings, settings.load()[0], frame)
     ring = ReaderRing(source, frame, plan.batch, _readers(settings, cores), pinned=device == "cuda")
+    regression = None
+    if regressor and above is not None:
+        second = Scorer([regressor], device, plan.batch, precision, views)
+        regression = Regression.of(regressor, second, frame, above, pinned=device == "cuda")
     scorer.submit(allocate(plan.batch, frame)).result()  # the first call sets up libraries and memory
     attempts = Attempts(settings, plan)
     return Engine(
@@ -118,7 +117,19 @@ def build_engine(settings: ScanSettings, local_size: int) -> Engine:
         device_key(device, settings.precision),
         attempts.suspects,
         attempts.finished,
+        regression,
     )
+
+
+def _require_planned(models: list[Model], plan: Plan) -> None:
+    """Check that these, the regressor last, are the plan's model files."""
+    planned = [*plan.settings["models"], plan.settings.get("regressor")]
+    for model, stated in zip(models, planned, strict=False):
+        if model.card.hash != stated["sha256"]:
+            raise PlanMismatch(
+                f"model {model.card.name} on this node differs from the one in the plan; "
+                "install the same files on all nodes"
+            )
 
 
 def _readers(settings: ScanSettings, cores: int) -> int:

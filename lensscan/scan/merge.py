@@ -24,7 +24,7 @@ from lensscan import faults
 from lensscan.candidates.ensemble import Ensemble
 from lensscan.candidates.groups import group_on_sky
 from lensscan.candidates.rank import TopK
-from lensscan.candidates.score import Combination, combine_cards
+from lensscan.candidates.score import Combination, combine_cards, theta_E_range
 from lensscan.candidates.verify import verify_output
 from lensscan.candidates.writer import OutputWriter, failure_records, sweep_stale, temporary_name
 from lensscan.errors import OutputError, ShardInvalid, VerificationError, disk_error
@@ -32,6 +32,7 @@ from lensscan.nets.card import Card
 from lensscan.nets.mixture import Pooling
 from lensscan.scan.columns import ChunkColumns, Layout, tile_name
 from lensscan.scan.plan import Plan
+from lensscan.scan.regression import has_measured_errors
 from lensscan.scan.shards import fsync_folder, read_shard, shard_path
 from lensscan.schema import Status, status_name
 
@@ -119,6 +120,7 @@ def merge(
     settings: MergeSettings,
     models: Sequence[Card],
     provenance: dict[str, Any],
+    regressor: Card | None = None,
 ) -> MergeReport:
     """Merge the shards of a complete run.
 
@@ -134,6 +136,8 @@ def merge(
         In the order of the shards' networks.
     provenance : dict
         Stored as it is, with ``merge`` added.
+    regressor : Card, optional
+        Of the model that gave the posteriors in place of the networks.
 
     Raises
     ------
@@ -147,7 +151,7 @@ def merge(
     out_path = Path(out_path)
     sweep_stale(out_path)
     temp = temporary_name(out_path)
-    task = _Merge(plan, Path(run_dir), temp, settings, models, provenance)
+    task = _Merge(plan, Path(run_dir), temp, settings, models, provenance, regressor)
     try:
         faults.reach("merge:begin")
         report = task.run(out_path)
@@ -174,6 +178,7 @@ class _Merge:
     settings: MergeSettings
     models: Sequence[Card]
     provenance: dict[str, Any]
+    regressor: Card | None = None
     writer: OutputWriter | None = None
     counts: Counter[int] = field(default_factory=Counter)
     device_keys: Counter[str] = field(default_factory=Counter)
@@ -183,10 +188,10 @@ class _Merge:
     def run(self, out_path: Path) -> MergeReport:
         """Write, close and verify the temporary file."""
         combination = combine_cards(self.models, self.settings.prevalence, self.settings.ensemble)
+        if self.regressor is not None:
+            combination.theta_E = theta_E_range([self.regressor])
         with h5py.File(self.plan.path, "r", locking=False) as h5:
-            views, ensemble = int(self.plan.settings.get("views", 0)), self.settings.ensemble
-            pooling = ensemble.pooling(self.models, views) if ensemble else Pooling.of(self.models, views)
-            layout = Layout.of(self.plan, h5["rows"], combination.names, pooling)
+            layout = Layout.of(self.plan, h5["rows"], combination.names, self._pooling())
             writer = self.writer = OutputWriter(self.temp, self.plan.n_rows, layout.scores, layout.id_dtype)
             best = self._stream(h5["rows"], layout, combination, writer)
             self._survey(combination, writer)
@@ -206,6 +211,13 @@ class _Merge:
             out_path, **counts, failed=failed, content_hash=content, seconds=seconds,
             device_keys=dict(self.device_keys), notes=notes,
         )  # fmt: skip
+
+    def _pooling(self) -> Pooling:
+        """Return how what the shards hold forms one posterior."""
+        views, ensemble = int(self.plan.settings.get("views", 0)), self.settings.ensemble
+        if self.regressor is not None:
+            return Pooling.of([self.regressor], views)
+        return ensemble.pooling(self.models, views) if ensemble else Pooling.of(self.models, views)
 
     def discard(self) -> None:
         """Remove the temporary file."""
@@ -336,12 +348,21 @@ class _Merge:
                 "probabilities may be a little off"
                 for card in others
             ]
+        if self.regressor is not None:
+            notes += self._regressor_notes(self.regressor)
         if len(self.device_keys) > 1:
             keys = "; ".join(sorted(self.device_keys))
             notes.append(
                 f"blocks were scored on {len(self.device_keys)} kinds of device ({keys}): last bits may differ"
             )
         return tuple(notes)
+
+    def _regressor_notes(self, card: Card) -> list[str]:
+        limit = float(self.plan.settings["regress_above"])
+        notes = [f"posteriors are those of the regressor {card.name}, for rows of a raw logit above {limit:g} only"]
+        if not has_measured_errors(card):
+            notes.append(f"the posteriors of {card.name} were never calibrated on mocks: widths are the network's own")
+        return notes
 
     def _provenance(self, combination: Combination, notes: Sequence[str]) -> dict[str, Any]:
         merged = {

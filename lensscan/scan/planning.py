@@ -16,6 +16,7 @@ from lensscan.config import Cut, Survey
 from lensscan.errors import CatalogError, ModelError, PlanMismatch
 from lensscan.scan.engine import common_frame, default_batch, stamp_source
 from lensscan.scan.plan import CHUNK_ROWS, FORMAT, Plan, PlanWriter
+from lensscan.scan.regression import require_regressor
 from lensscan.scan.settings import ScanSettings, canonical
 from lensscan.survey.catalog import Catalog, Chunk, open_catalog
 from lensscan.survey.presence import LOOKS, SomeFiles
@@ -51,8 +52,16 @@ class Planner:
             raise ModelError(f"models {', '.join(names)}: two have the same name; a scan names its columns by them")
         mute = next((model.card.name for model in models if not model.scores), None)
         if mute is not None:
-            raise ModelError(f"model {mute} learned to regress only, and a scan ranks by a score; use it in evaluate")
+            raise ModelError(
+                f"model {mute} learned to regress only, and a scan ranks by a score; "
+                f"give it as --regressor, and a model that scores as --model"
+            )
         self.frame: Frame = common_frame(models)
+        self.regressor: Card | None = None
+        if settings.regressor is not None:
+            regressor = Model.load(settings.regressor)
+            require_regressor(regressor, self.frame)
+            self.regressor = regressor.card
         check_bands(self.survey, self.frame, self.cards[0].name)
         self.source: StampSource = stamp_source(settings, self.survey, self.frame)
         self.catalog: Catalog = open_catalog(settings.catalog, self.survey, self.source.required_columns())
@@ -72,6 +81,7 @@ class Planner:
     def identity(self) -> dict[str, Any]:
         """Return everything but the rows that can change a byte of a shard."""
         s = self.settings
+        regressor = {"regressor": _named(self.regressor)} if self.regressor else {}
         return {
             "format": FORMAT,
             "cut": _without(self.cut, ("title", "prevalence", "prevalence_source", "reference")),
@@ -79,10 +89,11 @@ class Planner:
             "stamps": s.stamps,
             "resample": s.resample,
             "stamp_size": s.stamp_size,
-            "models": [{"name": card.name, "sha256": card.hash} for card in self.cards],
+            "models": [_named(card) for card in self.cards],
+            **regressor,
             "views": s.views,
             "precision": s.precision,
-            "regress_above": s.regress_above,
+            "regress_above": s.threshold,
             "batch": default_batch(s),
         }
 
@@ -168,12 +179,18 @@ class Planner:
     def require_same(self, stored: dict[str, Any], where: str) -> None:
         """Raise `PlanMismatch`, naming the fields, if a stored plan's settings are not ours."""
         mine = self.identity()
-        changed = [name for name in mine if canonical(mine[name]) != canonical(stored.get(name))]
+        names = [*mine, *(name for name in stored if name not in (*mine, "rows"))]
+        changed = [name for name in names if canonical(mine.get(name)) != canonical(stored.get(name))]
         if changed:
             raise PlanMismatch(f"{where} belongs to another plan: {', '.join(changed)} changed; {self._remedy()}")
 
     def _remedy(self) -> str:
         return f"undo the change, choose another output, or remove {self.settings.output}* (or give --overwrite)"
+
+
+def _named(card: Card) -> dict[str, str]:
+    """Return what tells a model from any other."""
+    return {"name": card.name, "sha256": card.hash}
 
 
 def _without(value: Cut | Survey | None, names: tuple[str, ...]) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ import sys
 
 from lensscan.scan.engine import build_engine
 from lensscan.scan.settings import ScanSettings
+from lensscan.scan.worker import BlockJob
 from lensscan.survey.stamps import allocate
 
 __all__ = ["probe"]
@@ -21,10 +22,17 @@ def probe(settings: ScanSettings, start: int, stop: int) -> None:
     rows = engine.plan.rows(start, stop)
     reader = engine.ring.source.reader()
     batch = allocate(engine.plan.batch, engine.ring.frame)
+    job = BlockJob(0, start, stop, rows)
     for at in range(0, len(rows), engine.plan.batch):
+        n = min(engine.plan.batch, len(rows) - at)
         batch.clear()
-        reader.read(rows, at, min(at + engine.plan.batch, len(rows)), batch)
-        engine.scorer.submit(batch).result()
+        reader.read(rows, at, at + n, batch)
+        result = engine.scorer.submit(batch).result()
+        if engine.regression is not None:
+            job.store(at, n, batch, engine.regression.blank(result))
+            engine.regression.add(job.columns, at, n, batch)
+    if engine.regression is not None:
+        engine.regression.finish(job.columns)
 
 
 if __name__ == "__main__":

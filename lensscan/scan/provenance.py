@@ -19,6 +19,7 @@ from lensscan.process import available_cores, tune_allocator
 from lensscan.scan.settings import ScanSettings, canonical
 
 if TYPE_CHECKING:
+    from lensscan.nets.card import Card
     from lensscan.scan.plan import Plan
     from lensscan.scan.planning import Planner
 
@@ -79,7 +80,8 @@ def collect(
         "survey": json.loads(canonical(planner.survey)),
         "cut": _cut(planner),
         "magnitudes": planner.survey.catalog.magnitudes or "not stated in the survey file",
-        "models": [{"name": c.name, "version": c.version, "sha256": c.hash, "label": c.label} for c in planner.cards],
+        "models": [_card(card) for card in planner.cards],
+        "regressor": _card(planner.regressor) | {"above": settings.threshold} if planner.regressor else None,
         "plan_hash": plan.plan_hash,
         "mpi": {"vendor": world.vendor, "ranks": world.size, "fault_tolerant": world.fault_tolerant},
         "allocator": tune_allocator(),
@@ -90,6 +92,10 @@ def collect(
         "attempts": attempts(log_path),
         "log_sha256": hashlib.sha256(log_path.read_bytes()).hexdigest() if log_path.exists() else "",
     }
+
+
+def _card(card: Card) -> dict[str, Any]:
+    return {"name": card.name, "version": card.version, "sha256": card.hash, "label": card.label}
 
 
 def _cut(planner: Planner) -> Any:

@@ -23,8 +23,8 @@ SILENCE_SECONDS = 120.0
 ROOT = 0
 
 
-def serve(world: World, build: Callable[[], Engine], stop: StopRequest) -> int:
-    """Serve root until it says EXIT; return the exit code.
+def serve(world: World, build: Callable[[], Engine], stop: StopRequest) -> tuple[int, bool]:
+    """Serve root until it says EXIT; return the exit code, and whether the worker hangs.
 
     The rank leaves by itself, non-zero, when root is dead or silent for two minutes, or when the process
     that launched it is gone.
@@ -43,7 +43,7 @@ def serve(world: World, build: Callable[[], Engine], stop: StopRequest) -> int:
             heard = now
             message = Message.unpack(received[1])
             if message.kind == Kind.EXIT:
-                return message.code
+                return message.code, worker is not None and worker.hangs()
             if message.kind == Kind.START:
                 worker = Worker(world.rank, build)
                 worker.start()

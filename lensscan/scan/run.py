@@ -48,8 +48,8 @@ def run_scan(settings: ScanSettings, world: World, argv: Sequence[str] = ()) -> 
         if world.rank == 0:
             code = _run_root(settings, world, stop, argv)
         else:
-            code = serve(world, lambda: build_engine(settings, world.local_size), stop)
-            _finalize(world, code)
+            code, hangs = serve(world, lambda: build_engine(settings, world.local_size), stop)
+            _finalize(world, code, hangs)
     except LensscanError as error:
         if world.rank != 0:
             abort(world, error.exit_code, f"lensscan scan: rank {world.rank}: error: {error}")
@@ -64,7 +64,7 @@ def run_scan(settings: ScanSettings, world: World, argv: Sequence[str] = ()) -> 
 def _finalize(world: World, code: int, force: bool = False) -> None:
     """Leave MPI; a rank that hangs there (its peers may be dead) leaves by force after a while.
 
-    With `force` the process ends here: a thread was left behind.
+    With `force` the process ends here: a thread was left behind, and the interpreter's end would wait for it.
     """
     watchdog = threading.Timer(FINALIZE_SECONDS, lambda: os._exit(code))
     watchdog.daemon = True
@@ -85,7 +85,7 @@ def _run_root(settings: ScanSettings, world: World, stop: StopRequest, argv: Seq
         root.leave(int(error.exit_code))
         _finalize(world, int(error.exit_code))
         raise
-    _finalize(root.world, int(code), root.abandoned)
+    _finalize(root.world, int(code), root.abandoned or (root.worker is not None and root.worker.hangs()))
     return int(code)
 
 
@@ -231,7 +231,9 @@ def _merge(planner: Planner, plan: Plan, root: Root, settings: ScanSettings, arg
     faults.reach("merge:before")
     provenance = collect(planner, plan, settings, root.world, argv, root.log_path)
     settings_of_merge = MergeSettings(**merge_settings(planner, settings))
-    report = merge(plan, settings.run_dir, Path(settings.output), settings_of_merge, planner.cards, provenance)
+    report = merge(
+        plan, settings.run_dir, Path(settings.output), settings_of_merge, planner.cards, provenance, planner.regressor
+    )
     shards.fsync_folder(Path(settings.output).absolute().parent)
     return report
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -16,6 +17,8 @@ __all__ = ["MERGE_FIELDS", "ScanSettings", "canonical", "digest"]
 
 # Settings that act at the merge only: they are not part of the plan and never cause a re-scan.
 MERGE_FIELDS = ("top", "min_logit", "prevalence", "ensemble")
+REGRESSOR_ABOVE = 0.0
+"""Default of `regress_above` with a regressor: rows that the network itself takes for lenses rather than not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +45,10 @@ class ScanSettings:
         Dihedral views per stamp (1 or 8), 0 for the model's own.
     precision : str
         ``fp32``, or ``bf16`` / ``tf32`` on a GPU.
+    regressor : str or None
+        Shipped name or path of a separate regression model: it alone gives the posteriors.
     regress_above : float or None
-        Regress only rows whose logit is above.
+        Regress only rows whose raw logit is above; None: all rows, with a `regressor` those above 0.
     top : int
         Rows of ``/candidates``; `min_logit` keeps only those above it.
     prevalence : float or None
@@ -80,6 +85,7 @@ class ScanSettings:
     batch: int = 0
     views: int = 0
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    regressor: str | None = None
     regress_above: float | None = None
     top: int = 100_000
     min_logit: float | None = None
@@ -116,6 +122,8 @@ class ScanSettings:
                 raise ConfigError(f"{where}: {name} must not be negative")
         if self.max_seconds is not None and not self.max_seconds >= 0:
             raise ConfigError(f"{where}: max_seconds must not be negative")
+        if self.regress_above is not None and math.isnan(self.regress_above):
+            raise ConfigError(f"{where}: regress_above must be a number, or -inf for all rows")
         if not self.stall_seconds > 0:
             raise ConfigError(f"{where}: stall_seconds must be positive, not {self.stall_seconds:g}")
         if self.prevalence is not None and not 0 < self.prevalence < 1:
@@ -129,6 +137,13 @@ class ScanSettings:
     def run_dir(self) -> Path:
         """Folder of the plan, the shards, the log and the lock."""
         return Path(self.output + ".run")
+
+    @property
+    def threshold(self) -> float | None:
+        """Raw logit above which rows are regressed; None: all."""
+        if self.regress_above is None and self.regressor is not None:
+            return REGRESSOR_ABOVE
+        return self.regress_above
 
     def load(self) -> tuple[Survey, Cut | None]:
         """Load survey and cut."""

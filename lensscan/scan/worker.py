@@ -32,12 +32,14 @@ from lensscan.schema import Status
 
 if TYPE_CHECKING:
     from lensscan.nets.scorer import Pending, Scorer
+    from lensscan.scan.regression import Regression
     from lensscan.survey.stamps import Batch, Rows
 
 __all__ = ["Engine", "Worker"]
 
 log = logging.getLogger(__name__)
 CAPACITY = 2
+LEAVE_SECONDS = 5.0
 PER_ROW = ("status", "flags", "present", "fwhm", "wcs")
 
 
@@ -58,6 +60,8 @@ class Engine:
         Takes (block, rows); returns row indices that must not be touched because they crash the process.
     finished : callable
         Told the number of each block whose shard stands.
+    regression : Regression, optional
+        Gives the posteriors in place of the scorer.
     """
 
     plan: Plan
@@ -67,6 +71,7 @@ class Engine:
     device_key: str
     suspects: Callable[[int, Rows], list[int]] = lambda block, rows: []
     finished: Callable[[int], None] = lambda block: None
+    regression: Regression | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -149,6 +154,11 @@ class Worker(threading.Thread):
             writer.shutdown(wait=True)
             engine.ring.close()
         self._say(Kind.BYE, rows=peak_memory())
+
+    def hangs(self) -> bool:
+        """Return whether the thread still runs although nothing is asked of it any more: something it reads hangs."""
+        self.join(LEAVE_SECONDS)
+        return self.is_alive()
 
     def _give_up(self, error: Exception) -> None:
         """Tell root that this worker cannot go on: a user's error ends the run, any other only this worker."""
@@ -243,9 +253,7 @@ class Worker(threading.Thread):
             raise
         except Exception:
             engine.ring.give_back(reading.batch)
-            job.broken = True
-            self._block_failed(job.block, ExitCode.ERROR)
-            self._drop_broken()
+            self._break(job)
             return behind
         return self._finish(engine, writer, behind, (job, reading, pending))
 
@@ -262,9 +270,13 @@ class Worker(threading.Thread):
         job, reading, pending = behind
         begin = time.perf_counter()
         result = pending.result()
-        job.seconds_network += time.perf_counter() - begin
+        if engine.regression is not None:
+            result = engine.regression.blank(result)
         n = reading.task.stop - reading.task.start
         job.store(reading.task.start, n, reading.batch, result)
+        if engine.regression is not None and not job.broken:
+            self._regress(engine.regression, job, reading)
+        job.seconds_network += time.perf_counter() - begin
         engine.ring.give_back(reading.batch)
         job.scored += n
         self.rows_now = job.scored
@@ -272,6 +284,24 @@ class Worker(threading.Thread):
             self._jobs.remove(job)
             self._write(engine, writer, job)
         return ahead
+
+    def _regress(self, regression: Regression, job: BlockJob, reading: Reading) -> None:
+        """Hand a scored batch to the regressor; after the last one the block has its posteriors."""
+        try:
+            start, stop = reading.task.start, reading.task.stop
+            regression.add(job.columns, start, stop - start, reading.batch)
+            if stop == len(job.rows):
+                regression.finish(job.columns)
+        except LensscanError:
+            raise
+        except Exception:
+            self._break(job)
+
+    def _break(self, job: BlockJob) -> None:
+        """Give up a block after an exception."""
+        job.broken = True
+        self._block_failed(job.block, ExitCode.ERROR)
+        self._drop_broken()
 
     def _write(self, engine: Engine, writer: ThreadPoolExecutor, job: BlockJob) -> None:
         """Hand the block to the writer thread; never more than two wait there."""

@@ -10,12 +10,18 @@ from launch import environment, finish, mpiexec
 
 SURVIVORS = """
 import os, signal, time
+from lensscan import faults
 from lensscan.mpi import start
 world = start()
+faults.reach("test:up")
 if world.rank in (1, 2):
     time.sleep(0.3 * world.rank)
     os.kill(os.getpid(), signal.SIGKILL)
-time.sleep(1.5)
+dead, deadline = set(), time.monotonic() + 30
+while len(dead) < 2 and time.monotonic() < deadline:
+    world.receive()
+    dead |= set(world.dead())
+    time.sleep(0.01)
 world.finalize()
 os.write(1, b"%d left\\n" % world.rank)
 """
@@ -36,12 +42,14 @@ os.write(1, b"finalized\\n")
 def ranks(script, number, *options):
     line = [mpiexec(), *options, "-n", str(number), sys.executable, "-c", script]
     pipe = subprocess.PIPE
-    process = subprocess.Popen(line, env=environment(), stdout=pipe, stderr=pipe, text=True, start_new_session=True)
-    return finish(process, 60)
+    env = environment(f"point=test:up,do=meet,ranks={number}")
+    process = subprocess.Popen(line, env=env, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    return finish(process)
 
 
 @pytest.mark.mpi
 @pytest.mark.slow
+@pytest.mark.timeout(480)
 def test_survivors_do_not_wait_for_the_dead():
     for _ in range(4):
         result = ranks(SURVIVORS, 5, "--with-ft", "ulfm")

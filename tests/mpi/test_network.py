@@ -2,39 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import fitsio
 import h5py
 import numpy as np
 import pytest
-import torch
 from launch import run
-from tiny_survey import SIZE, Survey, content_hash
-
-from lensscan.nets.model import Card, Model, build_network
-from lensscan.survey.zeropoint import counts_to_njy
+from small_networks import save_network
+from survey_stamps import stamps_of
+from tiny_survey import content_hash
 
 BATCH = 8
-ARCHITECTURE = {"kind": "resnet", "widths": [8, 12], "depths": [0, 1], "hidden": 16, "squeeze": 4}
-
-
-def save_network(path: Path) -> Model:
-    """Save and load a network with random weights, whose scores differ between rows."""
-    torch.manual_seed(1)
-    network = build_network(ARCHITECTURE, 2, SIZE).eval()
-    with torch.no_grad():
-        network.posterior.output.weight.mul_(30)
-        network.logit.output.weight.mul_(30)
-    Model(Card("small", ARCHITECTURE, ("g", "i"), SIZE, 0.263), network).save(path)
-    return Model.load(path)
-
-
-def stamps_of(survey: Survey, ids: np.ndarray) -> np.ndarray:
-    """Return the stamps (n, 2, side, side) of objects, nJy."""
-    files = [str(survey.folder / "stamps" / f"{number}.fits") for number in ids]
-    counts = np.array([[fitsio.read(file, ext=band) for band in "GI"] for file in files])
-    return counts * np.float32(counts_to_njy(30.0))
 
 
 @pytest.mark.slow

@@ -11,17 +11,22 @@ import time
 import h5py
 import pytest
 from launch import BIN, environment, finish, mpiexec, run, start
-from tiny_survey import content_hash
+from tiny_survey import assert_ledger_is_valid, content_hash
 
 from lensscan.errors import ExitCode
 
 pytestmark = pytest.mark.mpi
-SLOW = "point=worker:block,do=nap,hit=0;"  # gives every rank time to come up and take part
+NAPS = "point=worker:block,do=nap,hit=0;"
+
+
+def together(ranks):
+    """Return faults: no rank goes on from its first block before every rank has one, and each block takes a while."""
+    return f"point=worker:block,do=meet,ranks={ranks};{NAPS}"
 
 
 def slow(value):
     """One more case of a test that a quicker one stands for."""
-    return pytest.param(value, marks=pytest.mark.slow)
+    return pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, slow(8)])
@@ -83,7 +88,7 @@ def test_another_plan_is_refused_and_the_field_named(survey, tmp_path):
 
 def test_stop_signal_then_resume_with_other_ranks(survey, reference, tmp_path):
     out = tmp_path / "out.h5"
-    process = start(survey.args(out), 3, fault=SLOW + "point=worker:block,do=SIGUSR1,rank=1,hit=2")
+    process = start(survey.args(out), 3, fault=together(3) + "point=worker:block,do=SIGUSR1,rank=1,hit=2")
     result = finish(process)
     assert result.code == ExitCode.INCOMPLETE, result
     assert not out.exists()
@@ -95,12 +100,35 @@ def test_stop_signal_then_resume_with_other_ranks(survey, reference, tmp_path):
 
 def test_sigusr1_to_mpiexec_stops_in_order(survey, reference, tmp_path):
     out = tmp_path / "out.h5"
-    process = start(survey.args(out), 2, fault=SLOW)
+    process = start(survey.args(out), 2, fault=together(2))
     wait_for(lambda: len(list((tmp_path / "out.h5.run" / "shards").rglob("B*.h5"))) > 0)
     process.send_signal(signal.SIGUSR1)
     result = finish(process)
     assert result.code == ExitCode.INCOMPLETE, result
     assert run(survey.args(out)).code == 0
+    assert content_hash(out) == reference
+
+
+@pytest.mark.parametrize(
+    ("ranks", "fault"),
+    [
+        (0, "point=worker:block,do=SIGTERM,hit=4"),
+        slow((3, together(3) + "point=worker:block,do=SIGTERM,rank=2,hit=2")),
+        slow((0, "point=plan:before_rename,do=SIGTERM;point=plan:before_rename,do=nap")),
+        slow((0, "point=merge:before_verify,do=SIGTERM;point=merge:before_verify,do=nap")),
+    ],
+    ids=["scoring", "a-rank", "planning", "merging"],
+)
+def test_sigterm_stops_in_order_and_resumes(survey, reference, tmp_path, ranks, fault):
+    out = tmp_path / "out.h5"
+    result = run(survey.args(out), ranks, fault=fault)
+    assert result.code == ExitCode.INCOMPLETE, result
+    assert "run the same command again" in result.err
+    assert "Traceback" not in result.err
+    assert not out.exists()
+    assert_ledger_is_valid(tmp_path / "out.h5.run")
+    assert bool(list((tmp_path / "out.h5.run").rglob("B*.h5"))) == ("plan" not in fault)
+    assert run(survey.args(out), 2).code == 0
     assert content_hash(out) == reference
 
 
@@ -125,9 +153,50 @@ def test_ctrl_c_is_130(survey, tmp_path, ranks):
 
 def test_a_worker_killed_under_ulfm_costs_nothing(survey, reference, tmp_path):
     out = tmp_path / "out.h5"
-    result = run(survey.args(out), 3, ulfm=True, fault=SLOW + "point=shard:before_rename,do=SIGKILL,rank=2")
+    result = run(survey.args(out), 3, ulfm=True, fault=together(3) + "point=shard:before_rename,do=SIGKILL,rank=2")
     assert result.code == 0, result
     assert "rank 2 died" in result.err
+    assert content_hash(out) == reference
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_worker_that_reads_for_ever_is_left_behind(survey, reference, tmp_path):
+    """A dead file server: the blocks go to others, and every process leaves, the hanging one too."""
+    out = tmp_path / "out.h5"
+    fault = together(3) + "point=read:batch,do=hang,rank=2"
+    result = run(survey.args(out, "--set", "stall_seconds=5"), 3, fault=fault, timeout=380)
+    assert result.code == 0, result
+    assert "rank 2 finished no row for 5 s" in result.err
+    assert "ranks [2] do not answer; leaving without them" in result.err
+    assert content_hash(out) == reference
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_frozen_worker_is_left_behind_and_the_output_is_complete(survey, reference, tmp_path):
+    """The launcher sees ranks that never reach MPI's end: its exit code is not that of the scan."""
+    out = tmp_path / "out.h5"
+    fault = together(3) + "point=worker:block,do=SIGSTOP,rank=2"
+    result = run(survey.args(out, "--set", "stall_seconds=5"), 3, fault=fault, timeout=380)
+    assert result.code != 0, result
+    assert "ranks [2] do not answer; leaving without them" in result.err
+    assert content_hash(out) == reference
+    again = run(survey.args(out))
+    assert again.code == 0, again
+    assert "nothing to do" in again.err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_single_process_that_reads_for_ever_heeds_a_stop(survey, reference, tmp_path):
+    out = tmp_path / "out.h5"
+    process = start(survey.args(out), fault="point=read:batch,do=hang,hit=40")
+    wait_for(lambda: len(list((tmp_path / "out.h5.run").rglob("B*.h5"))) > 0)
+    process.send_signal(signal.SIGTERM)
+    result = finish(process, 200)
+    assert result.code == ExitCode.INCOMPLETE, result
+    assert run(survey.args(out)).code == 0
     assert content_hash(out) == reference
 
 
@@ -144,7 +213,7 @@ def test_a_rank_that_dies_during_planning_is_not_waited_for(survey, reference, t
 @pytest.mark.slow
 def test_two_of_three_workers_killed_under_ulfm(survey, reference, tmp_path):
     out = tmp_path / "out.h5"
-    fault = SLOW + "point=worker:block,do=SIGKILL,rank=2,hit=1;point=shard:before_write,do=SIGKILL,rank=1,hit=1"
+    fault = together(4) + "point=worker:block,do=SIGKILL,rank=2,hit=1;point=shard:before_write,do=SIGKILL,rank=1,hit=1"
     result = run(survey.args(out), 4, ulfm=True, fault=fault)
     assert result.code == 0, result
     assert content_hash(out) == reference
@@ -153,7 +222,7 @@ def test_two_of_three_workers_killed_under_ulfm(survey, reference, tmp_path):
 @pytest.mark.slow
 def test_a_worker_killed_without_ulfm_ends_nonzero_and_resumes(survey, reference, tmp_path):
     out = tmp_path / "out.h5"
-    result = run(survey.args(out), 3, fault=SLOW + "point=shard:before_rename,do=SIGKILL,rank=2")
+    result = run(survey.args(out), 3, fault=together(3) + "point=shard:before_rename,do=SIGKILL,rank=2")
     assert result.code != 0, result
     assert not out.exists()
     assert run(survey.args(out), 3).code == 0
@@ -163,7 +232,7 @@ def test_a_worker_killed_without_ulfm_ends_nonzero_and_resumes(survey, reference
 @pytest.mark.parametrize("ulfm", [slow(False), True])
 def test_root_killed_ends_nonzero_and_resumes(survey, reference, tmp_path, ulfm):
     out = tmp_path / "out.h5"
-    result = run(survey.args(out), 3, ulfm=ulfm, fault=f"{SLOW}point=shard:after_rename,do=SIGKILL,rank=0")
+    result = run(survey.args(out), 3, ulfm=ulfm, fault=f"{together(3)}point=shard:after_rename,do=SIGKILL,rank=0")
     assert result.code != 0, result
     assert not out.exists()
     assert run(survey.args(out), 2).code == 0
@@ -173,7 +242,7 @@ def test_root_killed_ends_nonzero_and_resumes(survey, reference, tmp_path, ulfm)
 @pytest.mark.parametrize("point", ["worker:block", slow("read:batch"), slow("shard:before_write")])
 def test_an_exception_in_a_worker_never_hangs(survey, reference, tmp_path, point):
     out = tmp_path / "out.h5"
-    result = run(survey.args(out), 3, fault=f"{SLOW}point={point},do=raise,rank=1")
+    result = run(survey.args(out), 3, fault=f"{together(3)}point={point},do=raise,rank=1")
     assert result.code == 0, result
     assert "injected fault" in result.err
     assert content_hash(out) == reference

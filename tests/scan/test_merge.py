@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from synthetic_run import make_card, make_run
 
 from lensscan import faults
-from lensscan.candidates.file import read_candidates, read_header
+from lensscan.candidates.file import read_candidates, read_header, read_provenance
 from lensscan.candidates.verify import verify_output
 from lensscan.errors import DiskError, ShardInvalid, VerificationError
 from lensscan.metrics.scalemixture import GAUSSIAN, ScaleMixture
@@ -45,6 +45,26 @@ def run(tmp_path_factory):
     run = make_run(tmp_path_factory.mktemp("run"), 500, networks=2)
     do_merge(run)
     return run
+
+
+def test_blocks_of_several_kinds_of_device_are_noted(tmp_path):
+    """The merge completes, counts the blocks of each kind and says so; the content is that of the shards."""
+    run = make_run(tmp_path, 300)
+    alike = do_merge(run)
+    assert alike.device_keys == {"cpu avx512": len(run.shards)}
+    assert not any("kinds of device" in note for note in alike.notes)
+    block, start, stop = next(iter(run.plan.block_rows()))
+    notes = {"device_key": "NVIDIA H200; torch 2.9", "seconds": 0.5}
+    write_shard(run.folder, run.plan.plan_hash, block, start, stop, run.shards[0], notes)
+    mixed = do_merge(run)
+    assert mixed.device_keys == {"cpu avx512": len(run.shards) - 1, "NVIDIA H200; torch 2.9": 1}
+    (note,) = [note for note in mixed.notes if "kinds of device" in note]
+    assert "2 kinds of device (NVIDIA H200; torch 2.9; cpu avx512): last bits may differ" in note
+    assert f"note: {note}" in mixed.lines()
+    stored = read_provenance(run.out)
+    assert stored["blocks"]["device_keys"] == mixed.device_keys
+    assert note in stored["merge"]["notes"]
+    assert mixed.content_hash == alike.content_hash
 
 
 def test_counts_and_columns_agree_with_the_shards(run):

@@ -19,6 +19,7 @@ def test_views_that_the_logit_was_not_calibrated_with_are_noted(views, ensemble,
         models=[make_trivial("gr", 32, 0.2).card],
         settings=SimpleNamespace(ensemble=ensemble),
         device_keys=Counter({"cpu": 1}),
+        regressor=None,
     )
     notes = _Merge._notes(job, SimpleNamespace(notes=("first",)))
     assert notes[0] == "first"
