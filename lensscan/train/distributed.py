@@ -172,7 +172,8 @@ class Horovod:
 
     def average(self, flat: Tensor) -> None:
         """Replace, in place, a flat tensor by its mean over the ranks."""
-        self._hvd.allreduce_(flat, op=self._hvd.Average, name="gradients")
+        # one name per length: Horovod remembers the shape that it agreed on under a name
+        self._hvd.allreduce_(flat, op=self._hvd.Average, name=f"average.{flat.numel()}")
 
     def any(self, flag: int) -> int:
         """Return the largest flag over the ranks."""

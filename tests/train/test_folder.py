@@ -92,6 +92,24 @@ def test_a_folder_gives_what_the_simulator_gives(tmp_path, written, opened, layo
     assert_same_mocks(opened(folder).take(rows), made.rows(rows))
 
 
+def test_sets_painted_on_real_stamps_are_written_and_read_too(tmp_path, monkeypatch):
+    """Jacobs' set B: here the real stamps are those of another folder of mocks."""
+    stamps = write(tmp_path / "stamps", make_recipe({"base": "des-griz", "name": "sky", "size": 32}, "sky"), n=40)
+    bands = "\n".join(f'[bands.{band}]\nmag = "mag_{band}"' for band in "griz")
+    (tmp_path / "sky.toml").write_text(f'name = "sky"\npixel_scale = 0.263\n{bands}\n')
+    canvas = {"catalog": stamps / "catalog.fits", "survey": tmp_path / "sky.toml", "stamps": f"packs:{stamps}/packs"}
+    jacobs = {"base": "des-jacobs2019-b", "name": "b", "size": 24, "canvas": {k: str(v) for k, v in canvas.items()}}
+    recipe = make_recipe(jacobs, "b")
+    folder = write(tmp_path / "mocks", recipe, n=24)
+    made = simulate_sample(recipe, 10, 0, 24)
+    assert made.is_lens.any()
+    assert not made.is_lens.all()
+    monkeypatch.setattr("lensscan.mocks.simulate.real_sky", None)
+    mocks = open_folder(settings_of(folder), recipe)
+    assert_same_mocks(mocks.take(torch.arange(24)), made)
+    mocks.close()
+
+
 def test_a_stream_from_disk_is_the_stream_of_a_fixed_set(written, opened):
     """Same seed, same rows, whether they are simulated or read; and every rank reads its share of each batch."""
     fixed = MockStream(lambda start, n: simulate_sample(tiny(), 10, start, n), Stream(N, 1, epochs=True), 20, 1)
