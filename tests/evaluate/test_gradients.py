@@ -13,16 +13,17 @@ from lensscan.errors import ConfigError
 from lensscan.evaluate import run, testsets
 from lensscan.evaluate.anchors import Anchor, Calibrator
 from lensscan.evaluate.detection import ambiguous
-from lensscan.evaluate.gradients import SEED, Gradients, GradientsTraining, plan_gradients
+from lensscan.evaluate.gradients import Gradients, GradientsTraining, plan_gradients
 from lensscan.evaluate.samples import draw_labelled, draw_sample
 from lensscan.evaluate.testsets import SEEDS, Seal, SealedSet, open_testset, truth_hash
 from lensscan.metrics.detection import auroc
 from lensscan.mocks.dataset import Dataset
 from lensscan.mocks.recipes import load_recipe, make_recipe
+from lensscan.mocks.seeds import DIFFICULTY as SEED
+from lensscan.mocks.seeds import PURPOSES
 from lensscan.nets.baseline import BASELINES
 from lensscan.nets.model import Card, Model, build_network
 from lensscan.survey.stamps import allocate
-from lensscan.train.run import SEEDS as PURPOSES
 
 RECIPE = "argonne2017-single"
 N, HOG = 90, 120
