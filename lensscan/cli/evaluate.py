@@ -2,7 +2,8 @@
 
 Sealed sets are RECIPE:smoke (2,000 objects) and RECIPE:full (100,000): the recipe at a seed of its own, checked by
 hash; open them once per model that you report. RECIPE:tune[:N] has another seed, for looking as often as you
-like. A folder made by lensscan simulate serves too. Several models are compared on the same galaxies.
+like. A folder made by lensscan simulate serves too. Several models are compared on the same galaxies. --baseline hog
+trains histograms of gradients on mocks of the set's recipe, as one more model and to calibrate published figures.
 
 --realism gates a recipe: what simple probes tell apart, lens from non-lens and mock from real stamps, and what the
 model makes of real stamps with and without painted arcs. --difficulty trains two published baselines on its mocks.
