@@ -4,7 +4,8 @@ Sealed sets are RECIPE:smoke (2,000 objects), :medium (10,000; for few recipes) 
 seed of its own, checked by hash; open them once per model that you report. RECIPE:tune[:N] has another seed, for
 looking as often as you like. A folder made by lensscan simulate serves too. Several models are compared on the same
 galaxies; with --trainings, which refuses any others than trainings of one file with other seeds, a summary gives mean
-and standard deviation of every figure over them.
+and standard deviation of every figure over them. --baseline hog trains histograms of gradients on mocks of the set's
+recipe, as one more model and to calibrate published figures.
 
 --realism gates a recipe: what simple probes tell apart, lens from non-lens and mock from real stamps, and what the
 model makes of real stamps with and without painted arcs. --difficulty trains two published baselines on its mocks.
