@@ -179,5 +179,4 @@ def curve_of_engine(backend: str, folder: str, precision: str) -> None:
 def test_fifty_steps_on_two_ranks(tmp_path, backend, precision, bound):
     alone = curve("train.test_batchnorm", tmp_path / "one", "none", 1, precision)
     found = curve("train.test_batchnorm", tmp_path / "two", backend, 2, precision)
-    print(backend, precision, max(abs(a - b) for a, b in zip(alone, found, strict=True)))
     assert found == pytest.approx(alone, abs=bound)
