@@ -174,10 +174,9 @@ def curve_of_engine(backend: str, folder: str, precision: str) -> None:
 @pytest.mark.mpi
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("precision", "bound"), [("float64", 1e-6), ("float32", 1e-2)], ids=["float64", "float32"])
+@pytest.mark.parametrize(("precision", "bound"), [("float64", 1e-6), ("float32", 1e-5)], ids=["float64", "float32"])
 @pytest.mark.parametrize("backend", ["torch", pytest.param("horovod", marks=needs_horovod)])
 def test_fifty_steps_on_two_ranks(tmp_path, backend, precision, bound):
     alone = curve("train.test_batchnorm", tmp_path / "one", "none", 1, precision)
     found = curve("train.test_batchnorm", tmp_path / "two", backend, 2, precision)
-    print(backend, precision, max(abs(a - b) for a, b in zip(alone, found, strict=True)))
     assert found == pytest.approx(alone, abs=bound)

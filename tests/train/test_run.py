@@ -236,11 +236,13 @@ def test_a_signal_leaves_a_checkpoint_and_the_code_for_another_run(tmp_path, sig
     assert state["step"] == 3, "the step under way is done, then no other"
 
 
-def stored(folder: Path) -> list[str]:
+def stored(folder: Path, name: str = "mocks", seed: int = 10, n: int = 48) -> list[str]:
     """Write mocks, two epochs of which are a training of six steps, and return the options that train on them."""
-    if not (folder / "mocks").exists():
-        Dataset(load_recipe("des-griz"), 10, 48, folder / "mocks").write()
-    return ["--set", f"stream.folder={json.dumps(str(folder / 'mocks'))}", "--set", "checkpoint_seconds=0"]
+    (folder / "tiny.toml").write_text('base = "slpipe2019"\nname = "tiny"\ntitle = "tiny"\nsize = 24\n')
+    Dataset(load_recipe(folder / "tiny.toml"), seed, n, folder / name).write()
+    changes = {"recipe": str(folder / "tiny.toml"), "stream.folder": str(folder / name)}
+    words = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
+    return [word for change in (*words, "checkpoint_seconds=0") for word in ("--set", change)]
 
 
 @pytest.mark.slow
@@ -255,7 +257,7 @@ def test_a_training_from_disk_that_was_killed_goes_on_with_fewer_ranks(tmp_path,
     assert killed.code != 0, killed
     run_folder = tmp_path / "small.safetensors.run"
     assert torch.load(run_folder / "checkpoint.pt", weights_only=True)["step"] == 3
-    refused = train(tmp_path, *options, "--set", f"stream.folder={json.dumps(str(other_mocks(tmp_path)))}")
+    refused = train(tmp_path, *stored(tmp_path, "other", seed=30))
     assert refused.code == ExitCode.ERROR
     assert "belongs to other settings" in refused.err
     assert refused.err.strip().count("\n") == 0
@@ -270,15 +272,9 @@ def test_a_training_from_disk_that_was_killed_goes_on_with_fewer_ranks(tmp_path,
     assert first.card.training["folder"]["path"] == str(tmp_path / "mocks")
 
 
-def other_mocks(folder: Path) -> Path:
-    Dataset(load_recipe("des-griz"), 30, 48, folder / "other").write()
-    return folder / "other"
-
-
 @pytest.mark.slow
 def test_mocks_of_a_sealed_set_are_refused_in_a_line(tmp_path):
-    Dataset(load_recipe("des-griz"), TESTSETS["smoke"], 2, tmp_path / "mocks").write()
-    done = train(tmp_path, *stored(tmp_path))
+    done = train(tmp_path, *stored(tmp_path, seed=TESTSETS["smoke"], n=2))
     assert done.code == ExitCode.USAGE, done
     assert "kept for the sealed test set smoke" in done.err
     assert done.err.strip().count("\n") == 0
