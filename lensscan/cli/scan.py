@@ -118,6 +118,8 @@ def dry_run(settings: ScanSettings, rank: int) -> int:
         size, bands = planner.frame.size, planner.frame.bands
         print(f"{plan.n_rows:,} of {plan.n_catalog:,} catalog rows selected")
         print(f"{len(plan.blocks):,} blocks of at most {16 * plan.batch} rows")
+        if planner.regressor:
+            print(f"regressor {planner.regressor.name}: rows with a raw logit above {settings.threshold:g}")
         gigabytes = plan.n_rows * len(bands) * size**2 * 4 / 1e9
         print(f"stamps: {' '.join(bands)}, {size}x{size} px, {gigabytes:.3g} GB to read")
         print(

@@ -284,7 +284,7 @@ def test_a_users_mistake_is_one_line_on_every_launch(survey, tmp_path):
         assert "Traceback" not in result.err
 
 
-def wait_for(condition, seconds: float = 60.0) -> None:
+def wait_for(condition, seconds: float = 100.0) -> None:
     """Wait until a condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -10,10 +10,12 @@ from small_networks import MEASURED, POINTS, RESNET, save_network
 from survey_stamps import stamps_of
 from tiny_survey import content_hash, make_survey
 
+from lensscan.candidates.export import _training_prior
 from lensscan.candidates.file import read_provenance
 from lensscan.cli.main import main
 from lensscan.errors import ExitCode
 from lensscan.nets import posterior
+from lensscan.nets.card import ThetaPrior
 from lensscan.nets.model import Model
 from lensscan.schema import PARAMETERS, Flag
 
@@ -136,6 +138,24 @@ def test_provenance_and_show_name_it(survey, models, tmp_path, capsys):
     assert main(["show", str(out)]) == ExitCode.OK
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  regressor ")]
     assert line.split(None, 1)[1] == f"alike 1 {card.hash[:12]}, of rows with a raw logit above 0.5"
+
+
+def test_a_dry_run_names_it(survey, models, tmp_path, capsys):
+    assert scan(survey, models, tmp_path / "out.h5", "alike", "--dry-run") == ExitCode.OK
+    assert "regressor alike: rows with a raw logit above 0\n" in capsys.readouterr().out
+
+
+def test_the_prior_is_the_regressors(survey, models, tmp_path):
+    prior = ThetaPrior(0.9, 1.1, (1.0, 1.0))
+    save_network(tmp_path / "narrow.safetensors", seed=2, theta_E_prior=prior)
+    (tmp_path / "judge.safetensors").write_bytes((models / "judge.safetensors").read_bytes())
+    out = tmp_path / "out.h5"
+    assert scan(survey, tmp_path, out, "narrow") == ExitCode.OK
+    assert _training_prior(out) == prior
+    found = columns(out)
+    beyond = (found["theta_E_q16"] < 0.9 * 1.02) | (found["theta_E_q84"] > 1.1 * 0.98)
+    assert 10 < beyond.sum() <= above(found, 0).sum()
+    np.testing.assert_array_equal((found["flags"] & Flag.POSTERIOR_AT_PRIOR) != 0, beyond)
 
 
 def test_another_regressor_is_another_plan(survey, models, tmp_path, capsys):
