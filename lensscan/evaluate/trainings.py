@@ -106,19 +106,25 @@ def join_figures(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         than one of them does; ``low high``, 95 % with both: Student's t for the mean of n trainings, added in
         quadrature to each side.  Ends are None where a training has none.
     """
-    values = [each.get("value") for each in figures]
-    if any(value is None for value in values):
+    values = _known(figures, "value")
+    if values is None:
         return None
     n, mean, std = len(values), float(np.mean(values)), float(np.std(values, ddof=1))
     noise = float(student.ppf((1 + LEVEL) / 2, n - 1)) * std / math.sqrt(n)
     found: dict[str, Any] = {"value": mean, "std": std, "trainings": values}
     for end, sign in (("low", -1), ("high", 1)):
-        ends = [each.get(end) for each in figures]
-        known = None if any(value is None for value in ends) else float(np.mean(ends))
+        ends = _known(figures, end)
+        known = None if ends is None else float(np.mean(ends))
         found[f"test_{end}"] = known
         reach = None if known is None else math.hypot(max(sign * (known - mean), 0.0), noise)
         found[end] = None if reach is None else mean + sign * reach
     return found
+
+
+def _known(figures: Sequence[Mapping[str, Any]], key: str) -> list[float] | None:
+    """Return one number of each figure; None unless all have it."""
+    values = [each[key] for each in figures if each.get(key) is not None]
+    return values if len(values) == len(figures) else None
 
 
 def join_parts(parts: Sequence[Any]) -> Any:
