@@ -113,6 +113,11 @@ def add_other_measurements(parser: argparse.ArgumentParser) -> None:
     pipeline.add_argument(
         "--modular", metavar="RECIPE", help="compare MODULAR END_TO_END [HALF] on this recipe's mocks"
     )
+    add_mock_survey(parser)
+
+
+def add_mock_survey(parser: argparse.ArgumentParser) -> None:
+    """Add what a mock survey is asked for."""
     rare = parser.add_argument_group("mock survey")
     rare.add_argument("--mock-survey", metavar="RECIPE", help="rank N of this recipe's mocks, lenses being rare")
     rare.add_argument("--prevalence", type=float, metavar="PI", help="lenses per object (default: the recipe's cut's)")

@@ -122,8 +122,8 @@ def join_figures(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def _known(figures: Sequence[Mapping[str, Any]], key: str) -> list[float] | None:
-    """Return one number of each figure, None unless all have it."""
-    values = [float(each[key]) for each in figures if each.get(key) is not None]
+    """Return one number of each figure; None unless all have it."""
+    values = [each[key] for each in figures if each.get(key) is not None]
     return values if len(values) == len(figures) else None
 
 

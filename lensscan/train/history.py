@@ -102,8 +102,9 @@ class History:
         plot_panels([panel for panel in panels if panel.curves] or panels, path, title=title)
 
     def _panel(self, label: str, curves: Mapping[str, tuple[str, str]]) -> Panel:
-        found = (Curve(name, *self.column(kind, key)) for name, (kind, key) in curves.items())
-        return Panel(tuple(curve for curve in found if np.any(curve.y)), xlabel="step", ylabel=label)
+        columns = {name: self.column(kind, key) for name, (kind, key) in curves.items()}
+        drawn = [Curve(name, x, y, "-" if len(x) > 1 else "o") for name, (x, y) in columns.items() if np.any(y)]
+        return Panel(tuple(drawn), xlabel="step", ylabel=label)
 
 
 @dataclass(slots=True)

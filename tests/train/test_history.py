@@ -53,7 +53,7 @@ def test_only_what_was_learnt_is_drawn(tmp_path, monkeypatch):
     history.add("valid", 50, {"psnr_denoise": 33.0})
     history.plot(tmp_path / "curves.png", "toy")
     assert [panel.ylabel for panel in drawn] == ["loss, all terms", "PSNR of the images (dB)"]
-    assert [curve.label for curve in drawn[1].curves] == ["denoised"]
+    assert [(curve.label, curve.style) for curve in drawn[1].curves] == [("denoised", "o")], "one point is no line"
     assert (drawn[0].curves[0].x, drawn[0].curves[0].y) == ([50.0], [0.3])
 
 
