@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lensscan.errors import ConfigError, ModelError, PlanMismatch
 from lensscan.process import available_cores
@@ -17,8 +21,17 @@ from lensscan.survey.stamps import Frame, StampSource, allocate, open_source
 if TYPE_CHECKING:
     from lensscan.config import Survey
     from lensscan.nets.model import Model
+    from lensscan.nets.scorer import Scorer
 
-__all__ = ["build_engine", "common_frame", "default_batch", "device_key", "device_name", "stamp_source"]
+__all__ = [
+    "build_engine",
+    "common_frame",
+    "default_batch",
+    "device_key",
+    "device_name",
+    "settle_threads",
+    "stamp_source",
+]
 
 BATCH = {"cpu": 64, "cuda": 512}
 
@@ -85,8 +98,6 @@ def build_engine(settings: ScanSettings, local_size: int) -> Engine:
     PlanMismatch
         If this rank sees another model file than root did.
     """
-    import torch
-
     from lensscan.nets.model import Model
     from lensscan.nets.scorer import Scorer
     from lensscan.scan.regression import Regression
@@ -94,7 +105,6 @@ def build_engine(settings: ScanSettings, local_size: int) -> Engine:
     plan = Plan.open(settings.run_dir / "plan.h5")
     device = device_name(settings)
     cores = available_cores(local_size)
-    torch.set_num_threads(settings.threads or cores)
     models = [Model.load(name) for name in settings.model]
     regressor = Model.load(settings.regressor) if settings.regressor else None
     _require_planned([*models, regressor] if regressor else models, plan)
@@ -107,7 +117,8 @@ def build_engine(settings: ScanSettings, local_size: int) -> Engine:
     if regressor and above is not None:
         second = Scorer([regressor], device, plan.batch, precision, views)
         regression = Regression.of(regressor, second, frame, above, pinned=device == "cuda")
-    scorer.submit(allocate(plan.batch, frame)).result()  # the first call sets up libraries and memory
+    threads = settings.threads or cores
+    settle_threads(threads, [scorer, regression.scorer] if regression else [scorer])
     attempts = Attempts(settings, plan)
     return Engine(
         plan,
@@ -119,6 +130,47 @@ def build_engine(settings: ScanSettings, local_size: int) -> Engine:
         attempts.finished,
         regression,
     )
+
+
+def settle_threads(wanted: int, scorers: Sequence[Scorer]) -> int:
+    """Let networks compute with several threads if these give the bits of one thread, else with one.
+
+    Libraries share the sums of some layers, in batches of few rows, among threads: the last bits of a score would
+    then follow the number of threads, and with it that of the ranks on a node.  Which layers, their shapes decide,
+    not the pixels, so that one batch of noise shows it; it also sets up libraries and memory.
+
+    Parameters
+    ----------
+    wanted : int
+    scorers : sequence of Scorer
+
+    Returns
+    -------
+    int
+        The number of threads, which torch has now.
+    """
+    import torch
+
+    found = []
+    on_cpu = all(scorer.device.type == "cpu" for scorer in scorers)
+    for threads in sorted({1, wanted} if on_cpu else {wanted}):
+        torch.set_num_threads(threads)
+        found.append([_score_noise(scorer) for scorer in scorers])
+    same = all(
+        np.array_equal(one[name], many[name], equal_nan=True)
+        for one, many in zip(found[0], found[-1], strict=True)
+        for name in one
+    )
+    torch.set_num_threads(wanted if same else 1)
+    return wanted if same else 1
+
+
+def _score_noise(scorer: Scorer) -> dict[str, NDArray[Any]]:
+    slot = allocate(scorer.batch, scorer.frame)
+    slot.images[:] = np.random.default_rng(0).normal(size=slot.images.shape)
+    slot.n = scorer.batch
+    slot.present[:] = True
+    return scorer.submit(slot).result()
 
 
 def _require_planned(models: list[Model], plan: Plan) -> None:
