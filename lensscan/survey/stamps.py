@@ -258,28 +258,22 @@ class Rows:
     def cut(self, start: int, stop: int) -> Rows:
         """Return a copy of the rows [start, stop)."""
         piece = slice(start, stop)
-        return Rows(
-            id=self.id[piece],
-            ra=self.ra[piece],
-            dec=self.dec[piece],
-            px=self.px[piece],
-            py=self.py[piece],
-            file=self.file[piece],
-            offset=self.offset[piece],
-            status=self.status[piece].copy(),
-        )
+        return self._at(piece, self.file[piece])
 
     def take(self, chosen: NDArray[np.intp]) -> Rows:
         """Return a copy of some rows, in the order given."""
+        return self._at(chosen, [self.file[row] for row in chosen.tolist()])
+
+    def _at(self, rows: slice | NDArray[np.intp], file: list[str]) -> Rows:
         return Rows(
-            id=self.id[chosen],
-            ra=self.ra[chosen],
-            dec=self.dec[chosen],
-            px=self.px[chosen],
-            py=self.py[chosen],
-            file=[self.file[row] for row in chosen.tolist()],
-            offset=self.offset[chosen],
-            status=self.status[chosen],
+            id=self.id[rows],
+            ra=self.ra[rows],
+            dec=self.dec[rows],
+            px=self.px[rows],
+            py=self.py[rows],
+            file=file,
+            offset=self.offset[rows],
+            status=self.status[rows].copy(),
         )
 
     @classmethod

@@ -13,20 +13,12 @@ from tiny_survey import content_hash, make_survey
 
 from lensscan.cli.main import main
 from lensscan.errors import ExitCode
-from lensscan.nets import posterior
 from lensscan.nets.model import make_trivial
 from lensscan.schema import Flag
 
+pytestmark = pytest.mark.usefixtures("quick_summaries")
 BATCH = 4
 OUTSIDE = ("file", "offset", "row")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_summaries():
-    """Summaries are made in blocks of a constant size, for millions of rows; ours are few."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(posterior, "BLOCK", 128)
-        yield
 
 
 @pytest.fixture(scope="module")

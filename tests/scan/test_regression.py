@@ -14,21 +14,13 @@ from lensscan.candidates.export import _training_prior
 from lensscan.candidates.file import read_provenance
 from lensscan.cli.main import main
 from lensscan.errors import ExitCode
-from lensscan.nets import posterior
 from lensscan.nets.card import ThetaPrior
 from lensscan.nets.model import Model
 from lensscan.schema import PARAMETERS, Flag
 
+pytestmark = pytest.mark.usefixtures("quick_summaries")
 BATCH = 4
 POSTERIOR = (*PARAMETERS, *(f"{name}_err" for name in PARAMETERS), "theta_E_q025", "theta_E_q16", "theta_E_q84")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_summaries():
-    """Summaries are made in blocks of a constant size, for millions of rows; ours are few."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(posterior, "BLOCK", 128)
-        yield
 
 
 @pytest.fixture(scope="module")
