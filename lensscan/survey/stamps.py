@@ -264,7 +264,7 @@ class Rows:
         """Return a copy of some rows, in the order given."""
         return self._at(chosen, [self.file[row] for row in chosen.tolist()])
 
-    def _at(self, rows: slice | NDArray[np.intp], file: list[str]) -> Rows:
+    def _at(self, rows: slice | NDArray[np.intp], file: Sequence[str]) -> Rows:
         return Rows(
             id=self.id[rows],
             ra=self.ra[rows],
