@@ -230,7 +230,7 @@ def test_a_signal_leaves_a_checkpoint_and_the_code_for_another_run(tmp_path, sig
     fault = f"point=checkpoint:renamed,do={signal},hit=2"
     done = train(tmp_path, "--set", "checkpoint_seconds=0", fault=fault)
     assert done.code == ExitCode.INCOMPLETE, done
-    assert "checkpoint written; run the same command again" in done.err
+    assert "all is kept; run the same command again" in done.err
     assert not (tmp_path / "small.safetensors").exists()
     state = torch.load(tmp_path / "small.safetensors.run" / "checkpoint.pt", weights_only=True)
     assert state["step"] == 3, "the step under way is done, then no other"
