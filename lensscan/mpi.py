@@ -21,17 +21,18 @@ from typing import Any
 from lensscan import faults
 from lensscan.errors import ExitCode, LauncherError
 
-__all__ = ["World", "abort", "launched_size", "local_rank", "orphan_watch", "start"]
+__all__ = ["World", "abort", "launched_rank", "launched_size", "local_rank", "orphan_watch", "start"]
 
 log = logging.getLogger(__name__)
 
-# Variables by which launchers tell a process how many ranks they started, and its place on the node.
+# Variables by which launchers tell a process how many ranks they started, its rank, and its place on the node.
 SIZE_VARIABLES = (
     "OMPI_COMM_WORLD_SIZE",
     "PMI_SIZE",
     "PALS_SIZE",
     "SLURM_STEP_NUM_TASKS",
 )
+RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PALS_RANKID", "SLURM_PROCID")
 LOCAL_RANK_VARIABLES = (
     "OMPI_COMM_WORLD_LOCAL_RANK",
     "PMI_LOCAL_RANK",
@@ -57,6 +58,11 @@ def launched_size() -> int | None:
     if "SLURM_STEP_ID" in os.environ and os.environ.get("SLURM_NTASKS", "").isdigit():
         return int(os.environ["SLURM_NTASKS"])
     return None
+
+
+def launched_rank() -> int:
+    """Return the rank that the launcher gave this process, 0 without a launcher."""
+    return _first_number(RANK_VARIABLES, 0) if launched_size() else 0
 
 
 def local_rank() -> int:

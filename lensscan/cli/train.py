@@ -80,7 +80,10 @@ def run(args: argparse.Namespace) -> int:
     mpi.pin_device()
     try:
         code = train(args, stop)
-        if code in (ExitCode.INCOMPLETE, ExitCode.INTERRUPTED) and mpi.local_rank() == 0:
+        if mpi.launched_rank() > 0:
+            # Rank 0 says what is to do: it may still write, and mpiexec ends it at another's first code that is not 0.
+            return int(ExitCode.OK)
+        if code in (ExitCode.INCOMPLETE, ExitCode.INTERRUPTED):
             print("lensscan train: stopped, all is kept; run the same command again to go on", file=sys.stderr)
         return int(code)
     except Exception as error:

@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 
 from lensscan.errors import ConfigError, LauncherError
-from lensscan.mpi import launched_size
+from lensscan.mpi import launched_rank, launched_size
 
 __all__ = ["BACKENDS", "Engine", "Horovod", "Serial", "TorchDistributed", "choose", "start_engine"]
 
 BACKENDS = ("auto", "none", "torch", "horovod")
-RANK_VARIABLES = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PALS_RANKID", "SLURM_PROCID")
 QUIET = {"HOROVOD_CYCLE_TIME": "5", "OMPI_MCA_mpi_yield_when_idle": "1"}
 """Milliseconds between two rounds of Horovod's thread; Open MPI's processes yield while they wait."""
 JOB_VARIABLES = ("PMIX_NAMESPACE", "SLURM_JOB_ID", "PBS_JOBID")
@@ -97,7 +96,7 @@ class TorchDistributed:
         import torch.distributed as dist
 
         size = launched_size() or int(os.environ.get("WORLD_SIZE", "1"))
-        rank = next((int(os.environ[name]) for name in RANK_VARIABLES if name in os.environ), 0)
+        rank = int(os.environ.get("RANK", launched_rank()))
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
         os.environ.setdefault("MASTER_PORT", str(default_port()))
         backend = "nccl" if device.type == "cuda" else "gloo"
