@@ -22,7 +22,7 @@ say "ruff"
 say "mypy"
 "$VENV/bin/mypy" || failed+=(mypy)
 say "pytest, slow tests included"
-"$VENV/bin/python" -m pytest -m "" "$@" || failed+=(pytest)
+"$VENV/bin/python" -m pytest -m "" --durations=25 "$@" || failed+=(pytest)
 if [ ${#failed[@]} -gt 0 ]; then
     printf 'test: error: failed: %s\n' "${failed[*]}" >&2
     exit 1

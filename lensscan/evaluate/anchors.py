@@ -17,9 +17,21 @@ from lensscan.config import build, read_toml
 from lensscan.errors import ConfigError
 from lensscan.evaluate.detection import LARGE
 
-__all__ = ["Anchor", "Calibrator", "anchor_lines", "anchor_rows", "figure_at", "load_anchors", "verdict"]
+__all__ = [
+    "Anchor",
+    "Calibrator",
+    "anchor_lines",
+    "anchor_rows",
+    "figure_at",
+    "gain_over",
+    "gain_words",
+    "load_anchors",
+    "verdict",
+]
 
 Report = Mapping[str, Any]
+Figure = Mapping[str, float]
+ENDS = ("value", "low", "high")
 OF_THE_CHALLENGE = ("detection:tpr0", "detection:tpr10")
 """Rates that fall with the number of non-lenses; the lens finding challenge had `LARGE` objects."""
 
@@ -39,7 +51,7 @@ class Calibrator:
     """
 
     model: str
-    values: Mapping[str, float]
+    values: Mapping[str, float] = field(default_factory=dict)
     tolerance: float = 0.0
     absolute: float = 0.0
 
@@ -57,6 +69,9 @@ class Anchor:
     ----------
     resolution : float
         Step of the last digit that is printed: a figure stands for all that is rounded to it, up to half a step away.
+    figures : tuple of str
+        Figures that stand over the re-run baseline alone: on a recipe so far from the paper's that none of its own
+        belongs beside them.
     """
 
     paper: str
@@ -64,9 +79,10 @@ class Anchor:
     tag: str
     recipes: tuple[str, ...]
     better: str
-    values: Mapping[str, float]
+    values: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
     resolution: float = 0.0
+    figures: tuple[str, ...] = ()
     baseline: Calibrator | None = field(default=None)
 
 
@@ -118,15 +134,16 @@ def anchor_rows(report: Report, baseline: Report | None, anchors: tuple[Anchor, 
     Returns
     -------
     list of dict
-        ``paper source tag figure published resolution baseline ours verdict``; a baseline that is not this paper's is
-        shown, but decides nothing.
+        ``paper source tag figure published resolution baseline ours gain verdict``; a baseline that is not this
+        paper's is shown, but decides nothing.  ``gain`` is that of ours over the baseline (`gain_over`), None without
+        one; ``published`` is None for an anchor's `figures`.
     """
     recipe = report["testset"].get("recipe", "")
     rows = []
     for anchor in anchors:
         if recipe not in anchor.recipes and "*" not in anchor.recipes:
             continue
-        for figure, published in anchor.values.items():
+        for figure, published in (*anchor.values.items(), *((figure, None) for figure in anchor.figures)):
             ours = figure_at(report, figure)
             if ours is None:
                 continue
@@ -142,10 +159,49 @@ def anchor_rows(report: Report, baseline: Report | None, anchors: tuple[Anchor, 
                     "baseline": rerun,
                     "baseline_model": baseline["model"]["name"] if baseline is not None and rerun else "",
                     "ours": ours,
+                    "better": anchor.better,
+                    "gain": None if rerun is None else gain_over(ours, rerun, anchor.better),
                     "verdict": verdict(anchor, figure, report, ours, baseline, rerun),
                 }
             )
     return rows
+
+
+def gain_over(ours: Figure, rerun: Figure, better: str) -> dict[str, float | None]:
+    """Return by how much ours is better than a re-run baseline.
+
+    Parameters
+    ----------
+    ours, rerun : mapping
+        ``value low high`` of each.
+    better : str
+        ``lower``: the share by which ours is smaller, 1 - ours / rerun; ``higher``: the difference, ours - rerun.
+
+    Returns
+    -------
+    dict
+        ``value low high``; ends add up as for independent figures, which is too wide for two of the same galaxies,
+        and are None where either has none.
+    """
+    a, b = ours["value"], rerun["value"]
+    if better == "higher":
+        value, slopes = a - b, (1.0, -1.0)
+    elif b > 0:
+        value, slopes = 1 - a / b, (-1 / b, a / b**2)
+    else:
+        return dict.fromkeys(ENDS)
+    found: dict[str, float | None] = {"value": value}
+    for end, sign in (("low", -1), ("high", 1)):
+        parts = [_reach(figure, sign * slope) for figure, slope in zip((ours, rerun), slopes, strict=True)]
+        known = [part for part in parts if part is not None]
+        found[end] = value + sign * math.hypot(*known) if len(known) == len(parts) else None
+    return found
+
+
+def _reach(figure: Figure, slope: float) -> float | None:
+    """Return how far something moves when a figure goes to the end of its interval that moves it upwards."""
+    end = figure.get("high" if slope > 0 else "low")
+    return None if end is None else abs(slope * (end - figure["value"]))
 
 
 def _objects(report: Report) -> int:
@@ -169,12 +225,14 @@ def verdict(
     if figure in OF_THE_CHALLENGE and objects != LARGE:
         return f"no verdict: depends on the number of objects, {LARGE:,} there and {objects:,} here"
     calibrator = anchor.baseline
-    if calibrator is None or figure not in calibrator.values:
+    if calibrator is None or figure not in (*calibrator.values, *anchor.figures):
         return "no verdict: the paper has no simple baseline for this figure"
     if baseline is None or rerun is None:
         return f"no verdict: {calibrator.model} has not been run again on this set"
     if calibrator.model not in (baseline["model"]["name"], baseline["model"].get("kind")):
         return f"no verdict: needs {calibrator.model}, the baseline is {baseline['model']['name']}"
+    if figure in anchor.figures:
+        return "over the baseline alone: the paper's figures are of other data"
     if not calibrator.agrees(figure, rerun["value"]):
         return (
             f"not comparable: {calibrator.model} reaches {rerun['value']:.3g} here, "
@@ -198,10 +256,25 @@ def anchor_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in rows:
         if row["verdict"].startswith("context"):
             continue
-        rerun = f", {row['baseline_model']} again {row['baseline']['value']:.3g}" if row["baseline"] else ""
         figure = row["figure"].partition(":")[2]
         tag = " (from memory)" if row["tag"] == "M" else ""
         rounded = f" (in steps of {row['resolution']:g})" if row["resolution"] else ""
-        here = f"published {row['published']:g}{rounded}{tag}{rerun}, here {row['ours']['value']:.3g}"
-        lines.append(f"{figure}: {here}; {row['verdict']}  [{row['paper']}]")
+        parts = [] if row["published"] is None else [f"published {row['published']:g}{rounded}{tag}"]
+        if row["baseline"]:
+            parts.append(f"{row['baseline_model']} again {row['baseline']['value']:.3g}")
+        gained = gain_words(row)
+        parts.append(f"here {row['ours']['value']:.3g}" + (f" ({gained})" if gained else ""))
+        lines.append(f"{figure}: {', '.join(parts)}; {row['verdict']}  [{row['paper']}]")
     return lines
+
+
+def gain_words(row: Mapping[str, Any]) -> str:
+    """Return the gain of a row over its baseline in words; empty without one."""
+    gain = row.get("gain")
+    if gain is None or gain["value"] is None:
+        return ""
+    high = row["better"] == "higher"
+    scale, form = (1, "+.3f") if high else (100, ".0f")
+    value, low, above = (None if gain[key] is None else format(scale * gain[key], form) for key in ENDS)
+    ends = "" if low is None or above is None else f" [{low}, {above}]"
+    return f"{value}{ends}" if high else f"smaller by {value} %{ends}"

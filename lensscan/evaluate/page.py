@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from lensscan.candidates.positions import MODES
+from lensscan.evaluate.anchors import gain_words
 from lensscan.evaluate.detection import EVEN_ODDS, cut_words
 from lensscan.evaluate.flows import LEVELS as FLOW
 from lensscan.evaluate.galleries import KINDS
@@ -74,12 +75,13 @@ def anchor_table(report: Report) -> str:
         (
             f"{escape(row['paper'])}<br><small>{escape(row['source'])}</small>",
             escape(row["figure"]),
-            number(row["published"])
+            ("" if row["published"] is None else number(row["published"]))
             + ("" if row["tag"] == "R" else f" [{row['tag']}]")
             + (f"<br><small>in steps of {row['resolution']:g}</small>" if row.get("resolution") else ""),
             figure(row["baseline"])
             + (f"<br><small>{escape(row['baseline_model'])}</small>" if row["baseline"] else ""),
             figure(row["ours"]),
+            escape(gain_words(row)),
             escape(row["verdict"]),
         )
         for row in report.get("anchors", [])
@@ -91,7 +93,7 @@ def anchor_table(report: Report) -> str:
         "again on this set, to reach what it reached there."
     )
     return note(text) + table(
-        ("", "figure", "published", "baseline, here", "this model", ""), rows, frozenset({0, 1, 5})
+        ("", "figure", "published", "baseline, here", "this model", "over the baseline", ""), rows, frozenset({0, 1, 6})
     )
 
 

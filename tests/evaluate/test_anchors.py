@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 
 from lensscan.errors import ConfigError
-from lensscan.evaluate.anchors import Anchor, Calibrator, anchor_lines, anchor_rows, figure_at, load_anchors
+from lensscan.evaluate.anchors import (
+    Anchor,
+    Calibrator,
+    anchor_lines,
+    anchor_rows,
+    figure_at,
+    gain_over,
+    load_anchors,
+)
+from lensscan.evaluate.page import anchor_table
 from lensscan.nets.baseline import BASELINES
 from lensscan.nets.classic.registry import PUBLISHED
 
 FIGURE = "regression:errors.x.abs_68"
 ALEXNET = Calibrator("alexnet", {FIGURE: 0.05}, tolerance=0.25)
+GAINED = ((6.0, 0.6, 0.3), (10.0, 0.4, 0.2))
 ANCHOR = Anchor("Paper 2017", "table 1", "R", ("toy",), "lower", {FIGURE: 0.04}, baseline=ALEXNET)
 
 
@@ -77,10 +88,42 @@ def test_rows_in_words():
     context = Anchor("Survey", "abstract", "R", ("*",), "higher", {"completeness:0.01.cmu": 0.9})
     rows = anchor_rows(report(0.03), report(0.051, name="again", kind="alexnet"), (ANCHOR, context))
     assert len(rows) == 2
-    assert anchor_lines(rows) == ["errors.x.abs_68: published 0.04, again again 0.051, here 0.03; better  [Paper 2017]"]
+    (line,) = anchor_lines(rows)
+    said = "published 0.04, again again 0.051, here 0.03 (smaller by 41 % [39, 43]); better"
+    assert line == f"errors.x.abs_68: {said}  [Paper 2017]"
     remembered = Anchor("Paper", "table", "M", ("toy",), "lower", {FIGURE: 0.04})
     (line,) = anchor_lines(anchor_rows(report(0.03), None, (remembered,)))
     assert line.startswith("errors.x.abs_68: published 0.04 (from memory), here 0.03; no verdict")
+
+
+def test_the_gain_over_the_baseline():
+    """For one minus a ratio the relative errors add up in quadrature, for a difference the errors themselves."""
+    ours, rerun = ({"value": value, "low": value - low, "high": value + high} for value, low, high in GAINED)
+    smaller = gain_over(ours, rerun, "lower")
+    assert smaller["value"] == pytest.approx(0.4)
+    assert smaller["low"] == pytest.approx(0.4 - 0.6 * math.hypot(0.05, 0.04))
+    assert smaller["high"] == pytest.approx(0.4 + 0.6 * math.hypot(0.1, 0.02))
+    more = gain_over(ours, rerun, "higher")
+    assert more["value"] == pytest.approx(-4.0)
+    assert more["low"] == pytest.approx(-4.0 - math.hypot(0.6, 0.2))
+    assert more["high"] == pytest.approx(-4.0 + math.hypot(0.3, 0.4))
+    assert gain_over(ours | {"low": None}, rerun, "lower") == smaller | {"high": None}
+    assert gain_over(ours, rerun | {"value": 0.0}, "lower")["value"] is None
+
+
+def test_a_recipe_far_from_the_papers_stands_over_the_baseline_alone():
+    anchor = Anchor("Paper", "a third", "R", ("toy",), "lower", figures=(FIGURE,), baseline=Calibrator("alexnet"))
+    (row,) = anchor_rows(report(0.03), report(0.06, name="alexnet"), (anchor,))
+    assert row["published"] is None
+    assert row["verdict"].startswith("over the baseline alone")
+    (line,) = anchor_lines([row])
+    assert "published" not in line
+    assert "alexnet again 0.06, here 0.03 (smaller by 50 %" in line
+    assert "nan" not in anchor_table({"anchors": [row]}).lower()
+    assert verdict(report(0.03), None, anchor) == "no verdict: alexnet has not been run again on this set"
+    small = [each for each in load_anchors() if "hezaveh2017-64" in each.recipes]
+    assert len(small) == 1
+    assert not small[0].values, "never beside table 1"
 
 
 def test_rows_belong_to_the_recipe_and_to_measured_figures():
