@@ -29,7 +29,6 @@ from lensscan.cli.ranks import among_ranks
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lensscan.evaluate.difficulty import Trainer
     from lensscan.mocks.recipes import Recipe
     from lensscan.mpi import World
     from lensscan.nets.model import Model
@@ -343,6 +342,7 @@ def run_difficulty(args: argparse.Namespace) -> int:
     recipe = prepared_recipe(args, args.difficulty)
     from lensscan.evaluate.difficulty import DifficultySettings, measure_difficulty
     from lensscan.evaluate.difficultyreport import lines, write_difficulty
+    from lensscan.train.calibrator import Calibrator
 
     settings = DifficultySettings(
         recipe=recipe,
@@ -355,10 +355,11 @@ def run_difficulty(args: argparse.Namespace) -> int:
         device=args.device,
         replicates=args.bootstrap,
     )
-    run = Path(args.output) / f"difficulty--{recipe.name}.run"
-    found = measure_difficulty(settings, published_trainer(args.epochs, args.device, run), Stages())
+    train = Calibrator(recipe, args.epochs, args.device, Path(args.output))
+    found = measure_difficulty(settings, train, Stages())
     code = publish(args, found, lines, write_difficulty)
-    shutil.rmtree(run, ignore_errors=True)
+    print("\n".join(str(path) for path in train.written))
+    shutil.rmtree(train.run, ignore_errors=True)
     return code
 
 
@@ -414,25 +415,6 @@ def run_mock_survey(args: argparse.Namespace, world: World) -> int:
         return 0
     found = measure_lists(settings, objects, Stages())
     return publish(args, found, partial(lines, settings, objects), partial(write_survey, settings, objects))
-
-
-def published_trainer(epochs: int, device: str, run: Path) -> Trainer:
-    """Return the training of the Argonne slides, for so many epochs, kept in the folder `run`."""
-    import dataclasses
-
-    from lensscan.train.published import ARGONNE2017, fit_published
-
-    recipe = dataclasses.replace(ARGONNE2017, epochs=epochs)
-    return lambda images, labels, seed, report, restored: fit_published(
-        images,
-        labels,
-        recipe,
-        seed=seed,
-        device=device,
-        report=report,
-        checkpoint=run / f"seed-{seed}.ckpt",
-        restored=restored,
-    )
 
 
 class Stages:

@@ -34,6 +34,7 @@ from lensscan.train.kept import Kept
 from lensscan.train.settings import Augmentation, Finish
 
 __all__ = [
+    "CLASSIFIES",
     "Scored",
     "calibrate",
     "calibrate_logit",
@@ -56,6 +57,7 @@ LEAST_LENSES = 10
 """In the outermost bins of f_lens."""
 LEAST_NATURAL = 1000
 """Lenses of nature's theta_E that a recalibration can stand on."""
+CLASSIFIES = "none: this network only classifies, its posterior columns are NaN"
 RANGE_QUANTILES = (0.001, 0.999)
 Floats = NDArray[np.floating]
 
@@ -296,7 +298,7 @@ def evaluate(card: Card, scored: Scored) -> dict[str, Any]:
     if scored.regressed:
         result |= _regression(scored)
     else:
-        result["posterior"] = "none: this network only classifies, its posterior columns are NaN"
+        result["posterior"] = CLASSIFIES
     return _rounded(result)
 
 

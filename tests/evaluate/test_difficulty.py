@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+import lensscan
 from lensscan.cli.main import main
 from lensscan.errors import ConfigError
 from lensscan.evaluate import difficulty
@@ -183,6 +184,12 @@ def test_command(tmp_path, capsys):
     assert (tmp_path / "difficulty--argonne2017-single.json").is_file()
     assert not list(tmp_path.glob("*.png"))
     assert not list(tmp_path.glob("*.run")), "what was kept of the training is not needed any more"
+    found = json.loads((tmp_path / "difficulty--argonne2017-single.json").read_text())
+    model = lensscan.load_model(tmp_path / "difficulty--argonne2017-single-seed-1.safetensors")
+    assert model.card.name == "argonne"
+    images, labels = draw_labelled(load_recipe("argonne2017-single"), 60, NEW_SEED)
+    right = (np.asarray(model.score(images)["logit"]) > 0) == labels
+    assert right.mean() == pytest.approx(found["network"][0]["new"]["value"], abs=1e-4), "the model is the network measured"
 
 
 def test_refusals_are_one_line(capsys):
