@@ -189,7 +189,8 @@ def test_command(tmp_path, capsys):
     assert model.card.name == "argonne"
     images, labels = draw_labelled(load_recipe("argonne2017-single"), 60, NEW_SEED)
     right = (np.asarray(model.score(images)["logit"]) > 0) == labels
-    assert right.mean() == pytest.approx(found["network"][0]["new"]["value"], abs=1e-4), "the model is the network measured"
+    measured = found["network"][0]["new"]["value"]
+    assert right.mean() == pytest.approx(measured, abs=1e-4), "the model is the network measured"
 
 
 def test_refusals_are_one_line(capsys):
