@@ -342,7 +342,7 @@ def run_difficulty(args: argparse.Namespace) -> int:
     recipe = prepared_recipe(args, args.difficulty)
     from lensscan.evaluate.difficulty import DifficultySettings, measure_difficulty
     from lensscan.evaluate.difficultyreport import lines, write_difficulty
-    from lensscan.train.calibrator import Calibrator
+    from lensscan.train.calibrator import CalibratorTraining
 
     settings = DifficultySettings(
         recipe=recipe,
@@ -355,7 +355,7 @@ def run_difficulty(args: argparse.Namespace) -> int:
         device=args.device,
         replicates=args.bootstrap,
     )
-    train = Calibrator(recipe, args.epochs, args.device, Path(args.output))
+    train = CalibratorTraining(recipe, args.epochs, args.device, Path(args.output))
     found = measure_difficulty(settings, train, Stages())
     code = publish(args, found, lines, write_difficulty)
     print("\n".join(str(path) for path in train.written))

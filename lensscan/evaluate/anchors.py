@@ -18,6 +18,7 @@ from lensscan.errors import ConfigError
 from lensscan.evaluate.detection import LARGE
 
 __all__ = [
+    "ENDS",
     "Anchor",
     "Calibrator",
     "anchor_lines",
@@ -32,6 +33,7 @@ __all__ = [
 Report = Mapping[str, Any]
 Figure = Mapping[str, float]
 ENDS = ("value", "low", "high")
+"""What every figure of a report has."""
 OF_THE_CHALLENGE = ("detection:tpr0", "detection:tpr10")
 """Rates that fall with the number of non-lenses; the lens finding challenge had `LARGE` objects."""
 
@@ -134,9 +136,9 @@ def anchor_rows(report: Report, baseline: Report | None, anchors: tuple[Anchor, 
     Returns
     -------
     list of dict
-        ``paper source tag figure published resolution baseline ours gain verdict``; a baseline that is not this
-        paper's is shown, but decides nothing.  ``gain`` is that of ours over the baseline (`gain_over`), None without
-        one; ``published`` is None for an anchor's `figures`.
+        ``paper source tag figure published resolution baseline baseline_model ours better gain verdict``; a baseline
+        that is not this paper's is shown, but decides nothing.  ``gain`` is that of ours over the baseline
+        (`gain_over`), None without one; ``published`` is None for an anchor's `figures`.
     """
     recipe = report["testset"].get("recipe", "")
     rows = []

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from lensscan.errors import ConfigError
-from lensscan.evaluate.anchors import anchor_rows, load_anchors
+from lensscan.evaluate.anchors import ENDS, anchor_rows, load_anchors
 from lensscan.evaluate.members import line_up
 from lensscan.evaluate.report import FORMAT, file_stem, read_report
 from lensscan.evaluate.run import SAME
@@ -35,7 +35,6 @@ __all__ = [
 
 SECTIONS = ("detection", "regression", "images", "flow", "completeness", "false_positives")
 """Parts of a report that hold figures of the model; the others are of the test set."""
-ENDS = ("value", "low", "high")
 LEVEL = 0.95
 IDENTITY = {"recipe_digest": "recipe", "seedless_digest": "training file"}
 """What the cards of trainings of one file have in common, and what it stands for."""

@@ -22,11 +22,11 @@ from lensscan.train.finish import CLASSIFIES
 from lensscan.train.published import ARGONNE2017, Epoch, Fitted, fit_published
 from lensscan.train.run import label_of
 
-__all__ = ["Calibrator", "calibrator_model"]
+__all__ = ["CalibratorTraining", "calibrator_model"]
 
 
 @dataclasses.dataclass(slots=True)
-class Calibrator:
+class CalibratorTraining:
     """Trains the network, seed after seed, and writes what comes out.
 
     Attributes
