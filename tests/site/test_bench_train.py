@@ -121,7 +121,9 @@ class Runner:
     def __call__(self, case, ranks):
         self.asked.append((case, ranks))
         key = (case.backend, ranks) if ranks else (case.backend, case.stored)
-        seconds = SECONDS[key] * (1 + (len(self.asked) - 1) // 5)
+        seconds = SECONDS[key] * (1 + (len(self.asked) - 1) // 6)
+        if "precision=bf16" in case.assignments:
+            seconds /= 1.6
         work = 0.9 * seconds if ranks else seconds
         return [Timed(1000, seconds, 0.3 * (ranks == 2) * seconds, 0.15 * work, work) for _ in range(max(1, ranks))]
 
@@ -144,11 +146,13 @@ def bench(monkeypatch, tmp_path):
 
 def test_ratios_are_taken_round_by_round(bench):
     figures, asked, report = bench()
-    assert [ranks for _, ranks in asked[:5]] == [0, 0, 1, 2, 2]
-    assert len(asked) == 15
+    assert [ranks for _, ranks in asked[:6]] == [0, 0, 0, 1, 2, 2]
+    assert len(asked) == 18
     assert all(case.cores == (3, 5) for case, _ in asked)
-    assert [case.stored for case, _ in asked[:5]] == [False, True, False, False, False]
-    assert [case.backend for case, _ in asked[:5]] == ["none", "none", "horovod", "horovod", "torch"]
+    assert [case.stored for case, _ in asked[:6]] == [False, True, True, False, False, False]
+    assert [case.backend for case, _ in asked[:6]] == ["none", "none", "none", "horovod", "horovod", "torch"]
+    figure = figures["plain serial, mocks stored, bf16 / plain serial, mocks stored"]
+    assert (figure["value"], figure["goal"]) == (pytest.approx(1.6), "")
     figure = figures["two ranks, Horovod / one rank, Horovod"]
     assert (figure["value"], figure["reached"], figure["goal"]) == (pytest.approx(2.04), True, ">= 1.8")
     figure = figures["two ranks, torch.distributed / plain serial"]
@@ -198,6 +202,14 @@ def test_settings_of_the_training_can_be_changed(bench):
     figures, asked, _ = bench(assignments=["batch=64", "stream.split=true"])
     assert "plain serial, batch 64" in figures
     assert all(case.settings().batch == 64 and case.settings().stream.split for case, _ in asked)
+
+
+def test_a_training_in_bf16_is_not_set_against_itself(bench):
+    figures, asked, _ = bench(assignments=["precision=bf16"])
+    figure = figures["plain serial, mocks stored, bf16 / plain serial, mocks stored"]
+    assert math.isnan(figure["value"])
+    assert figure["note"] == "not measured: the training has bf16 as it is"
+    assert len(asked) == 15
 
 
 def test_two_ranks_need_two_cores(bench, monkeypatch):

@@ -26,9 +26,9 @@ from lensscan.site.bench.trainrank import Case, Timed
 
 __all__ = ["Measured", "bench_train", "run_case"]
 
-SERIAL, STORED = "plain serial", "plain serial, mocks stored"
+SERIAL, STORED, HALF = "plain serial", "plain serial, mocks stored", "plain serial, mocks stored, bf16"
 ONE, TWO, TORCH = "one rank, Horovod", "two ranks, Horovod", "two ranks, torch.distributed"
-RANKS = {SERIAL: 0, STORED: 0, ONE: 1, TWO: 2, TORCH: 2}
+RANKS = {SERIAL: 0, STORED: 0, HALF: 0, ONE: 1, TWO: 2, TORCH: 2}
 """The cases, and how many ranks mpiexec starts for each; 0: no mpiexec."""
 SPEEDUP, OVERHEAD, MOCKS, MILLISECONDS = 1.8, 5.0, 10.0, 1.0
 TIMEOUT = 1200.0
@@ -130,10 +130,13 @@ def bench_train(
     plain = Case(training, device=device, periods=periods, cores=cores, assignments=tuple(assignments))
     settings = plain.settings()
     report.add("load of the machine before, 1 minute", os.getloadavg()[0], "", note="whatever else was running")
-    found = _measure(plain, rounds, _missing(device), runner)
+    missing = _missing(device)
+    if settings.precision == "bf16":
+        missing[HALF] = "the training has bf16 as it is"
+    found = _measure(plain, rounds, missing, runner)
     for name, case in found.items():
         report.rate(f"{name}, batch {settings.batch}", case.rates)
-    _ratios(report, found, _missing(device))
+    _ratios(report, found, missing)
     _shares(report, found, device)
     _classification(report, model, rounds, device)
     report.add("load of the machine after, 1 minute", os.getloadavg()[0], "")
@@ -156,11 +159,13 @@ def _missing(device: str) -> dict[str, str]:
 
 def _measure(plain: Case, rounds: int, missing: Mapping[str, str], runner: Runner) -> dict[str, Measured]:
     """Run every case that can be run, in turn, `rounds` times."""
-    backends = {SERIAL: "none", STORED: "none", ONE: "horovod", TWO: "horovod", TORCH: "torch"}
+    backends = {ONE: "horovod", TWO: "horovod", TORCH: "torch"}
     samples: dict[str, list[list[Timed]]] = {name: [] for name in RANKS if name not in missing}
     for _ in range(rounds):
         for name, rows in samples.items():
-            case = dataclasses.replace(plain, backend=backends[name], stored=name == STORED)
+            assignments = (*plain.assignments, "precision=bf16") if name == HALF else plain.assignments
+            stored, backend = name in (STORED, HALF), backends.get(name, "none")
+            case = dataclasses.replace(plain, backend=backend, stored=stored, assignments=assignments)
             rows.append(runner(case, RANKS[name]))
     return {name: Measured.of(rows) for name, rows in samples.items()}
 
@@ -173,7 +178,13 @@ def ratio(found: Mapping[str, Measured], above: str, below: str, kind: str = "ra
 
 
 def _ratios(report: Report, found: Mapping[str, Measured], missing: Mapping[str, str]) -> None:
-    """Set two ranks against one, and Horovod at one rank against none."""
+    """Set bf16 against the training's precision, two ranks against one, and Horovod at one rank against none."""
+    name = f"{HALF} / {STORED}"
+    if HALF in found:
+        value, spread = ratio(found, HALF, STORED)
+        report.add(name, value, "x", note=f"{spread}; without the mocks")
+    else:
+        report.add(name, math.nan, "x", note=f"not measured: {missing[HALF]}")
     for two, one in ((TWO, ONE), (TORCH, SERIAL)):
         name = f"{two} / {one}"
         if reason := missing.get(two) or missing.get(one):
