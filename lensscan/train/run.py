@@ -38,7 +38,7 @@ from lensscan.train.members import with_members
 from lensscan.train.modular import JOINT, Learned, ModularTrainer, learn_modules, stages_of, training_flops
 from lensscan.train.novelty import MOCKS, add_novelty
 from lensscan.train.settings import TrainSettings
-from lensscan.train.stream import StoredStream, simulate_sample
+from lensscan.train.stream import simulate_sample
 
 __all__ = ["SEEDS", "Mocks", "TrainRun", "label_of", "make_trainer", "mock_seed", "set_precision", "with_units"]
 
@@ -215,14 +215,22 @@ class TrainRun:
             views=settings.views,
             label=label_of(recipe),
             notes=settings.notes,
-            training={
+            training=self._provenance(trainer, recipe, engine),
+        )
+        self._write(Model(card, trainer.average.cpu().eval()), recipe)
+
+    def _provenance(self, trainer: Trainer, recipe: Recipe, engine: Engine) -> dict[str, Any]:
+        """Return what the card says of the training: the steps really taken, and what follows from their number."""
+        settings = dataclasses.replace(trainer.settings, steps=trainer.step)
+        return (
+            {
                 **self._identity(recipe),
                 "seedless_digest": self.settings.seedless_digest,
                 "recipe": recipe.name,
                 "seed": settings.seed,
                 "steps": settings.steps,
                 "batch": settings.batch,
-                "mocks": self._mocks_made(trainer),
+                "mocks": trainer.stream.mocks_of(settings.steps),
                 "ranks": engine.size,
                 "backend": engine.name,
                 "device": _device_name(self.device),
@@ -234,11 +242,11 @@ class TrainRun:
                     "python": platform.python_version(),
                 },
             }
+            | ({"best_step": trainer.best.step} if settings.patience else {})
             | _stages(settings, recipe)
             | _members(settings)
-            | _folder(settings),
+            | _folder(settings)
         )
-        self._write(Model(card, trainer.average.cpu().eval()), recipe)
 
     def _write(self, model: Model, recipe: Recipe) -> None:
         """Calibrate, evaluate and save a model; what was scored is kept beside until it is saved."""
@@ -271,13 +279,6 @@ class TrainRun:
         with contextlib.suppress(OSError):  # there is more in the folder of a training than of a finish alone
             self.folder.rmdir()
         self.report(f"wrote {self.output}, sha256 {digest[:12]}, {headline(evaluation)}")
-
-    def _mocks_made(self, trainer: Trainer) -> int:
-        stream, steps = trainer.settings.stream, trainer.settings.steps
-        if isinstance(trainer.stream, StoredStream) or stream.epochs:
-            return trainer.stream.order.total
-        chunks = trainer.stream.newest(steps - 1) + 1
-        return (min(chunks, stream.chunks) if stream.chunks else chunks) * stream.chunk
 
 
 def label_of(recipe: Recipe) -> str:

@@ -96,7 +96,8 @@ def test_a_flow_head_learns_by_its_exact_likelihood(tmp_path):
     trainer = maker()(settings, tmp_path, "heads")
     trainer.train_step()
     trainer.stream.close()
-    flow = {name: p for name, p in trainer.network.named_parameters() if "posterior.flow" in name or "condition" in name}
+    named = trainer.network.named_parameters()
+    flow = {name: p for name, p in named if name.startswith(("posterior.flow", "posterior.condition"))}
     assert {"posterior.condition.weight", "posterior.flow.couplings.0.first.weight"} <= set(flow)
     for name, parameter in flow.items():
         assert parameter.grad is not None, name

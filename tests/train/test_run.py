@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from lensscan.mocks.dataset import Dataset
 from lensscan.mocks.recipes import load_recipe
 from lensscan.mocks.seeds import TESTSETS
 from lensscan.nets.model import Model
+from lensscan.train.modular import training_flops
+from lensscan.train.settings import TrainSettings
 
 SMALL = """
 name = "small"
@@ -330,3 +333,19 @@ def test_modules_are_trained_in_turn_and_make_a_model_that_scans(tmp_path):
     table = model.score(np.random.default_rng(1).normal(0, 20, (3, 3, 31, 31)), views=8)
     assert np.isfinite(table["logit"]).all()
     assert np.isfinite(table["theta_E"].value).all()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_card_states_the_steps_taken_and_whose_weights_it_has(tmp_path):
+    """Weights that hardly move: no validation is better than the first."""
+    training = tiny_training(tmp_path).replace("reuse = 2.0", "reuse = 0.25").replace("[network]", "[network]" + SHAPE)
+    words = [f"--set={word}" for word in ("patience=1", "steps=30", "optimiser.lr=1e-12")]
+    done = train(tmp_path, *words, training=training)
+    assert done.code == 0, done
+    assert "no better auroc since step 3, whose weights are kept" in done.err
+    said = Model.load(str(tmp_path / "small.safetensors")).card.training
+    assert (said["steps"], said["best_step"], said["mocks"]) == (6, 3, 384)
+    assert said["stages"] == {"joint": 6}
+    settings = TrainSettings.from_mapping(tomllib.loads(training) | {"steps": 6}, "small.toml")
+    assert said["flops"] == pytest.approx(training_flops(settings, 3, 24))
