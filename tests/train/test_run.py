@@ -6,6 +6,7 @@ import dataclasses
 import json
 import tomllib
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ import torch
 from curves import needs_horovod
 from launch import Finished, run
 
+from lensscan.cli.main import main
+from lensscan.cli.ranks import ROOT_SPEAKS
 from lensscan.errors import ExitCode
 from lensscan.evaluate.trainings import require_trainings
 from lensscan.mocks.dataset import Dataset
@@ -289,6 +292,40 @@ def test_an_error_on_one_rank_ends_the_job(tmp_path):
     done = train(tmp_path, "--backend", "torch", ranks=2, fault="point=checkpoint:written,do=raise")
     assert done.code != 0, "a rank that fails must not hang or look complete"
     assert not (tmp_path / "small.safetensors").exists()
+
+
+@pytest.mark.mpi
+def test_a_wrong_file_is_one_line_under_several_ranks_too(tmp_path):
+    done = train(tmp_path, "--set", "steps=0", ranks=3)
+    assert done.code == ExitCode.USAGE, done
+    assert done.err.count("error:") == done.err.count("steps must be positive, not 0") == 1
+
+
+@pytest.mark.mpi
+def test_a_wrong_sweep_is_one_line_under_several_ranks_too(tmp_path):
+    done = run(["sweep", "tiny", "--set", "trials=0", "-o", str(tmp_path / "sweep")], ranks=2)
+    assert done.code == ExitCode.USAGE, done
+    assert done.err.count("error:") == done.err.count("trials must be at least 1") == 1
+
+
+def test_a_rank_that_alone_has_an_error_says_it(monkeypatch, tmp_path, capsys):
+    """After a while in which root did not end it."""
+
+    def abort(world, code: int) -> NoReturn:
+        raise SystemExit(code)
+
+    waited = []
+    monkeypatch.setattr("lensscan.mpi.launched_size", lambda: 2)
+    monkeypatch.setattr("lensscan.mpi.launched_rank", lambda: 1)
+    monkeypatch.setattr("lensscan.mpi.abort", abort)
+    monkeypatch.setattr("lensscan.cli.ranks.time.sleep", waited.append)
+    monkeypatch.setattr("lensscan.cli.ranks.signal.signal", lambda number, handler: None)
+    monkeypatch.setattr("lensscan.cli.train.signal.signal", lambda number, handler: None)
+    monkeypatch.setattr("lensscan.process.tune_allocator", lambda: None)
+    with pytest.raises(SystemExit) as left:
+        main(["train", str(tmp_path / "none.toml")])
+    assert (left.value.code, waited) == (ExitCode.USAGE, [ROOT_SPEAKS])
+    assert capsys.readouterr().err.count("no file") == 1
 
 
 def test_unknown_training_is_one_line():
