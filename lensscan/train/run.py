@@ -37,6 +37,7 @@ from lensscan.train.loop import Trainer
 from lensscan.train.members import with_members
 from lensscan.train.modular import JOINT, Learned, ModularTrainer, learn_modules, stages_of, training_flops
 from lensscan.train.novelty import MOCKS, add_novelty
+from lensscan.train.patience import check_monitor
 from lensscan.train.settings import TrainSettings
 from lensscan.train.stream import simulate_sample
 
@@ -115,8 +116,16 @@ class TrainRun:
         return code
 
     def _prepare(self) -> Recipe:
-        """Return the recipe, with the settings as they count: they hold what members, and mocks on disk, are."""
+        """Return the recipe, with the settings as they count: they hold what members, and mocks on disk, are.
+
+        Raises
+        ------
+        ConfigError
+            If recipe and settings do not fit together.
+        """
         recipe = load_recipe(self.settings.recipe)
+        check_bands(self.settings, recipe)
+        check_monitor(self.settings, recipe)
         self.settings = with_folder(with_members(self.settings, recipe), recipe)
         return recipe
 
@@ -279,6 +288,13 @@ class TrainRun:
         with contextlib.suppress(OSError):  # there is more in the folder of a training than of a finish alone
             self.folder.rmdir()
         self.report(f"wrote {self.output}, sha256 {digest[:12]}, {headline(evaluation)}")
+
+
+def check_bands(settings: TrainSettings, recipe: Recipe) -> None:
+    """Raise a `ConfigError` for a training that asks for more bands than its recipe has."""
+    if settings.min_bands > len(recipe.bands):
+        what = f"training {settings.name}: min_bands = {settings.min_bands}"
+        raise ConfigError(f"{what}, but recipe {recipe.name} has {len(recipe.bands)}; lower it, or 0 for all")
 
 
 def label_of(recipe: Recipe) -> str:

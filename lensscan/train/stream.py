@@ -178,8 +178,8 @@ class MockStream(Share):
     At step s the newest chunk is number ``floor(s batch / (reuse chunk))``; the batch is drawn, with
     replacement, from the newest `window` chunks.  With ``window = 1`` and ``reuse = 1`` the batch is instead
     the rows ``[s batch, (s + 1) batch)`` themselves, and every rank makes only its own.  With ``epochs``, whatever
-    `reuse`, the first `window` chunks are a fixed set, which every epoch goes through once in an order of its own.  With
-    ``split`` every row of the batch draws from its own part of each chunk, and a rank makes the parts of its rows.
+    `reuse`, the first `window` chunks are a fixed set, which every epoch goes through once in an order of its own.
+    With ``split`` every row of the batch draws from its own part of each chunk, and a rank makes the parts of its rows.
 
     Parameters
     ----------
