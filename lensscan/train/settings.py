@@ -101,6 +101,7 @@ class Optimiser:
     decay : float
         If positive, the learning rate is instead lr / (1 + decay step).
     weight_decay : float
+        Of the layers' weights; not of biases, gains and batch normalisations.
     clip : float
         Largest norm of the gradient.
     ema : float
