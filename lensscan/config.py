@@ -12,13 +12,14 @@ import hashlib
 import importlib.resources
 import json
 import math
+import operator
 import tomllib
 import types
 import typing
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from lensscan.errors import ConfigError
 
@@ -28,9 +29,11 @@ __all__ = [
     "CatalogColumns",
     "Cut",
     "CutStep",
+    "Range",
     "Survey",
     "build",
     "check_keys",
+    "check_ranges",
     "content",
     "digest",
     "find",
@@ -242,6 +245,47 @@ def check_keys(cls: type, mapping: Mapping[str, Any], where: str) -> None:
             close = difflib.get_close_matches(key, known, 1)
             hint = f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(known)}"
             raise ConfigError(f"{where}: unknown key {key!r}; {hint}")
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """What a number may be: from `low` to `high`, an end itself where its bracket is square."""
+
+    low: float = 0.0
+    high: float = math.inf
+    brackets: Literal["[]", "[)", "(]", "()"] = "[)"
+
+    def __contains__(self, value: float) -> bool:
+        """Whether the number lies within; NaN never does."""
+        above = value >= self.low if self.brackets[0] == "[" else value > self.low
+        below = value <= self.high if self.brackets[1] == "]" else value < self.high
+        return above and below
+
+    def __str__(self) -> str:
+        """Say in words what the number must do."""
+        if self.high < math.inf:
+            return f"lie in {self.brackets[0]}{self.low:g}, {self.high:g}{self.brackets[1]}"
+        if self.low == 0:
+            return "not be negative" if self.brackets[0] == "[" else "be positive"
+        return f"be at least {self.low:g}"
+
+
+def check_ranges(table: Any, ranges: Mapping[str, Range], where: str) -> None:
+    """Raise a `ConfigError` for a number of a configuration, or one in a tuple of numbers, that is out of its range.
+
+    Parameters
+    ----------
+    table : dataclass
+    ranges : mapping of Range
+        By field; a dot leads into a table within.
+    where : str
+        The file, named in the message.
+    """
+    for name, allowed in ranges.items():
+        found = operator.attrgetter(name)(table)
+        for value in found if isinstance(found, tuple) else (found,):
+            if value not in allowed:
+                raise ConfigError(f"{where}: {name} must {allowed}, not {value}")
 
 
 def _convert(kind: Any, value: Any, where: str) -> Any:

@@ -44,7 +44,7 @@ def leave_curve(make: Callable[[Engine, Path], Trainer], backend: str, folder: s
 def curve(module: str, folder: Path, backend: str, ranks: int, precision: str, *words: str) -> list[float]:
     """Return the losses of ``curve_of_engine(backend, folder, precision, *words)`` of a test module."""
     folder.mkdir()
-    launcher = [mpiexec(), "-n", str(ranks)] if ranks > 1 else []
+    launcher = [] if backend == "none" else [mpiexec(), "-n", str(ranks)]
     line = [*launcher, sys.executable, "-c", SCRIPT, module, backend, str(folder), precision, *words]
     path = {"PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}"}
     done = subprocess.run(line, env=environment(**path), capture_output=True, text=True, timeout=200, check=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,20 @@ from lensscan.errors import ConfigError, ExitCode, LensscanError
 if TYPE_CHECKING:
     from lensscan.mpi import World
 
-__all__ = ["among_ranks"]
+__all__ = ["among_ranks", "leave_to_root"]
+
+ROOT_SPEAKS = 10.0
+"""Seconds in which root, if it has the same error, says it and thereby ends the job."""
+
+
+def leave_to_root(error: Exception, rank: int) -> None:
+    """Give root the time to say an error that all ranks have; return on root, and where no end came meanwhile.
+
+    A rank that left first would take root with it, and with it the message.
+    """
+    if rank > 0 and isinstance(error, LensscanError):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by which launchers end a rank
+        time.sleep(ROOT_SPEAKS)
 
 
 def among_ranks(command: str, work: Callable[[World], int]) -> int:

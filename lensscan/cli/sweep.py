@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lensscan.cli.arguments import add_assignments, at_least, seconds
+from lensscan.cli.ranks import leave_to_root
 from lensscan.cli.train import Stop, choose_device
 from lensscan.errors import ExitCode, LensscanError
 
@@ -49,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     except Exception as error:
         if world.size == 1:
             raise
+        leave_to_root(error, world.rank)
         if args.debug or not isinstance(error, LensscanError):
             traceback.print_exc()
         number = error.exit_code if isinstance(error, LensscanError) else ExitCode.ERROR

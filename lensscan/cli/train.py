@@ -20,6 +20,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from lensscan.cli.arguments import add_assignments, at_least, need_gpu, seconds
+from lensscan.cli.ranks import leave_to_root
 from lensscan.errors import ConfigError, ExitCode, LensscanError
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
     except Exception as error:
         if size == 1:
             raise
+        leave_to_root(error, mpi.launched_rank())
         if args.debug or not isinstance(error, LensscanError):
             traceback.print_exc()
         sys.stderr.write(f"lensscan train: error: {error}\n")

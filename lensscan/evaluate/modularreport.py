@@ -37,6 +37,8 @@ MEASURES = {
     "few_nats": "few nats through the bottleneck",
     "ambiguity": "1 - |2p - 1|",
 }
+TRAINING = ("mocks", "steps", "best_step", "stages", "batch", "flops")
+"""What the report repeats of a card."""
 EACH = 2
 CURVE = np.linspace(0.0, 0.5, 51)
 
@@ -101,9 +103,7 @@ def report(found: Comparison) -> dict[str, Any]:
                 "role": role,
                 "name": model.card.name,
                 "hash": model.card.hash,
-                "training": {
-                    key: model.card.training.get(key) for key in ("mocks", "steps", "stages", "batch", "flops")
-                },
+                "training": {key: model.card.training.get(key) for key in TRAINING},
                 "accuracy": dict(zip(plain, accuracy, strict=True)),
             }
             for role, model, accuracy in zip(NAMES, settings.models, found.accuracy, strict=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from lensscan.config import build, content
 from lensscan.errors import ConfigError, ModelError
@@ -17,7 +17,7 @@ from lensscan.nets.modular import ModularConfig, ModularNet
 from lensscan.nets.resnet import LensResNet, ResNetConfig
 from lensscan.nets.trivial import Trivial
 
-__all__ = ["NetworkConfig", "architecture", "build_network", "network_config"]
+__all__ = ["NetworkConfig", "architecture", "build_network", "network_class", "network_config"]
 
 NetworkConfig: TypeAlias = ResNetConfig | PublishedConfig | CombinationConfig
 BUILT: Mapping[str, type[ResNetConfig | CombinationConfig]] = {
@@ -75,10 +75,16 @@ def build_network(architecture: Mapping[str, Any], n_bands: int, size: int, wher
         config = network_config(architecture, f"{where}: architecture")
     except ConfigError as error:
         raise ModelError(str(error)) from None
+    kind_of: Any = network_class(config)
+    return cast(Network, kind_of(n_bands, size, config))
+
+
+def network_class(config: NetworkConfig) -> type[Network]:
+    """Return the class of the network of a configuration, which says whether it scores and regresses."""
     if isinstance(config, ModularConfig):
-        return ModularNet(n_bands, size, config)
+        return ModularNet
     if isinstance(config, ResNetConfig):
-        return LensResNet(n_bands, size, config)
+        return LensResNet
     if isinstance(config, CombinationConfig):
-        return Combination(n_bands, size, config)
-    return (Classifier if config.kind in CLASSIFIERS else PointRegressor)(n_bands, size, config)
+        return Combination
+    return Classifier if config.kind in CLASSIFIERS else PointRegressor

@@ -81,8 +81,15 @@ class Model:
         return cls(card, module.eval(), novelty)
 
     def save(self, path: str | Path) -> str:
-        """Write the model file under a temporary name, sync, re-read, rename; return its SHA-256."""
+        """Write the model file under a temporary name, sync, re-read, rename; return its SHA-256.
+
+        Raises
+        ------
+        ModelError
+            If its card is one that could not be loaded again.
+        """
         target = Path(path)
+        self.card.checked(str(target))
         weights = {key: value.detach().cpu().contiguous() for key, value in self.module.state_dict().items()}
         weights |= self.novelty.tensors() if self.novelty else {}
         header = {"format": FORMAT, "card": self.card.to_mapping()}

@@ -18,6 +18,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from lensscan.config import Range, check_ranges
 from lensscan.errors import ConfigError
 from lensscan.nets.blocks import Outcome
 from lensscan.nets.bottleneck import Belief, BottleneckHead, log_odds
@@ -25,6 +26,9 @@ from lensscan.nets.imaging import Deblender, Denoiser
 from lensscan.nets.resnet import ResNetConfig, Trunk, posterior_head
 
 __all__ = ["ModularConfig", "ModularNet", "Trace"]
+
+RANGES = {"denoise_width": Range(), "denoise_depth": Range(), "deblend_widths": Range(1)}
+RANGES |= {"latent": Range(1), "samples": Range(4)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +56,9 @@ class ModularConfig(ResNetConfig):
     def checked(self, where: str) -> Self:
         """Return self, or raise a one-line `ConfigError` for a shape that no network has."""
         ResNetConfig.checked(self, where)
-        if self.latent < 1 or self.samples < 4 or self.samples % 2:
-            raise ConfigError(f"{where}: latent must be at least 1, and samples even and at least 4")
-        if min(self.denoise_width, self.denoise_depth, *self.deblend_widths) < 0 or 0 in self.deblend_widths:
-            raise ConfigError(f"{where}: widths and depths must be positive; denoise_width = 0 means no denoiser")
+        check_ranges(self, RANGES, where)
+        if self.samples % 2:
+            raise ConfigError(f"{where}: samples must be even, not {self.samples}")
         return self
 
 

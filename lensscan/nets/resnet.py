@@ -9,13 +9,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lensscan.config import late
+from lensscan.config import Range, check_ranges, late
 from lensscan.errors import ConfigError
 from lensscan.nets.blocks import Downsample, Modulation, Network, Outcome, ResidualBlock, StandardConv2d
 from lensscan.nets.heads import FlowHead, LogitHead, PosteriorHead
+from lensscan.nets.latent import N_LATENT
 from lensscan.nets.normalise import n_scalars
 
 __all__ = ["LensResNet", "ResNetConfig", "Trunk", "posterior_head"]
+
+COUNTS = ("widths", "condition", "squeeze", "hidden", "components", "flow_layers", "flow_condition", "flow_hidden")
+RANGES = dict.fromkeys(COUNTS, Range(1)) | {
+    "depths": Range(),
+    "dropout": Range(0, 1),
+    "latent_scale": Range(0, brackets="()"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +69,15 @@ class ResNetConfig:
 
     def checked(self, where: str) -> Self:
         """Return self, or raise a one-line `ConfigError` for a shape that no network has."""
-        if self.components < 1:
-            raise ConfigError(f"{where}: components must be at least 1, not {self.components}")
+        check_ranges(self, RANGES, where)
+        if not self.widths or len(self.widths) != len(self.depths):
+            counts = f"{len(self.widths)} and {len(self.depths)}"
+            raise ConfigError(f"{where}: widths and depths need a number for each stage, as many of both, not {counts}")
+        if {len(self.latent_centre), len(self.latent_scale)} != {N_LATENT}:
+            counts = f"{len(self.latent_centre)} and {len(self.latent_scale)}"
+            raise ConfigError(f"{where}: latent_centre and latent_scale need {N_LATENT} numbers each, not {counts}")
         if self.head == "flow" and self.components > 1:
             raise ConfigError(f'{where}: head = "flow" bends one Gaussian; leave components out')
-        if min(self.flow_layers, self.flow_condition, self.flow_hidden) < 1:
-            raise ConfigError(f"{where}: flow_layers, flow_condition and flow_hidden must be at least 1")
         return self
 
 

@@ -18,7 +18,7 @@ MOMENTUM = 0.9
 
 
 def make_optimiser(settings: Optimiser, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """Return the optimiser of groups of parameters: Adam, AdamW and RMSprop with their usual constants.
+    """Return the optimiser of groups of parameters: RMSprop with its usual constants, the Adams with 0.9 and 0.99.
 
     ``sgd`` has Nesterov's momentum of 0.9.  In all but ``adamw`` the weight decay acts through the gradient.
     """

@@ -22,7 +22,7 @@ from lensscan.train.checkpoint import load_checkpoint, save_checkpoint
 from lensscan.train.choices import MOMENTUM
 from lensscan.train.split import held_back
 
-__all__ = ["FixedSet", "Keeper", "PublishedRecipe", "band_units", "make_optimiser", "train_epochs"]
+__all__ = ["FixedSet", "Keeper", "PublishedRecipe", "band_units", "recipe_optimiser", "train_epochs"]
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -169,8 +169,8 @@ class Keeper(Generic[Line]):
         save_checkpoint(self.path, self.digest, parts)
 
 
-def make_optimiser(recipe: PublishedRecipe, network: nn.Module) -> torch.optim.Optimizer:
-    """Return the recipe's optimiser of a network."""
+def recipe_optimiser(recipe: PublishedRecipe, network: nn.Module) -> torch.optim.Optimizer:
+    """Return the recipe's optimiser of a network; Adam with its usual constants, and no weight decay, as in papers."""
     if recipe.optimiser == "sgd":
         return torch.optim.SGD(network.parameters(), lr=recipe.lr, momentum=MOMENTUM, nesterov=True)
     return torch.optim.Adam(network.parameters(), lr=recipe.lr)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lensscan.errors import ExitCode, ModelError, OutputError
 from lensscan.metrics.detection import auroc, tpr_at_fpr
@@ -36,6 +36,8 @@ REPORT_EVERY = 50
 AGREE_EVERY = 10
 VALIDATION_BATCH = 256
 UNDECAYED = ("gain", "shift", "bias")
+"""Ends of the names of parameters without weight decay, as are those of batch normalisations; all else is a weight of
+a layer, also where it is a vector (`lensscan.nets.bottleneck`)."""
 
 
 def learning_rate(settings: TrainSettings, step: int) -> float:
@@ -105,9 +107,11 @@ class Trainer:
         self._validation: Sample | None = None
 
     def _groups(self) -> list[dict[str, Any]]:
-        named = list(self.network.named_parameters())
-        plain = [p for name, p in named if name.endswith(UNDECAYED)]
-        decayed = [p for name, p in named if not name.endswith(UNDECAYED)]
+        norms = {p for layer in self.network.modules() if isinstance(layer, nn.BatchNorm2d) for p in layer.parameters()}
+        plain: list[Tensor] = []
+        decayed: list[Tensor] = []
+        for name, parameter in self.network.named_parameters():
+            (plain if name.endswith(UNDECAYED) or parameter in norms else decayed).append(parameter)
         decay = self.settings.optimiser.weight_decay
         return [{"params": decayed, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
 
@@ -295,13 +299,19 @@ class Trainer:
         Raises
         ------
         OutputError
-            On every rank, if they read checkpoints of different steps.
+            On every rank, if they read checkpoints of different steps, or one of other parameters.
         """
-        state = load_checkpoint(self.folder / "checkpoint.pt", self.settings.digest)
+        path = self.folder / "checkpoint.pt"
+        state = load_checkpoint(path, self.settings.digest)
         if state is not None:
             self.network.load_state_dict(state["network"])
             self.average.load_state_dict(state["average"])
-            self.optimiser.load_state_dict(state["optimiser"])
+            try:
+                self.optimiser.load_state_dict(state["optimiser"])
+            except ValueError:
+                raise OutputError(
+                    f"checkpoint {path} is of another version of lensscan; remove it to start anew"
+                ) from None
             self.step = int(state["step"])
             self.seconds = float(state["seconds"])
             self.sums.copy_(state["sums"])

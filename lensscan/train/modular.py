@@ -27,7 +27,7 @@ from lensscan.nets.normalise import n_scalars, normalise
 from lensscan.train.augment import Sample, network_inputs, stated_sigma, step_seed
 from lensscan.train.choices import training_loss
 from lensscan.train.loop import VALIDATION_BATCH, Trainer, evaluate
-from lensscan.train.losses import classification_loss, regression_loss
+from lensscan.train.losses import classification_loss, posterior_loss
 from lensscan.train.settings import TrainSettings
 
 __all__ = [
@@ -108,7 +108,7 @@ def stage_losses(
         trace = network.trace(images, scalars)
     outcome = trace.outcome
     bce = classification_loss(outcome.logit, sample.is_lens)
-    nll = regression_loss(sample.latent, outcome.mean, outcome.factor, outcome.log_weight, sample.is_lens)
+    nll = posterior_loss(network, outcome, sample.latent, sample.is_lens)
     loss = training_loss(settings.optimiser, bce, outcome.logit, sample.is_lens)
     loss = loss + settings.optimiser.regression * nll + settings.modules.beta * rate(trace.belief).mean()
     for name in network.modules_of_images if stage == JOINT else ():

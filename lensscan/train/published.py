@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from lensscan.nets.classic.classifier import Classifier, PublishedConfig, scaled
-from lensscan.train.fixed import FixedSet, Keeper, PublishedRecipe, band_units, make_optimiser, train_epochs
+from lensscan.train.fixed import FixedSet, Keeper, PublishedRecipe, band_units, recipe_optimiser, train_epochs
 
 __all__ = [
     "ARGONNE2017",
@@ -141,7 +141,7 @@ def fit_published(
     def line(epoch: int, loss: float, logit: Tensor) -> Epoch:
         return Epoch(epoch, loss, _accuracy(logit, train[1]), _accuracy(scores(network, apart[0]), apart[1]))
 
-    optimiser = make_optimiser(recipe, network)
+    optimiser = recipe_optimiser(recipe, network)
     loss_of = F.binary_cross_entropy_with_logits
     keeper = None if checkpoint is None else Keeper(checkpoint, whole, recipe, seed, Epoch)
     history = train_epochs(network, classify, optimiser, train, loss_of, recipe, seed, line, report, keeper, restored)

@@ -18,7 +18,7 @@ from lensscan.nets.classic.body import Body
 from lensscan.nets.classic.classifier import scaled
 from lensscan.nets.classic.losses import sign_free_loss, weighted_error
 from lensscan.nets.classic.registry import REGRESSORS
-from lensscan.train.fixed import FixedSet, PublishedRecipe, band_units, make_optimiser, train_epochs
+from lensscan.train.fixed import FixedSet, PublishedRecipe, band_units, recipe_optimiser, train_epochs
 
 __all__ = [
     "HEZAVEH2017",
@@ -140,7 +140,7 @@ def fit_regressor(
     def regress(part: Tensor) -> Tensor:
         return body.train()(part)
 
-    history = train_epochs(body, regress, make_optimiser(recipe, body), train, loss_of, recipe, seed, line, report)
+    history = train_epochs(body, regress, recipe_optimiser(recipe, body), train, loss_of, recipe, seed, line, report)
     body.to("cpu").eval()
     return FittedRegressor(body, recipe.scaling, mean, std, history, whole.kept.numpy())
 

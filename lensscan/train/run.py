@@ -37,8 +37,9 @@ from lensscan.train.loop import Trainer
 from lensscan.train.members import with_members
 from lensscan.train.modular import JOINT, Learned, ModularTrainer, learn_modules, stages_of, training_flops
 from lensscan.train.novelty import MOCKS, add_novelty
+from lensscan.train.patience import check_monitor
 from lensscan.train.settings import TrainSettings
-from lensscan.train.stream import StoredStream, simulate_sample
+from lensscan.train.stream import simulate_sample
 
 __all__ = ["SEEDS", "Mocks", "TrainRun", "label_of", "make_trainer", "mock_seed", "set_precision", "with_units"]
 
@@ -115,8 +116,16 @@ class TrainRun:
         return code
 
     def _prepare(self) -> Recipe:
-        """Return the recipe, with the settings as they count: they hold what members, and mocks on disk, are."""
+        """Return the recipe, with the settings as they count: they hold what members, and mocks on disk, are.
+
+        Raises
+        ------
+        ConfigError
+            If recipe and settings do not fit together.
+        """
         recipe = load_recipe(self.settings.recipe)
+        check_bands(self.settings, recipe)
+        check_monitor(self.settings, recipe)
         self.settings = with_folder(with_members(self.settings, recipe), recipe)
         return recipe
 
@@ -215,14 +224,22 @@ class TrainRun:
             views=settings.views,
             label=label_of(recipe),
             notes=settings.notes,
-            training={
+            training=self._provenance(trainer, recipe, engine),
+        )
+        self._write(Model(card, trainer.average.cpu().eval()), recipe)
+
+    def _provenance(self, trainer: Trainer, recipe: Recipe, engine: Engine) -> dict[str, Any]:
+        """Return what the card says of the training: the steps really taken, and what follows from their number."""
+        settings = dataclasses.replace(trainer.settings, steps=trainer.step)
+        return (
+            {
                 **self._identity(recipe),
                 "seedless_digest": self.settings.seedless_digest,
                 "recipe": recipe.name,
                 "seed": settings.seed,
                 "steps": settings.steps,
                 "batch": settings.batch,
-                "mocks": self._mocks_made(trainer),
+                "mocks": trainer.stream.mocks_of(settings.steps),
                 "ranks": engine.size,
                 "backend": engine.name,
                 "device": _device_name(self.device),
@@ -234,11 +251,11 @@ class TrainRun:
                     "python": platform.python_version(),
                 },
             }
+            | ({"best_step": trainer.best.step} if settings.patience else {})
             | _stages(settings, recipe)
             | _members(settings)
-            | _folder(settings),
+            | _folder(settings)
         )
-        self._write(Model(card, trainer.average.cpu().eval()), recipe)
 
     def _write(self, model: Model, recipe: Recipe) -> None:
         """Calibrate, evaluate and save a model; what was scored is kept beside until it is saved."""
@@ -272,12 +289,12 @@ class TrainRun:
             self.folder.rmdir()
         self.report(f"wrote {self.output}, sha256 {digest[:12]}, {headline(evaluation)}")
 
-    def _mocks_made(self, trainer: Trainer) -> int:
-        stream, steps = trainer.settings.stream, trainer.settings.steps
-        if isinstance(trainer.stream, StoredStream) or stream.epochs:
-            return trainer.stream.order.total
-        chunks = trainer.stream.newest(steps - 1) + 1
-        return (min(chunks, stream.chunks) if stream.chunks else chunks) * stream.chunk
+
+def check_bands(settings: TrainSettings, recipe: Recipe) -> None:
+    """Raise a `ConfigError` for a training that asks for more bands than its recipe has."""
+    if settings.min_bands > len(recipe.bands):
+        what = f"training {settings.name}: min_bands = {settings.min_bands}"
+        raise ConfigError(f"{what}, but recipe {recipe.name} has {len(recipe.bands)}; lower it, or 0 for all")
 
 
 def label_of(recipe: Recipe) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lensscan.config import LATE, build, digest, late
+from lensscan.config import LATE, Range, build, check_ranges, digest, late
 from lensscan.errors import ConfigError
 from lensscan.metrics.calibration import Kind
 from lensscan.nets.architecture import NetworkConfig, network_config
@@ -16,6 +16,30 @@ from lensscan.nets.modular import ModularConfig
 from lensscan.nets.resnet import ResNetConfig
 
 __all__ = ["Augmentation", "Finish", "Modules", "Optimiser", "Stream", "TrainSettings"]
+
+POSITIVE, NOT_NEGATIVE, SHARE = Range(brackets="()"), Range(), Range(0, 1, "[]")
+LEAST_FINISH = 40
+"""Mocks that a finish can stand on: it scores a quarter of them in eight views, and needs lenses among those."""
+LARGEST_SEED = 25_000_000
+"""Ten times it (`lensscan.mocks.seeds`), with step and row of an augmentation, must fit in 64 bits."""
+RANGES: Mapping[str, Range] = {
+    name: allowed
+    for allowed, names in {
+        POSITIVE: "steps batch softening validate_every validation stream.chunk stream.window stream.reuse "
+        "optimiser.lr augmentation.mask_size",
+        NOT_NEGATIVE: "min_bands patience stream.chunks optimiser.warmup optimiser.weight_decay optimiser.decay "
+        "optimiser.regression augmentation.noise augmentation.gain augmentation.sigma augmentation.fwhm "
+        "augmentation.pixel_scale modules.denoise modules.deblend modules.heads modules.weight modules.beta",
+        SHARE: "optimiser.final augmentation.fwhm_missing augmentation.band_missing augmentation.mask",
+        Range(0, 1): "optimiser.ema",
+        Range(brackets="(]"): "optimiser.clip",
+        Range(brackets="[]"): "checkpoint_seconds",
+        Range(0, LARGEST_SEED, "[]"): "seed",
+        Range(LEAST_FINISH): "finish.calibration finish.evaluation",
+    }.items()
+    for name in names.split()
+}
+"""What the numbers of a training file may be, but for those of the network, which checks its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +101,7 @@ class Optimiser:
     decay : float
         If positive, the learning rate is instead lr / (1 + decay step).
     weight_decay : float
+        Of the layers' weights; not of biases, gains and batch normalisations.
     clip : float
         Largest norm of the gradient.
     ema : float
@@ -252,33 +277,14 @@ class TrainSettings:
         network = network_config(mapping.get("network", {}), f"{where}: network")
         rest = {key: value for key, value in mapping.items() if key != "network"}
         settings = dataclasses.replace(build(cls, rest, where), network=network)
-        positive: dict[str, float] = {
-            "steps": settings.steps,
-            "batch": settings.batch,
-            "stream.chunk": settings.stream.chunk,
-        }
-        positive |= {"stream.window": settings.stream.window, "stream.reuse": settings.stream.reuse}
-        positive |= {"softening": settings.softening, "optimiser.lr": settings.optimiser.lr}
-        positive |= {"validate_every": settings.validate_every, "validation": settings.validation}
-        for key, value in positive.items():
-            if not value > 0:
-                raise ConfigError(f"{where}: {key} must be positive, not {value}")
+        check_ranges(settings, RANGES, where)
         if settings.stream.split and (settings.stream.epochs or settings.stream.chunk < settings.batch):
             raise ConfigError(f"{where}: stream.split needs chunks of at least batch mocks, and no epochs")
         _check_folder(settings, where)
-        if settings.patience < 0:
-            raise ConfigError(f"{where}: patience must not be negative, not {settings.patience}; 0 turns it off")
         if settings.views not in (1, 8):
             raise ConfigError(f"{where}: views must be 1 or 8, not {settings.views}")
-        if not 0 <= settings.optimiser.ema < 1:
-            raise ConfigError(f"{where}: optimiser.ema must lie in [0, 1), not {settings.optimiser.ema}")
-        if settings.optimiser.decay < 0:
-            raise ConfigError(f"{where}: optimiser.decay must not be negative, not {settings.optimiser.decay}")
         _check_modules(settings, where)
         _check_members(settings, where)
-        dropout = settings.network.dropout if isinstance(settings.network, ResNetConfig) else 0.0
-        if not 0 <= dropout < 1:
-            raise ConfigError(f"{where}: network.dropout must lie in [0, 1), not {dropout}")
         return settings
 
     @property
@@ -328,9 +334,5 @@ def _check_modules(settings: TrainSettings, where: str) -> None:
     there = {"denoise": network.denoise_width > 0, "deblend": bool(network.deblend_widths), "heads": True}
     for name, found in there.items():
         steps = getattr(modules, name)
-        if steps < 0 or (steps and not found):
-            raise ConfigError(
-                f"{where}: modules.{name} = {steps}, but the network has no such module, or no such steps"
-            )
-    if modules.weight < 0 or modules.beta < 0:
-        raise ConfigError(f"{where}: modules.weight and modules.beta must not be negative")
+        if steps and not found:
+            raise ConfigError(f"{where}: modules.{name} = {steps}, but the network has no such module; leave it out")

@@ -155,6 +155,10 @@ class StoredStream(Share):
         self.ahead = {step + 1: self._read(step + 1)}
         return found.result()
 
+    def mocks_of(self, steps: int) -> int:
+        """Return the number of different mocks, whatever the steps."""
+        return self.order.total
+
     def _read(self, step: int) -> Future[Sample]:
         return self.pool.submit(self.mocks.take, self.order(step)[self.first : self.last])
 
@@ -173,9 +177,9 @@ class MockStream(Share):
 
     At step s the newest chunk is number ``floor(s batch / (reuse chunk))``; the batch is drawn, with
     replacement, from the newest `window` chunks.  With ``window = 1`` and ``reuse = 1`` the batch is instead
-    the rows ``[s batch, (s + 1) batch)`` themselves, and every rank makes only its own.  With ``epochs`` the
-    first `window` chunks are a fixed set, which every epoch goes through once in an order of its own.  With
-    ``split`` every row of the batch draws from its own part of each chunk, and a rank makes the parts of its rows.
+    the rows ``[s batch, (s + 1) batch)`` themselves, and every rank makes only its own.  With ``epochs``, whatever
+    `reuse`, the first `window` chunks are a fixed set, which every epoch goes through once in an order of its own.
+    With ``split`` every row of the batch draws from its own part of each chunk, and a rank makes the parts of its rows.
 
     Parameters
     ----------
@@ -193,7 +197,7 @@ class MockStream(Share):
         self.settings = settings
         self.seed = seed
         self.order = EpochOrder(settings.window * settings.chunk, batch, seed)
-        self.fresh = settings.window == 1 and settings.reuse == 1.0
+        self.fresh = settings.window == 1 and settings.reuse == 1.0 and not settings.epochs
         self.low = settings.chunk * self.first // batch if settings.split else 0
         self.high = settings.chunk * self.last // batch if settings.split else settings.chunk
         self.chunks: dict[int, Sample] = {}
@@ -237,6 +241,13 @@ class MockStream(Share):
     def newest(self, step: int) -> int:
         """Return the number of the newest chunk at a step."""
         return int(step * self.batch / (self.settings.reuse * self.settings.chunk))
+
+    def mocks_of(self, steps: int) -> int:
+        """Return the number of different mocks, over all ranks, that so many steps draw from."""
+        if self.settings.epochs:
+            return self.order.total
+        each, made = (self.batch, steps) if self.fresh else (self.settings.chunk, self.newest(steps - 1) + 1)
+        return (min(made, self.settings.chunks) if self.settings.chunks else made) * each
 
     def _draw(self, draw: torch.Tensor, wanted: list[int]) -> Sample:
         order = torch.argsort(draw // self.settings.chunk, stable=True)

@@ -53,9 +53,8 @@ def models(count: int = 3, size: int = SIZE, mocks: int = 1000) -> list[Model]:
     for number in range(count):
         torch.manual_seed(number)
         architecture = ARCHITECTURE | ({} if number == 0 else {"denoise_width": 0, "deblend_widths": []})
-        card = Card(
-            f"m{number}", architecture, ("g", "r", "i"), size, 0.18, training={"mocks": mocks, "flops": {"joint": 7.0}}
-        )
+        said = {"mocks": mocks, "flops": {"joint": 7.0}, "best_step": 3}
+        card = Card(f"m{number}", architecture, ("g", "r", "i"), size, 0.18, training=said)
         made.append(Model(card, build_network(architecture, 3, size).eval()))
     return made
 
@@ -120,7 +119,8 @@ def test_published_figures_stand_beside(found):
     assert anchor.values["modular:regression_gain"] == 0.25
     said = report(found)
     assert said["published"]["baseline"] == {"detection:accuracy": 0.82}
-    assert said["models"][0]["training"]["flops"] == {"joint": 7.0}
+    training = said["models"][0]["training"]
+    assert (training["flops"], training["best_step"]) == ({"joint": 7.0}, 3)
     json.dumps(said)
 
 

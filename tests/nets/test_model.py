@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -91,6 +92,14 @@ def test_damage_is_one_line(saved, name):
     assert words in message
     assert "\n" not in message
     assert str(saved) in message, "the message must name the file"
+
+
+@pytest.mark.parametrize("wrong", [{"min_bands": 3}, {"views": 2}, {"posterior_scale": (1.0,)}, {"bands": ()}])
+def test_a_card_that_could_not_be_loaded_is_not_saved(model, tmp_path, wrong):
+    path = tmp_path / "wrong.safetensors"
+    with pytest.raises(ModelError, match=str(path)):
+        Model(dataclasses.replace(model.card, **wrong), model.module).save(path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"\xff" * 4096])

@@ -115,9 +115,9 @@ def test_architecture_of_a_modular_network_comes_back():
     assert architecture(config)["kind"] == "modular"
     assert network_config(architecture(config), "there") == config
     assert architecture(network_config({}, "x"))["kind"] == "resnet"
-    with pytest.raises(ConfigError, match="samples even"):
-        network_config(SMALL | {"samples": 3}, "here")
-    with pytest.raises(ConfigError, match="widths and depths"):
+    with pytest.raises(ConfigError, match="samples must be even"):
+        network_config(SMALL | {"samples": 5}, "here")
+    with pytest.raises(ConfigError, match="deblend_widths must be at least 1, not 0"):
         network_config(SMALL | {"deblend_widths": [8, 0]}, "here")
 
 

@@ -10,7 +10,7 @@ from toy_mocks import PIXEL_SCALE, toy_source
 
 from lensscan.nets.heads import to_latent
 from lensscan.train.augment import Sample, augment, network_inputs
-from lensscan.train.settings import Augmentation
+from lensscan.train.settings import LARGEST_SEED, Augmentation
 
 OFF = Augmentation(noise=0, gain=0, sigma=0, fwhm=0, fwhm_missing=0, pixel_scale=0, band_missing=0, mask=0, mask_size=1)
 
@@ -48,6 +48,13 @@ def test_truth_turns_with_the_image():
     assert (torch.sign(quadrupole) == torch.sign(out.latent[:, 1])).all(), "e1 must follow the image's axis"
     assert (out.latent[:, 1] > 0).float().mean() == pytest.approx(0.5, abs=0.1)
     assert len({tuple(row.tolist()) for row in out.latent[:, 3:5].sign() if row.all()}) == 4
+
+
+def test_the_largest_seed_draws_noise_to_the_end_of_a_long_training():
+    """A finish augments mocks of ten times the training's seed."""
+    sample = toy_source(0, 4)
+    out = augment(sample, dataclasses.replace(OFF, noise=1.0), 10 * LARGEST_SEED + 4, 10_000_000, 0, 4)
+    assert not torch.equal(out.images, sample.images)
 
 
 def test_input_is_left_alone():

@@ -11,6 +11,7 @@ from torch import nn
 from toy_mocks import toy_trainer
 from toy_ranks import Meeting, Thread, double_source, on_threads
 
+from lensscan.errors import OutputError
 from lensscan.nets import architecture
 from lensscan.nets.classic.body import Body
 from lensscan.nets.classic.registry import CLASSIFIERS, PUBLISHED
@@ -58,6 +59,27 @@ def double():
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+def test_weights_of_normalisations_do_not_decay(tmp_path):
+    trainer = toy_trainer(tmp_path, MAPPING)
+    trainer.stream.close()
+    names = {parameter: name for name, parameter in trainer.network.named_parameters()}
+    decayed, plain = ({names[p] for p in group["params"]} for group in trainer.optimiser.param_groups)
+    assert decayed == {"body.stem.0.weight", "body.inner.0.weight", "body.output.weight"}
+    assert {"body.stem.1.weight", "body.stem.1.bias", "body.inner.1.weight", "body.output.bias"} <= plain
+
+
+def test_a_checkpoint_that_let_them_decay_is_one_line(tmp_path):
+    old = toy_trainer(tmp_path, MAPPING)
+    decayed, plain = old.optimiser.param_groups
+    decayed["params"].append(plain["params"].pop())
+    old.save()
+    old.stream.close()
+    new = toy_trainer(tmp_path, MAPPING)
+    new.stream.close()
+    with pytest.raises(OutputError, match=r"^checkpoint [^\n]* is of another version of lensscan; remove it"):
+        new.resume()
 
 
 class OneLayer:

@@ -183,10 +183,13 @@ def curve_of_engine(backend: str, folder: str, precision: str) -> None:
 
 @pytest.mark.mpi
 @pytest.mark.slow
-@pytest.mark.parametrize(("precision", "bound"), [("float64", 1e-6), ("float32", 1e-5)])
+@pytest.mark.parametrize(
+    ("ranks", "precision", "bound"), [(1, "float64", 1e-6), (2, "float64", 1e-6), (2, "float32", 1e-5)]
+)
 @pytest.mark.parametrize("backend", ["torch", pytest.param("horovod", marks=needs_horovod)])
-def test_the_curve_is_the_same_for_one_and_two_ranks(tmp_path, backend, precision, bound):
-    """The bound in float32 is that of docs/train.md."""
-    alone = curve("train.test_loop", tmp_path / "one", "none", 1, precision)
+def test_the_curve_is_the_same_plain_and_joined(tmp_path, backend, ranks, precision, bound):
+    """Beside one plain process; the bound in float32 is that of docs/train.md."""
+    alone = curve("train.test_loop", tmp_path / "plain", "none", 1, precision)
     assert alone[-1] < alone[0]
-    assert curve("train.test_loop", tmp_path / "two", backend, 2, precision) == pytest.approx(alone, abs=bound)
+    joined = curve("train.test_loop", tmp_path / "joined", backend, ranks, precision)
+    assert joined == pytest.approx(alone, abs=bound)

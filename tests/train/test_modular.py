@@ -90,6 +90,29 @@ def test_a_stage_changes_its_own_module_only(stage, tmp_path):
         assert {"logit.encode.weight", "posterior.output.weight", "stem.weight"} <= changed
 
 
+def test_the_weight_of_the_bottleneck_decays_as_that_of_every_layer(tmp_path):
+    trainer = maker()(settings_of(), tmp_path, JOINT)
+    trainer.stream.close()
+    decayed, plain = trainer.optimiser.param_groups
+    assert any(parameter is trainer.network.logit.weight for parameter in decayed["params"])
+    assert any(parameter is trainer.network.logit.bias for parameter in plain["params"])
+
+
+def test_a_flow_head_learns_by_its_exact_likelihood(tmp_path):
+    pytest.importorskip("zuko")
+    settings = settings_of(network=SETTINGS["network"] | {"head": "flow", "flow_layers": 2})
+    trainer = maker()(settings, tmp_path, "heads")
+    trainer.train_step()
+    trainer.stream.close()
+    named = trainer.network.named_parameters()
+    flow = {name: p for name, p in named if name.startswith(("posterior.flow", "posterior.condition"))}
+    assert {"posterior.condition.weight", "posterior.flow.couplings.0.first.weight"} <= set(flow)
+    for name, parameter in flow.items():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+    assert min(training_flops(settings, BANDS, SIZE).values()) > 0
+
+
 def test_a_break_changes_nothing(tmp_path):
     settings = settings_of()
     whole = learn(settings, tmp_path / "whole")

@@ -12,6 +12,7 @@ from toy_ranks import MAPPING, on_threads, ranks_of
 from lensscan.errors import ConfigError, ExitCode, ModelError
 from lensscan.train.loop import Trainer
 from lensscan.train.patience import Best
+from lensscan.train.run import TrainRun
 from lensscan.train.settings import TrainSettings
 
 STOPPING = {**MAPPING, "steps": 20, "validate_every": 2, "patience": 2}
@@ -101,6 +102,40 @@ def test_losses_are_better_when_lower():
 def test_a_figure_that_no_validation_has_is_one_line():
     with pytest.raises(ModelError, match="no auroc; set monitor to nll"):
         Best("auroc", 1).see({"nll": 0.3}, 2, {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "remedy"),
+    [
+        ({"recipe": "hezaveh2017"}, "set monitor to nll"),
+        ({"network": {"kind": "holismokes-cnn"}}, "set monitor to nll"),
+        ({"network": {"kind": "argonne"}, "monitor": "nll"}, "set monitor to auroc or bce"),
+        ({"network": {"kind": "argonne"}, "recipe": "hezaveh2017"}, "leave patience out"),
+    ],
+)
+def test_a_monitor_that_no_validation_has_is_refused_at_the_start(tmp_path, changes, remedy):
+    wanted = {**TRAINING, "recipe": "des-griz", "patience": 2, **changes}
+    run = run_of(tmp_path, wanted)
+    with pytest.raises(ConfigError, match=rf"^training toy: patience waits for monitor = [^\n]*; {remedy}$"):
+        run.run()
+    assert not list(tmp_path.iterdir())
+    run_of(tmp_path, {**wanted, "patience": 0})._prepare()
+
+
+@pytest.mark.parametrize("monitor", ["auroc", "bce", "nll"])
+def test_any_monitor_will_do_for_our_own_network(tmp_path, monitor):
+    assert run_of(tmp_path, {**TRAINING, "recipe": "des-griz", "patience": 2, "monitor": monitor})._prepare().bands
+
+
+def test_more_bands_than_the_recipe_has_are_refused_at_the_start(tmp_path):
+    with pytest.raises(ConfigError, match=r"^training toy: min_bands = 5, but recipe des-griz has 4; "):
+        run_of(tmp_path, {**TRAINING, "recipe": "des-griz", "min_bands": 5}).run()
+    assert not list(tmp_path.iterdir())
+
+
+def run_of(folder: Path, mapping: dict) -> TrainRun:
+    settings = TrainSettings.from_mapping(mapping, "toy")
+    return TrainRun(settings, folder / "x.safetensors", torch.device("cpu"), "none", lambda: None, lambda line: None)
 
 
 def test_settings():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tomllib
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -12,12 +14,16 @@ import torch
 from curves import needs_horovod
 from launch import Finished, run
 
+from lensscan.cli.main import main
+from lensscan.cli.ranks import ROOT_SPEAKS
 from lensscan.errors import ExitCode
 from lensscan.evaluate.trainings import require_trainings
 from lensscan.mocks.dataset import Dataset
 from lensscan.mocks.recipes import load_recipe
 from lensscan.mocks.seeds import TESTSETS
 from lensscan.nets.model import Model
+from lensscan.train.modular import training_flops
+from lensscan.train.settings import TrainSettings
 
 SMALL = """
 name = "small"
@@ -288,6 +294,40 @@ def test_an_error_on_one_rank_ends_the_job(tmp_path):
     assert not (tmp_path / "small.safetensors").exists()
 
 
+@pytest.mark.mpi
+def test_a_wrong_file_is_one_line_under_several_ranks_too(tmp_path):
+    done = train(tmp_path, "--set", "steps=0", ranks=3)
+    assert done.code == ExitCode.USAGE, done
+    assert done.err.count("error:") == done.err.count("steps must be positive, not 0") == 1
+
+
+@pytest.mark.mpi
+def test_a_wrong_sweep_is_one_line_under_several_ranks_too(tmp_path):
+    done = run(["sweep", "tiny", "--set", "trials=0", "-o", str(tmp_path / "sweep")], ranks=2)
+    assert done.code == ExitCode.USAGE, done
+    assert done.err.count("error:") == done.err.count("trials must be at least 1") == 1
+
+
+def test_a_rank_that_alone_has_an_error_says_it(monkeypatch, tmp_path, capsys):
+    """After a while in which root did not end it."""
+
+    def abort(world, code: int) -> NoReturn:
+        raise SystemExit(code)
+
+    waited = []
+    monkeypatch.setattr("lensscan.mpi.launched_size", lambda: 2)
+    monkeypatch.setattr("lensscan.mpi.launched_rank", lambda: 1)
+    monkeypatch.setattr("lensscan.mpi.abort", abort)
+    monkeypatch.setattr("lensscan.cli.ranks.time.sleep", waited.append)
+    monkeypatch.setattr("lensscan.cli.ranks.signal.signal", lambda number, handler: None)
+    monkeypatch.setattr("lensscan.cli.train.signal.signal", lambda number, handler: None)
+    monkeypatch.setattr("lensscan.process.tune_allocator", lambda: None)
+    with pytest.raises(SystemExit) as left:
+        main(["train", str(tmp_path / "none.toml")])
+    assert (left.value.code, waited) == (ExitCode.USAGE, [ROOT_SPEAKS])
+    assert capsys.readouterr().err.count("no file") == 1
+
+
 def test_unknown_training_is_one_line():
     done = run(["train", "no-such"])
     assert done.code == ExitCode.USAGE
@@ -330,3 +370,19 @@ def test_modules_are_trained_in_turn_and_make_a_model_that_scans(tmp_path):
     table = model.score(np.random.default_rng(1).normal(0, 20, (3, 3, 31, 31)), views=8)
     assert np.isfinite(table["logit"]).all()
     assert np.isfinite(table["theta_E"].value).all()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_card_states_the_steps_taken_and_whose_weights_it_has(tmp_path):
+    """Weights that hardly move: no validation is better than the first."""
+    training = tiny_training(tmp_path).replace("reuse = 2.0", "reuse = 0.25").replace("[network]", "[network]" + SHAPE)
+    words = [f"--set={word}" for word in ("patience=1", "steps=30", "optimiser.lr=1e-12")]
+    done = train(tmp_path, *words, training=training)
+    assert done.code == 0, done
+    assert "no better auroc since step 3, whose weights are kept" in done.err
+    said = Model.load(str(tmp_path / "small.safetensors")).card.training
+    assert (said["steps"], said["best_step"], said["mocks"]) == (6, 3, 384)
+    assert said["stages"] == {"joint": 6}
+    settings = TrainSettings.from_mapping(tomllib.loads(training) | {"steps": 6}, "small.toml")
+    assert said["flops"] == pytest.approx(training_flops(settings, 3, 24))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import operator
+import re
+
 import pytest
 import torch
 
@@ -11,8 +15,9 @@ from lensscan.mocks.recipes import load_recipe
 from lensscan.nets.architecture import architecture, build_network
 from lensscan.nets.classic.classifier import PublishedConfig
 from lensscan.nets.classic.combination import CombinationConfig
-from lensscan.train.settings import TrainSettings
+from lensscan.train.settings import LARGEST_SEED, TrainSettings
 
+NAN, INF = math.nan, math.inf
 LEAST = {"name": "x", "recipe": "des-griz", "steps": 10}
 
 
@@ -51,7 +56,7 @@ BAD = {
     "no component": ({"network": {"components": 0}}, "components must be at least 1"),
     "no table": ({"network": "argonne"}, "network must be a table"),
     "decay": ({"optimiser": {"decay": -0.1}}, "optimiser.decay must not be negative"),
-    "drop-out": ({"network": {"dropout": 1.0}}, "network.dropout must lie in [0, 1)"),
+    "drop-out": ({"network": {"dropout": 1.0}}, "network: dropout must lie in [0, 1)"),
     "optimiser": ({"optimiser": {"kind": "lamb"}}, "must be one of adamw, adam, sgd, rmsprop"),
     "no members": ({"network": {"kind": "combination"}}, "two networks or more"),
     "one member": ({"network": {"kind": "combination", "members": ["a.safetensors"]}}, "two networks or more"),
@@ -61,6 +66,75 @@ BAD = {
     ),
     "type": ({"batch": "many"}, "batch must be int"),
 }
+
+
+OUT_OF_RANGE = {
+    "seed": [-1, LARGEST_SEED + 1],
+    "steps batch validate_every validation stream.chunk stream.window augmentation.mask_size": [-1, 0],
+    "softening stream.reuse optimiser.lr": [-1.0, 0.0, NAN, INF],
+    "min_bands patience stream.chunks optimiser.warmup modules.denoise modules.deblend modules.heads": [-1],
+    "optimiser.weight_decay optimiser.decay optimiser.regression modules.weight modules.beta": [-0.1, NAN, INF],
+    "augmentation.noise augmentation.gain augmentation.sigma augmentation.fwhm augmentation.pixel_scale": [-0.1, NAN],
+    "optimiser.final augmentation.fwhm_missing augmentation.band_missing augmentation.mask": [-0.1, 1.1, NAN],
+    "optimiser.clip": [-1.0, 0.0, NAN],
+    "optimiser.ema": [-0.1, 1.0],
+    "checkpoint_seconds": [-1.0, NAN],
+    "finish.calibration finish.evaluation": [-1, 0, 39],
+}
+"""By the settings' names: values that none of them may have."""
+ENDS = {
+    "seed": [0, LARGEST_SEED],
+    "min_bands": [0],
+    "optimiser.clip": [1e-9, 1e9, INF],
+    "optimiser.final": [0.0, 1.0],
+    "optimiser.ema": [0.0],
+    "optimiser.weight_decay": [0.0],
+    "augmentation.noise": [0.0, 2.0],
+    "augmentation.mask": [0.0, 1.0],
+    "checkpoint_seconds": [0.0, INF],
+    "finish.calibration": [40],
+}
+
+
+def cases(table: dict[str, list]) -> list[tuple[str, float]]:
+    return [(name, value) for names, values in table.items() for name in names.split() for value in values]
+
+
+@pytest.mark.parametrize(("name", "value"), cases(OUT_OF_RANGE))
+def test_numbers_out_of_range_are_one_line(name, value):
+    with pytest.raises(ConfigError, match=rf"^here.toml: {re.escape(name)} must .*, not [^\n]+$"):
+        settings(**nested(name, value))
+
+
+@pytest.mark.parametrize(("name", "value"), cases(ENDS))
+def test_the_ends_of_a_range_are_taken(name, value):
+    assert operator.attrgetter(name)(settings(**nested(name, value))) == value
+
+
+def nested(name: str, value: float) -> dict:
+    table, _, key = name.rpartition(".")
+    return {table: {key: value}} if table else {key: value}
+
+
+SHAPELESS = {
+    "condition squeeze hidden components flow_layers flow_condition flow_hidden": [0, -1],
+    "widths": [[8, 0, 8, 8], [], [8, 8]],
+    "depths": [[1, 1, -1, 1], [], [1, 1, 1]],
+    "dropout": [-0.1, 1.0, NAN],
+    "latent_centre": [[], [0.0] * 6],
+    "latent_scale": [[], [1.0] * 8, [1.0] * 6 + [0.0], [1.0] * 6 + [-1.0], [1.0] * 6 + [NAN]],
+}
+MODULELESS = {"denoise_width denoise_depth": [-1], "deblend_widths": [[8, 0]], "latent": [0], "samples": [2, 5]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [(kind, *case) for kind in ("resnet", "modular") for case in cases(SHAPELESS)]
+    + [("modular", *case) for case in cases(MODULELESS)],
+)
+def test_shapes_that_no_network_has_are_one_line(kind, name, value):
+    with pytest.raises(ConfigError, match=rf"^here.toml: network: [^\n]*{name}[^\n]*, not [^\n]+$"):
+        settings(network={"kind": kind, name: value})
 
 
 @pytest.mark.parametrize("name", sorted(BAD))

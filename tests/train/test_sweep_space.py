@@ -22,7 +22,7 @@ TABLE = {
 }
 LEAST = {
     "name": "s",
-    "training": {"recipe": "argonne2017", "steps": 90, "network": {"depths": [0, 0]}},
+    "training": {"recipe": "argonne2017", "steps": 90, "network": {"depths": [0, 0, 0, 0]}},
     "parameters": {"optimiser": {"lr": {"low": 1e-4, "high": 1e-1, "log": True}}},
 }
 
@@ -51,7 +51,7 @@ def test_changes_reach_the_training_and_nothing_else():
     settings = sweep(fixed={"validation": 64, "optimiser": {"ema": 0.5}}).training_of({"optimiser.lr": 0.03}, "x")
     assert (settings.optimiser.lr, settings.optimiser.ema, settings.validation) == (0.03, 0.5, 64)
     assert settings.name == "s"
-    assert settings.network.depths == (0, 0)
+    assert settings.network.depths == (0, 0, 0, 0)
     before = {"a": {"b": 1, "c": 2}}
     assert merged(before, {"a.b": 5, "d.e": 6}) == {"a": {"b": 5, "c": 2}, "d": {"e": 6}}
     assert before == {"a": {"b": 1, "c": 2}}
@@ -91,6 +91,8 @@ BAD = {
     "yardstick": ({"parameters": {"validation": {"choices": [64, 128]}}}, "must be the same for all trials"),
     "seed": ({"parameters": {"seed": {"choices": [1, 2]}}}, "must be the same for all trials"),
     "epochs": ({"parameters": {"epochs": {"choices": [1, 2]}}}, "stream.epochs = true"),
+    "epochs and steps": ({"parameters": {"epochs": {"choices": [1]}, "steps": {"choices": [9]}}}, "both say how long"),
+    "stages": ({"parameters": {"network.widths": {"choices": [[8, 8, 8, 8], [8]]}}}, "network.widths = [8]: network: "),
 }
 
 
@@ -101,6 +103,12 @@ def test_a_bad_file_is_one_line(name):
         sweep(**changes)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_values_are_checked_beside_those_of_the_other_parameters():
+    """Other widths need other depths: neither fits the training alone."""
+    both = {"network.widths": {"choices": [[8, 12], [12, 16]]}, "network.depths": {"choices": [[0, 0], [1, 1]]}}
+    assert list(sweep(parameters=both).space) == ["network.widths", "network.depths"]
 
 
 @pytest.mark.parametrize("name", shipped("sweeps"))

@@ -81,15 +81,16 @@ class Sweep:
 
     def _check(self, where: str) -> None:
         parameters = space(self.parameters, f"{where}: parameters")
-        base = TrainSettings.from_mapping(self.training, f"{where}: training")
-        if EPOCHS in parameters:
-            if "steps" in parameters:
-                raise ConfigError(f"{where}: parameters: epochs and steps both say how long; take one out")
-            if not base.stream.epochs or base.stream.folder:
-                raise ConfigError(f"{where}: parameters: epochs needs a training with stream.epochs = true, no folder")
+        if EPOCHS in parameters and "steps" in parameters:
+            raise ConfigError(f"{where}: parameters: epochs and steps both say how long; take one out")
+        first = {key: parameter.extremes[0] for key, parameter in parameters.items()}
+        known = {key: value for key, value in first.items() if key != EPOCHS}
+        base = self.training_of(known, f"{where}: training")
+        if EPOCHS in parameters and (not base.stream.epochs or base.stream.folder):
+            raise ConfigError(f"{where}: parameters: epochs needs a training with stream.epochs = true, no folder")
         for key, parameter in parameters.items():
             for value in parameter.extremes:
-                self.training_of({key: value}, f"{where}: parameters: {key} = {value}")
+                self.training_of(first | {key: value}, f"{where}: parameters: {key} = {value}")
 
     @property
     def space(self) -> dict[str, Parameter]:
