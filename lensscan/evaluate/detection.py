@@ -16,6 +16,7 @@ from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
 from lensscan.metrics.calibration import Calibration, Reliability, binned, class_weights, isotonic
 from lensscan.metrics.detection import purity, wilson
 from lensscan.metrics.ranking import FEWEST_FALSE, Population, Ranking, supported
+from lensscan.mocks.labels import UNDETECTABLE, ambiguous
 from lensscan.mocks.recipes import CLASSES
 
 __all__ = [
@@ -25,7 +26,6 @@ __all__ = [
     "SNR_EDGES",
     "THETA_EDGES",
     "Detection",
-    "ambiguous",
     "completeness_table",
     "cut_words",
     "detect",
@@ -42,14 +42,7 @@ BINS = 15
 THETA_EDGES = (0.5, 0.8, 1.0, 1.2, 1.5, 2.0, 3.0)
 SNR_EDGES = (0.0, 10.0, 20.0, 40.0, np.inf)
 SEEING_EDGES = (0.0, 0.75, 1.0, 1.25, 1.5, 2.0, np.inf)
-UNDETECTABLE = CLASSES.index("undetectable")
 EVEN_ODDS = "even odds"
-
-
-def ambiguous(truth: Truth) -> NDArray[np.bool_]:
-    """Return the lensed systems below the label rule: neither lenses nor false positives."""
-    klass = truth.get("klass")
-    return np.zeros(len(truth["is_lens"]), bool) if klass is None else np.asarray(klass) == UNDETECTABLE
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ import io
 import numpy as np
 from numpy.typing import NDArray
 
-from lensscan.evaluate.detection import ambiguous
 from lensscan.evaluate.predict import Predictions, Scored
 from lensscan.evaluate.testsets import TestSet, Truth
 from lensscan.lens.conventions import to_axis_ratio
+from lensscan.mocks.labels import ambiguous
 from lensscan.mocks.recipes import CLASSES
 from lensscan.nets.latent import from_latent
 from lensscan.nets.model import Model

@@ -321,7 +321,7 @@ class _Work:
 
     def read(self) -> Objects:
         """Return all objects but those that failed and those below the label rule."""
-        from lensscan.evaluate.detection import ambiguous
+        from lensscan.mocks.labels import ambiguous
 
         parts, index, extra = [], [], []
         for block in self.blocks:

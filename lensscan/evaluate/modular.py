@@ -18,7 +18,6 @@ from scipy.special import expit
 
 from lensscan.errors import ConfigError
 from lensscan.evaluate.anchors import Anchor, load_anchors
-from lensscan.evaluate.detection import UNDETECTABLE
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
 from lensscan.metrics.detection import wilson
 from lensscan.metrics.deviations import Deviations
@@ -26,6 +25,7 @@ from lensscan.metrics.images import psnr
 from lensscan.metrics.paired import McNemar, mcnemar
 from lensscan.metrics.selective import Misclassified, ambiguity
 from lensscan.mocks.batches import fill_batch
+from lensscan.mocks.labels import UNDETECTABLE
 from lensscan.mocks.recipes import Recipe
 from lensscan.mocks.seeds import REALISM
 from lensscan.mocks.simulate import Mocks, simulate

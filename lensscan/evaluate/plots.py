@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lensscan.errors import ConfigError
-from lensscan.evaluate.detection import EVEN_ODDS, PREVALENCES, ambiguous, cut_words
+from lensscan.evaluate.detection import EVEN_ODDS, PREVALENCES, cut_words
 from lensscan.evaluate.galleries import KINDS, gallery
 from lensscan.evaluate.posteriors import PARAMETERS, truth_table
 from lensscan.evaluate.regression import convert
@@ -17,6 +17,7 @@ from lensscan.evaluate.report import Assessment, Outcome
 from lensscan.evaluate.testsets import TestSet
 from lensscan.metrics.detection import wilson
 from lensscan.metrics.ranking import FEWEST_FALSE
+from lensscan.mocks.labels import ambiguous
 from lensscan.mocks.recipes import CLASSES
 from lensscan.nets.model import Model
 from lensscan.render.diagrams import (

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensscan.errors import ConfigError
-from lensscan.evaluate.detection import UNDETECTABLE
 from lensscan.evaluate.probes import LIGHT, LIMITS, LINEAR, MIXED, Probe, plain_features, run_probe
 from lensscan.evaluate.recall import Found, Recall, compare_recall
 from lensscan.evaluate.samples import (
@@ -31,6 +30,7 @@ from lensscan.evaluate.samples import (
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
 from lensscan.metrics.detection import wilson
 from lensscan.metrics.ranking import FEWEST_FALSE, Ranking
+from lensscan.mocks.labels import UNDETECTABLE
 from lensscan.mocks.realsky import real_sky
 from lensscan.mocks.recipes import Recipe
 from lensscan.mocks.seeds import REALISM

@@ -19,7 +19,6 @@ from lensscan.errors import ConfigError
 from lensscan.evaluate.detection import (
     EVEN_ODDS,
     Detection,
-    ambiguous,
     completeness_table,
     detect,
     false_positives,
@@ -34,6 +33,7 @@ from lensscan.evaluate.testsets import TestSet
 from lensscan.files import replacing
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, difference, resample
 from lensscan.metrics.ranking import Ranking
+from lensscan.mocks.labels import ambiguous
 from lensscan.mocks.recipes import CLASSES
 from lensscan.nets.prior import natural_rows
 from lensscan.scan.provenance import git_revision

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from lensscan.errors import ConfigError
-from lensscan.evaluate.detection import ambiguous
+from lensscan.mocks.labels import ambiguous
 from lensscan.mocks.realsky import N_VIEWS, RealSky
 from lensscan.mocks.recipes import CLASSES, Recipe
 from lensscan.mocks.simulate import simulate

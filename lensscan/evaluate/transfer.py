@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensscan.errors import ConfigError
-from lensscan.evaluate.detection import BINS, ambiguous
+from lensscan.evaluate.detection import BINS
 from lensscan.evaluate.posteriors import reduce_posteriors, truth_table
 from lensscan.evaluate.predict import Predictions, Scored, Scoring
 from lensscan.evaluate.report import clusters
@@ -21,6 +21,7 @@ from lensscan.metrics.calibration import binned, class_weights
 from lensscan.metrics.deviations import Deviations
 from lensscan.metrics.ranking import FEWEST_FALSE, Ranking
 from lensscan.metrics.sampled import central_coverage
+from lensscan.mocks.labels import ambiguous
 from lensscan.mocks.recipes import Recipe, load_recipe
 from lensscan.nets.model import Model
 from lensscan.survey.stamps import SCALE_TOLERANCE, Frame

@@ -42,6 +42,8 @@ class Sample:
         Factors on the estimated noise and on the stated pixel scale.
     blend, arcs : Tensor, (n, C, S, S), or None
         nJy per pixel without noise: all light, and that of the source alone.
+    vague : bool Tensor, (n,), or None
+        Lensed, but below the recipe's label rule: neither lens nor anything else in the classification; None: no row.
     """
 
     images: Tensor
@@ -54,6 +56,7 @@ class Sample:
     scale_factor: Tensor | None = None
     blend: Tensor | None = None
     arcs: Tensor | None = None
+    vague: Tensor | None = None
 
     def rows(self, chosen: Tensor | slice) -> Sample:
         """Return some rows."""
@@ -119,7 +122,9 @@ def augment(sample: Sample, settings: Augmentation, seed: int, step: int, first:
         None if layer is None else shown(layer) * present[:, :, None, None] for layer in (sample.blend, sample.arcs)
     )
     fwhm = torch.where(unstated, torch.nan, sample.fwhm * fwhm_factor)
-    return Sample(images, present, fwhm, sample.is_lens, latent, mask, sigma_factor, scale_factor, blend, arcs)
+    return Sample(
+        images, present, fwhm, sample.is_lens, latent, mask, sigma_factor, scale_factor, blend, arcs, sample.vague
+    )
 
 
 def _row_noise(seed: int, step: int, first: int, images: Tensor) -> Tensor:

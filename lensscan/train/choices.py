@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lensscan.train.losses import counting
 from lensscan.train.settings import Optimiser
 
 __all__ = ["FOCUS", "MOMENTUM", "make_optimiser", "training_loss"]
@@ -30,7 +31,9 @@ def make_optimiser(settings: Optimiser, groups: list[dict[str, Any]]) -> torch.o
     return kind(groups, lr=settings.lr, betas=(0.9, 0.99))
 
 
-def training_loss(settings: Optimiser, bce: Tensor, logit: Tensor, is_lens: Tensor) -> Tensor:
+def training_loss(
+    settings: Optimiser, bce: Tensor, logit: Tensor, is_lens: Tensor, vague: Tensor | None = None
+) -> Tensor:
     """Return the loss of the classification that a step goes down.
 
     Parameters
@@ -43,6 +46,8 @@ def training_loss(settings: Optimiser, bce: Tensor, logit: Tensor, is_lens: Tens
         Mean cross entropy, nats.
     logit : Tensor, (n,)
     is_lens : bool Tensor, (n,)
+    vague : bool Tensor, (n,), or None
+        Rows that count nothing, as in `lensscan.train.losses.classification_loss`.
 
     Returns
     -------
@@ -50,8 +55,10 @@ def training_loss(settings: Optimiser, bce: Tensor, logit: Tensor, is_lens: Tens
     """
     if settings.loss == "bce":
         return bce
-    label = is_lens.to(logit.dtype)
+    label, counts = is_lens.to(logit.dtype), counting(logit, vague)
     if settings.loss == "mse":
-        return (torch.sigmoid(logit) - label).square().mean()
-    rows = F.binary_cross_entropy_with_logits(logit, label, reduction="none")
-    return ((1 - torch.exp(-rows)) ** FOCUS * rows).mean()
+        rows = (torch.sigmoid(logit) - label).square()
+    else:
+        rows = F.binary_cross_entropy_with_logits(logit, label, reduction="none")
+        rows = (1 - torch.exp(-rows)) ** FOCUS * rows
+    return (rows if counts is None else rows * counts).mean()

@@ -21,6 +21,7 @@ from lensscan.metrics.detection import auroc, tpr_at_fpr, wilson
 from lensscan.metrics.posterior import credibility, marginal_coverage, residuals
 from lensscan.metrics.scalemixture import GAUSSIAN, ScaleMixture, fit_scale_mixture
 from lensscan.mocks.batches import fill_batch
+from lensscan.mocks.labels import ambiguous
 from lensscan.mocks.recipes import CLASSES, Recipe
 from lensscan.mocks.simulate import simulate
 from lensscan.nets.card import Card, LensDensity, ThetaPrior
@@ -86,6 +87,15 @@ class Scored:
         return np.asarray(self.truth["is_lens"], bool)
 
     @property
+    def clear(self) -> Scored:
+        """Those rows that are lenses or no lenses, without what is lensed but below the label rule."""
+        kept = ~ambiguous(self.truth)
+        if kept.all():
+            return self
+        truth = {name: values[kept] for name, values in self.truth.items()}
+        return Scored(self.logit[kept], self.posterior[kept], self.sigma[kept], self.fwhm[kept], truth)
+
+    @property
     def regressed(self) -> bool:
         """Whether the network has a posterior head."""
         return not np.isnan(self.posterior.mean).all()
@@ -93,7 +103,7 @@ class Scored:
     @property
     def detected(self) -> bool:
         """Whether the network tells lenses from others, and there are both."""
-        return not np.isnan(self.logit).all() and not self.is_lens.all()
+        return not np.isnan(self.logit).all() and not self.clear.is_lens.all()
 
 
 def score_mocks(
@@ -230,8 +240,9 @@ def calibrate_logit(scored: Scored, kind: str) -> tuple[Calibration, LensDensity
     """Return calibration and f_lens of scored mocks; empty ones where there is nothing to tell apart."""
     if not scored.detected:
         return Calibration(), LensDensity()
-    way = calibration.fit(kind, scored.logit, scored.is_lens)
-    return way, lens_density(way, scored.logit[scored.is_lens])
+    clear = scored.clear
+    way = calibration.fit(kind, clear.logit, clear.is_lens)
+    return way, lens_density(way, clear.logit[clear.is_lens])
 
 
 def lens_density(way: Calibration, logit: Floats) -> LensDensity:
@@ -289,8 +300,10 @@ def evaluate(card: Card, scored: Scored) -> dict[str, Any]:
     dict
         JSON values; detection, calibration, parameters, coverage, false positives by class.
     """
-    lens = scored.is_lens
-    result: dict[str, Any] = {"n_lens": int(lens.sum()), "n_other": int((~lens).sum())}
+    lens, clear = scored.is_lens, scored.clear
+    result: dict[str, Any] = {"n_lens": int(lens.sum()), "n_other": int((~clear.is_lens).sum())}
+    if vague := len(lens) - len(clear.is_lens):
+        result["n_undetectable"] = vague
     if scored.detected:
         result |= _detection(card, scored)
     else:
@@ -310,10 +323,10 @@ def headline(evaluation: Mapping[str, Any]) -> str:
 
 
 def _detection(card: Card, scored: Scored) -> dict[str, Any]:
-    """Ranking, calibration, and false positives by class."""
-    lens = scored.is_lens
+    """Ranking and calibration of what is clear; false positives by class, systems below the label rule too."""
+    lens = scored.clear.is_lens
     n_other = int((~lens).sum())
-    logit = card.calibration(scored.logit)
+    logit = card.calibration(scored.clear.logit)
     prior = float(lens.mean())
     probability = card.calibration.p_lens(logit, prior)
     worth = card.calibration.capped(logit) + np.log(prior) - np.log1p(-prior)
@@ -328,7 +341,8 @@ def _detection(card: Card, scored: Scored) -> dict[str, Any]:
             interval = wilson(round(rate * lens.sum()), int(lens.sum()))
             result[f"tpr_at_fpr_{fpr:g}"] = {"tpr": rate, "threshold": threshold, "interval_95": interval}
     known = result.get("tpr_at_fpr_0.01")
-    result["false_positives"] = _by_class(scored, logit, known["threshold"]) if known else {}
+    every = card.calibration(scored.logit)
+    result["false_positives"] = _by_class(scored, every, known["threshold"]) if known else {}
     return result
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lensscan.errors import ConfigError
 from lensscan.mocks.folder import MockFolder, hash_truth
+from lensscan.mocks.labels import ambiguous
 from lensscan.mocks.recipes import Recipe
 from lensscan.mocks.seeds import PURPOSES, RESERVED
 from lensscan.nets.heads import to_latent
@@ -44,7 +45,8 @@ class Index:
 
     Attributes
     ----------
-    is_lens : bool Tensor, (n,)
+    is_lens, vague : bool Tensor, (n,)
+        See `Sample`.
     latent : Tensor, (n, 7)
         NaN for non-lenses.
     rows : Rows
@@ -57,6 +59,7 @@ class Index:
     """
 
     is_lens: Tensor
+    vague: Tensor
     latent: Tensor
     rows: Rows
     source: StampSource
@@ -111,6 +114,7 @@ class FolderMocks:
             is_lens=self._index.is_lens[stored.values],
             latent=self._index.latent[stored.values],
             mask=torch.from_numpy(batch.mask) if batch.masked else None,
+            vague=self._index.vague[stored.values],
         )
         return sample.rows(torch.argsort(stored.indices)).to(self._device)
 
@@ -176,6 +180,7 @@ def _index(folder: str, changed: tuple[int, ...], frame: Frame, recipe: str) -> 
     said = {key: value for key, value in record.items() if key != "recipe"} | {"truth": hash_truth(truth)}
     return Index(
         is_lens=torch.from_numpy(truth["is_lens"]),
+        vague=torch.from_numpy(ambiguous(truth)),
         latent=to_latent({name: torch.from_numpy(truth[name]) for name in PARAMETERS}),
         rows=mocks.locate(source),
         source=source,

@@ -230,8 +230,8 @@ class Trainer:
             outcome = self.network(images, scalars)
         loss = bce = nll = torch.zeros((), device=outcome.logit.device)
         if self.network.scores:
-            bce = classification_loss(outcome.logit, sample.is_lens)
-            loss = training_loss(settings.optimiser, bce, outcome.logit, sample.is_lens)
+            bce = classification_loss(outcome.logit, sample.is_lens, sample.vague)
+            loss = training_loss(settings.optimiser, bce, outcome.logit, sample.is_lens, sample.vague)
         if self.network.regresses:
             nll = posterior_loss(self.network, outcome, sample.latent, sample.is_lens)
             own = self.network.own_loss(outcome, sample.latent, sample.is_lens)
@@ -350,7 +350,8 @@ def evaluate(network: Network, sample: Sample, settings: TrainSettings, pixel_sc
         outcomes.append(network(*network_inputs(part, settings.softening, pixel_scale, network.normalised)))
     outcome = Outcome(*(torch.cat(parts) for parts in zip(*outcomes, strict=True)))
     logit, lens, values = outcome.logit, sample.is_lens, {}
-    score, label = logit.cpu().numpy(), lens.cpu().numpy()
+    clear = torch.ones_like(lens) if sample.vague is None else ~sample.vague
+    score, label = logit[clear].cpu().numpy(), lens[clear].cpu().numpy()
     if network.scores and not bool(torch.isfinite(logit).all()):
         wrong = int((~torch.isfinite(logit)).sum())
         raise ModelError(
@@ -359,7 +360,7 @@ def evaluate(network: Network, sample: Sample, settings: TrainSettings, pixel_sc
         )
     if network.scores and not label.all():
         values = {
-            "bce": float(classification_loss(logit, lens)),
+            "bce": float(classification_loss(logit[clear], lens[clear])),
             "auroc": auroc(score, label),
             "tpr_2": tpr_at_fpr(score, label, 1e-2)[0],
             "tpr_3": tpr_at_fpr(score, label, 1e-3)[0],

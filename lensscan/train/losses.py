@@ -11,12 +11,22 @@ from torch.nn import functional as F
 from lensscan.nets.blocks import Network, Outcome
 from lensscan.nets.latent import N_LATENT
 
-__all__ = ["classification_loss", "gaussian_nll", "mixture_nll", "posterior_loss", "regression_loss"]
+__all__ = ["classification_loss", "counting", "gaussian_nll", "mixture_nll", "posterior_loss", "regression_loss"]
 
 
-def classification_loss(logit: Tensor, is_lens: Tensor) -> Tensor:
-    """Return the mean binary cross entropy (nats) of logits (n,) and labels (n,) bool."""
-    return F.binary_cross_entropy_with_logits(logit, is_lens.to(logit.dtype))
+def classification_loss(logit: Tensor, is_lens: Tensor, vague: Tensor | None = None) -> Tensor:
+    """Return the binary cross entropy (nats) of logits (n,) and labels (n,) bool, summed and divided by all rows.
+
+    Rows that are `vague`, lensed but below the label rule, count nothing.  Dividing by all rows makes the gradient of a
+    global batch the mean over its ranks.
+    """
+    label = is_lens.to(logit.dtype)
+    return F.binary_cross_entropy_with_logits(logit, label, weight=counting(logit, vague))
+
+
+def counting(logit: Tensor, vague: Tensor | None) -> Tensor | None:
+    """Return what each row counts, (n,), 0 where it is vague; None where all count 1."""
+    return None if vague is None else (~vague).to(logit.dtype)
 
 
 def gaussian_nll(target: Tensor, mean: Tensor, factor: Tensor) -> Tensor:

@@ -107,9 +107,9 @@ def stage_losses(
     with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
         trace = network.trace(images, scalars)
     outcome = trace.outcome
-    bce = classification_loss(outcome.logit, sample.is_lens)
+    bce = classification_loss(outcome.logit, sample.is_lens, sample.vague)
     nll = posterior_loss(network, outcome, sample.latent, sample.is_lens)
-    loss = training_loss(settings.optimiser, bce, outcome.logit, sample.is_lens)
+    loss = training_loss(settings.optimiser, bce, outcome.logit, sample.is_lens, sample.vague)
     loss = loss + settings.optimiser.regression * nll + settings.modules.beta * rate(trace.belief).mean()
     for name in network.modules_of_images if stage == JOINT else ():
         loss = loss + settings.modules.weight * distance(made_by(trace, name).float(), targets[name])

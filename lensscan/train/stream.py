@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from lensscan.errors import ConfigError
+from lensscan.mocks.labels import UNDETECTABLE
 from lensscan.mocks.recipes import Recipe
 from lensscan.mocks.simulate import simulate
 from lensscan.nets.heads import to_latent
@@ -66,6 +67,7 @@ def simulate_sample(
         mask=mocks.missing,
         blend=mocks.blend,
         arcs=mocks.arcs,
+        vague=(mocks.truth["klass"] == UNDETECTABLE).to(images.device),
     )
 
 

@@ -9,9 +9,10 @@ import pytest
 from scipy import stats
 from synthetic_scores import scored
 
-from lensscan.evaluate.detection import ambiguous, completeness_table, detect, false_positives
+from lensscan.evaluate.detection import completeness_table, detect, false_positives
 from lensscan.evaluate.report import clusters
 from lensscan.metrics.bootstrap import Bootstrap
+from lensscan.mocks.labels import ambiguous
 from lensscan.mocks.recipes import CLASSES
 
 

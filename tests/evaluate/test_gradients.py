@@ -12,12 +12,12 @@ from lensscan.cli.main import main
 from lensscan.errors import ConfigError
 from lensscan.evaluate import run, testsets
 from lensscan.evaluate.anchors import Anchor, Calibrator
-from lensscan.evaluate.detection import ambiguous
 from lensscan.evaluate.gradients import Gradients, GradientsTraining, plan_gradients
 from lensscan.evaluate.samples import draw_labelled, draw_sample
 from lensscan.evaluate.testsets import SEEDS, Seal, SealedSet, open_testset, truth_hash
 from lensscan.metrics.detection import auroc
 from lensscan.mocks.dataset import Dataset
+from lensscan.mocks.labels import ambiguous
 from lensscan.mocks.recipes import load_recipe, make_recipe
 from lensscan.mocks.seeds import DIFFICULTY as SEED
 from lensscan.mocks.seeds import PURPOSES

@@ -57,6 +57,10 @@ def test_losses_are_their_formulas():
     mse = sum((1 - q) ** 2 for q in p) / 4
     assert float(training_loss(Optimiser(loss="focal"), bce, LOGIT, LENS)) == pytest.approx(focal, rel=1e-6)
     assert float(training_loss(Optimiser(loss="mse"), bce, LOGIT, LENS)) == pytest.approx(mse, rel=1e-6)
+    vague = torch.tensor([True, False, False, False])
+    assert float(training_loss(Optimiser(loss="mse"), bce, LOGIT, LENS, vague)) == pytest.approx(
+        mse - (1 - p[0]) ** 2 / 4, rel=1e-6
+    )
 
 
 def test_drop_out_acts_in_training_only_and_is_no_news_to_a_card():

@@ -89,6 +89,23 @@ def test_logit_is_calibrated(model):
     assert model.card.calibration.b == pytest.approx(0.0, abs=0.06)
 
 
+def test_lensed_systems_below_the_label_rule_are_neither_lenses_nor_others(model):
+    """A fifth more rows that look like lenses and are none leave calibration, f_lens and ranking as they were."""
+    plain, rng = scores(), np.random.default_rng(7)
+    n, more = len(plain.logit), len(plain.logit) // 5
+    rows = np.append(np.arange(n), rng.choice(np.flatnonzero(plain.is_lens), more))
+    truth = {name: values[rows] for name, values in plain.truth.items()}
+    truth["is_lens"][n:], truth["klass"][n:] = False, CLASSES.index("undetectable")
+    mixed = Scored(plain.logit[rows], plain.posterior[rows], plain.sigma[rows], plain.fwhm[rows], truth)
+    found = calibrate(make_trivial("gr", 32, 0.2), mixed, Finish(kind="platt"), Augmentation(), scores(seed=5))
+    assert (found.card.calibration, found.card.f_lens) == (model.card.calibration, model.card.f_lens)
+    said, wanted = evaluate(model.card, mixed), evaluate(model.card, plain)
+    rate = said["false_positives"].pop("undetectable")
+    assert rate["n"] == said.pop("n_undetectable") == more
+    assert rate["above"] > 0.1, "reported apart, at the threshold of the others"
+    assert said == wanted
+
+
 def test_posterior_scale_undoes_the_wrong_width(model):
     np.testing.assert_allclose(model.card.posterior_scale, 1 / STATED, rtol=0.03)
     fresh = scores(seed=2, scale=model.card.posterior_scale)

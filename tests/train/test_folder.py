@@ -73,6 +73,7 @@ def opened(written):
 
 def assert_same_mocks(found: Sample, wanted: Sample) -> None:
     torch.testing.assert_close(found.is_lens, wanted.is_lens)
+    torch.testing.assert_close(found.vague, wanted.vague)
     torch.testing.assert_close(found.latent, wanted.latent, equal_nan=True, rtol=0, atol=0)
     torch.testing.assert_close(found.present, wanted.present)
     torch.testing.assert_close(found.mask, wanted.mask)

@@ -84,6 +84,18 @@ def test_no_lens_in_the_batch(gaussians):
     assert regression_loss(target * torch.nan, *one(mean, factor), torch.zeros(50, dtype=torch.bool)) == 0
 
 
+def test_rows_below_the_label_rule_count_nothing():
+    logit = torch.tensor([0.0, 1.0, -100.0], requires_grad=True)
+    label, vague = torch.tensor([True, False, True]), torch.tensor([False, True, False])
+    loss = classification_loss(logit, label, vague)
+    loss.backward()
+    assert loss.item() == pytest.approx((0.693147 + 100) / 3, rel=1e-5)
+    assert logit.grad[1] == 0
+    assert logit.grad[0] == pytest.approx(-0.5 / 3)
+    plain = classification_loss(logit, label)
+    assert torch.equal(classification_loss(logit, label, torch.zeros(3, dtype=torch.bool)), plain)
+
+
 def test_cross_entropy_by_hand():
     logit = torch.tensor([0.0, 100.0, -100.0])
     label = torch.tensor([True, True, True])

@@ -8,8 +8,10 @@ import pytest
 import torch
 from toy_mocks import toy_source
 
-from lensscan.train.settings import Stream
-from lensscan.train.stream import MockStream
+from lensscan.mocks.recipes import make_recipe
+from lensscan.train.augment import augment
+from lensscan.train.settings import Augmentation, Stream
+from lensscan.train.stream import MockStream, simulate_sample
 
 WINDOWED = Stream(chunk=32, window=3, reuse=2.0)
 SPLIT = Stream(chunk=37, window=3, reuse=2.0, split=True)
@@ -212,3 +214,14 @@ def test_missing_pixels_come_with_their_stamps(streams, settings):
         assert batch.mask.any()
         assert torch.equal(batch.mask, batch.images.half().float() > 30)
     assert streams(toy_source, settings, 16, 1)(0).mask is None
+
+
+def test_lensed_systems_below_the_label_rule_are_known():
+    """One in ten of the mocks of the lens finding challenge; their stamps keep their place in every batch."""
+    found = simulate_sample(make_recipe({"base": "lens-challenge-ground", "size": 16}, "small"), 3, 0, 200)
+    assert 5 <= int(found.vague.sum()) <= 40
+    assert not (found.vague & found.is_lens).any()
+    rows = torch.tensor([7, 3, 11])
+    assert torch.equal(found.rows(rows).vague, found.vague[rows])
+    changed = augment(found, Augmentation(), 1, 0, 0, 200)
+    assert torch.equal(changed.vague, found.vague)
