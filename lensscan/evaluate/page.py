@@ -406,7 +406,7 @@ def _galleries(report: Report, pictures: Mapping[str, bytes]) -> str:
 
 def _provenance(report: Report) -> str:
     model, found, software = report["model"], report["testset"], report["software"]
-    rows = [(f"model {key}", escape(str(value))) for key, value in model.items()]
+    rows = [(f"model {key}", escape(str(value))) for key, value in model.items() if key != "training"]
     rows += [(f"set {key}", escape(str(value))) for key, value in found.items() if key not in ("prior", "classes")]
     rows += [(f"set: {key}", f"{value:,}") for key, value in found.get("classes", {}).items()]
     rows += [(f"set: prior of {key}, 5, 50, 95 %", ", ".join(number(v) for v in value))
@@ -414,7 +414,7 @@ def _provenance(report: Report) -> str:
     rows += [(key, escape(str(value))) for key, value in software.items()]
     rows += [(f"opened by version {k + 1}", escape(f"{each['hash'][:12]}, {each['time']}"))
              for k, each in enumerate(report["opened"])]  # fmt: skip
-    trained = {"training": report.get("training"), "baseline": (report.get("baseline") or {}).get("training")}
+    trained = {"training": model.get("training"), "baseline": (report.get("baseline") or {}).get("training")}
     rows += [
         (f"{what} {key}", escape(str(value))) for what, each in trained.items() for key, value in (each or {}).items()
     ]
