@@ -14,8 +14,9 @@ from lensscan.evaluate.galleries import KINDS
 from lensscan.evaluate.images import ABOVE
 from lensscan.evaluate.markup import STYLE, figure, note, number, picture, table
 from lensscan.evaluate.posteriors import PARAMETERS
-from lensscan.evaluate.regression import CONVENTIONS, LEVELS
+from lensscan.evaluate.regression import CONVENTIONS, KEPT, LEVELS
 from lensscan.evaluate.report import LIKELY, NATURAL
+from lensscan.metrics.sampled import ks_noise
 
 __all__ = ["anchor_table", "make_page"]
 
@@ -209,7 +210,7 @@ def _completeness(report: Report, pictures: Mapping[str, bytes]) -> str:
             escape(key.replace("_", " ")),
             f"{report['false_positives'][name][key]['n']:,}",
             *(figure(report["false_positives"][each][key]) for each in names),
-            number(report["false_positives"][name][key]["share"], 2),
+            figure(report["false_positives"][name][key].get("share")),
         )
         for key in classes
     ]
@@ -272,6 +273,11 @@ def _regression(report: Report, pictures: Mapping[str, bytes]) -> str:
     )
     body += picture(pictures, "truth", "predicted against true parameters")
     body += picture(pictures, "truth_conventions", "predicted against true ellipticities in other conventions")
+    body += "<h3>68 % half-width without the most uncertain</h3>" + note(
+        "The share with the largest stated errors is left out."
+    )
+    rows = [[name, *(figure(found[f"selective.{kept:g}.{name}"]) for kept in KEPT)] for name in PARAMETERS]
+    body += table(("left out", *(f"{100 * (1 - kept):.0f} %" for kept in KEPT)), rows)
     return body + picture(pictures, "selective", "half-width against rejected fraction")
 
 
@@ -321,15 +327,22 @@ def _posterior(report: Report, pictures: Mapping[str, bytes]) -> str:
         "7 parameters",
         "95 %: theta_E",
         "7 parameters",
+        "theta_E stated error",
+        "theta_E PIT distance",
+        "calibrated: up to",
     )
     keys = ["errors.theta_E.bias", "errors.theta_E.half_width_68", "outliers.theta_E", "errors.e1.half_width_68",
             "errors.x.half_width_68", "coverage.0.68.theta_E", "coverage.0.68.joint_7", "coverage.0.95.theta_E",
-            "coverage.0.95.joint_7"]  # fmt: skip
+            "coverage.0.95.joint_7", "sharpness.theta_E", "pit_ks.theta_E"]  # fmt: skip
     rows = []
     for group, count in report["groups"].items():
         lead = "" if group == "all" else f"group.{group}."
-        rows.append([escape(group), f"{count:,}", *(figure(found[lead + key]) for key in keys)])
-    text = "Double: fewer than four images. Outliers: theta_E by 15 %."
+        cells = [figure(found[lead + key]) for key in keys]
+        rows.append([escape(group), f"{count:,}", *cells, number(ks_noise(count))])
+    text = (
+        "Double: fewer than four images. Outliers: theta_E by 15 %. Stated error: mean. PIT distance: Kolmogorov's, "
+        "beside what 95 % of perfectly calibrated models stay below."
+    )
     if "selected" in report["groups"]:
         text += f" Selected: what the score puts above {cut_words(next(iter(report['thresholds'])))}."
     if LIKELY in report["groups"]:

@@ -34,6 +34,7 @@ from lensscan.evaluate.testsets import TestSet
 from lensscan.files import replacing
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, difference, resample
 from lensscan.metrics.ranking import Ranking
+from lensscan.metrics.sampled import ks_noise
 from lensscan.mocks.recipes import CLASSES
 from lensscan.nets.prior import natural_rows
 from lensscan.scan.provenance import git_revision
@@ -274,7 +275,7 @@ def make_report(
         report["groups"] = regression.counts
         report["curves"] = {name: values.tolist() for name, values in regression.curves.items()}
         report["flow"] = {name: plain(value) for name, value in outcome.flow.items()}
-        report["noise"] = {"ks_95": 1.358 / np.sqrt(regression.counts["all"])}
+        report["noise"] = {"ks_95": ks_noise(regression.counts["all"])}
     if outcome.images is not None:
         report["images"] = {name: plain(value) for name, value in outcome.images.figures.items()}
         report["image_systems"] = outcome.images.systems | {"isothermal": outcome.images.isothermal}

@@ -105,6 +105,7 @@ def test_published_figures_stand_beside_and_nothing_is_said_of_a_short_training(
     text = "\n".join(lines(found))
     assert "published 0.75 to 0.82; no verdict" in text
     assert "published 0.809, other mocks" in text
+    assert f"cross-validated                   {found.hog_cross_validated:.3f}, on its own stamps, no interval" in text
     assert "2 trainings" in text
     whole = dataclasses.replace(found.runs[0], train=np.ones(200), new=0.6, interval=(0.58, 0.62))
     full = dataclasses.replace(found, settings=dataclasses.replace(found.settings, n=16_000), runs=[whole])
