@@ -99,18 +99,18 @@ class GradientsTraining:
         """
         baseline = BASELINES[HOG]
         features: NDArray[np.floating] | None = None
-        labels, done = np.zeros(self.n, bool), 0
-        for images, lens in labelled_stamps(self.recipe, self.n, DIFFICULTY, self.device, progress):
+        labels, galaxies, done = np.zeros(self.n, bool), np.zeros(self.n, np.int64), 0
+        for images, lens, galaxy in labelled_stamps(self.recipe, self.n, DIFFICULTY, self.device, progress):
             found = baseline.features(fill_missing(images))
             if features is None:
                 features = np.empty((self.n, found.shape[1]), found.dtype)
             rows = slice(done, done + len(found))
-            features[rows], labels[rows] = found, lens
+            features[rows], labels[rows], galaxies[rows] = found, lens, galaxy
             done = rows.stop
         assert features is not None
         say(f"{HOG}: fitting {features.shape[1]:,} features of {self.n:,} mocks")
         begun = time.monotonic()
-        fitted = baseline.fit_features(features, labels)
+        fitted = baseline.fit_features(features, labels, galaxies)
         say(
             f"{HOG}: fitted in {time.monotonic() - begun:.0f} s, C = {fitted.estimator.penalty:g}, AUROC in "
             f"cross-validation {fitted.estimator.cross_validated:.3f} (its own mocks, no interval)"
