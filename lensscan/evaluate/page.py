@@ -90,8 +90,9 @@ def anchor_table(report: Report) -> str:
     if not rows:
         return ""
     text = (
-        "A set of the same name is not as hard as the paper's: a verdict needs the paper's own simplest model, run "
-        "again on this set, to reach what it reached there."
+        "A set of the same name is not as hard as the paper's: a verdict needs the paper's own simplest model, trained "
+        "in full and run again on this set, to reach what it reached there. Paired: both on the same resamples of the "
+        "same galaxies; unpaired: as if on different ones, which is too wide."
     )
     return note(text) + table(
         ("", "figure", "published", "baseline, here", "this model", "over the baseline", ""), rows, frozenset({0, 1, 6})
