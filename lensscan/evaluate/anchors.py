@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import importlib.resources
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lensscan.config import build, read_toml
 from lensscan.errors import ConfigError
 from lensscan.evaluate.detection import LARGE
+from lensscan.metrics.bootstrap import Estimate
 
 __all__ = [
     "ENDS",
@@ -32,6 +35,8 @@ __all__ = [
 
 Report = Mapping[str, Any]
 Figure = Mapping[str, float]
+Pair = Callable[[str], tuple[Estimate, Estimate] | None]
+"""Gives a figure of ours and of the baseline on the same resamples; None where there are none."""
 ENDS = ("value", "low", "high")
 """What every figure of a report has."""
 OF_THE_CHALLENGE = ("detection:tpr0", "detection:tpr10")
@@ -50,17 +55,38 @@ class Calibrator:
         What it reached in the paper, by figure.
     tolerance, absolute : float
         How far, relative or absolute, our re-run may be from that.
+    mocks, epochs : int
+        What it was trained on there, and so must be here at least; 0 = not asked.
     """
 
     model: str
     values: Mapping[str, float] = field(default_factory=dict)
     tolerance: float = 0.0
     absolute: float = 0.0
+    mocks: int = 0
+    epochs: int = 0
 
     def agrees(self, figure: str, value: float) -> bool:
         """Return whether a re-run value is near the published one."""
         published = self.values[figure]
         return abs(value - published) <= max(self.absolute, self.tolerance * abs(published))
+
+    def shortfall(self, training: Mapping[str, Any]) -> str:
+        """Return in words what a training, as its card states it, lacks of this one; empty if nothing.
+
+        A training that states steps and batch instead of epochs has as many as its stamps make of `mocks`.
+        """
+        epochs = training.get("epochs")
+        if epochs is None and "steps" in training and "batch" in training and self.mocks:
+            epochs = round(training["steps"] * training["batch"] / self.mocks, 1)
+        for what, stated, asked in (("mocks", training.get("mocks"), self.mocks), ("epochs", epochs, self.epochs)):
+            if not asked:
+                continue
+            if stated is None:
+                return f"states no {what} of its training; evaluate it again, with --overwrite"
+            if stated < asked:
+                return f"had {stated:,g} {what}, {asked:,} are asked"
+        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +127,8 @@ def load_anchors(path: str | Path | None = None) -> tuple[Anchor, ...]:
     for anchor in anchors:
         if anchor.resolution < 0:
             raise ConfigError(f"{place}: {anchor.paper}: resolution must not be negative, it is {anchor.resolution:g}")
+        if anchor.baseline is not None and anchor.baseline.epochs and not anchor.baseline.mocks:
+            raise ConfigError(f"{place}: {anchor.paper}: baseline.epochs are epochs of baseline.mocks; give these too")
         if anchor.tag not in ("R", "M") or anchor.better not in ("lower", "higher"):
             raise ConfigError(f"{place}: {anchor.paper}: tag must be R or M, better must be lower or higher")
     return anchors
@@ -122,7 +150,9 @@ def _known(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def anchor_rows(report: Report, baseline: Report | None, anchors: tuple[Anchor, ...]) -> list[dict[str, Any]]:
+def anchor_rows(
+    report: Report, baseline: Report | None, anchors: tuple[Anchor, ...], pair: Pair = lambda figure: None
+) -> list[dict[str, Any]]:
     """Return one row per published figure that belongs beside a report.
 
     Parameters
@@ -132,6 +162,8 @@ def anchor_rows(report: Report, baseline: Report | None, anchors: tuple[Anchor, 
     baseline : mapping or None
         Report of a re-run baseline on the same set.
     anchors : tuple of Anchor
+    pair : callable
+        Of a baseline that was scored with ours; default: of none.
 
     Returns
     -------
@@ -162,14 +194,16 @@ def anchor_rows(report: Report, baseline: Report | None, anchors: tuple[Anchor, 
                     "baseline_model": baseline["model"]["name"] if baseline is not None and rerun else "",
                     "ours": ours,
                     "better": anchor.better,
-                    "gain": None if rerun is None else gain_over(ours, rerun, anchor.better),
+                    "gain": None if rerun is None else gain_over(ours, rerun, anchor.better, pair(figure)),
                     "verdict": verdict(anchor, figure, report, ours, baseline, rerun),
                 }
             )
     return rows
 
 
-def gain_over(ours: Figure, rerun: Figure, better: str) -> dict[str, float | None]:
+def gain_over(
+    ours: Figure, rerun: Figure, better: str, pair: tuple[Estimate, Estimate] | None = None
+) -> dict[str, Any]:
     """Return by how much ours is better than a re-run baseline.
 
     Parameters
@@ -178,26 +212,40 @@ def gain_over(ours: Figure, rerun: Figure, better: str) -> dict[str, float | Non
         ``value low high`` of each.
     better : str
         ``lower``: the share by which ours is smaller, 1 - ours / rerun; ``higher``: the difference, ours - rerun.
+    pair : (Estimate, Estimate), optional
+        Both on the same resamples of the same galaxies.
 
     Returns
     -------
     dict
-        ``value low high``; ends add up as for independent figures, which is too wide for two of the same galaxies,
-        and are None where either has none.
+        ``value low high paired``; without a pair ends add up as for independent figures, which is too wide for two of
+        the same galaxies.  Ends are None where either has none.
     """
+    if pair is not None:
+        return _paired_gain(*pair, better)
     a, b = ours["value"], rerun["value"]
     if better == "higher":
         value, slopes = a - b, (1.0, -1.0)
     elif b > 0:
         value, slopes = 1 - a / b, (-1 / b, a / b**2)
     else:
-        return dict.fromkeys(ENDS)
-    found: dict[str, float | None] = {"value": value}
+        return dict.fromkeys(ENDS) | {"paired": False}
+    found: dict[str, Any] = {"value": value, "paired": False}
     for end, sign in (("low", -1), ("high", 1)):
         parts = [_reach(figure, sign * slope) for figure, slope in zip((ours, rerun), slopes, strict=True)]
         known = [part for part in parts if part is not None]
         found[end] = value + sign * math.hypot(*known) if len(known) == len(parts) else None
     return found
+
+
+def _paired_gain(ours: Estimate, rerun: Estimate, better: str) -> dict[str, Any]:
+    """Return `gain_over` of two figures on the same resamples."""
+    a, b = (np.append(each.value, each.replicates) for each in (ours, rerun))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gains = a - b if better == "higher" else np.where(b > 0, 1 - a / b, np.nan)
+    found = Estimate.of(gains[0], gains[1:])
+    ends = {end: getattr(found, end) for end in ENDS}
+    return {end: value if math.isfinite(value) else None for end, value in ends.items()} | {"paired": True}
 
 
 def _reach(figure: Figure, slope: float) -> float | None:
@@ -233,6 +281,9 @@ def verdict(
         return f"no verdict: {calibrator.model} has not been run again on this set"
     if calibrator.model not in (baseline["model"]["name"], baseline["model"].get("kind")):
         return f"no verdict: needs {calibrator.model}, the baseline is {baseline['model']['name']}"
+    short = calibrator.shortfall(_training(baseline))
+    if short:
+        return f"no verdict: {calibrator.model} {short}"
     if figure in anchor.figures:
         return "over the baseline alone: the paper's figures are of other data"
     if not calibrator.agrees(figure, rerun["value"]):
@@ -250,6 +301,11 @@ def verdict(
         return "equal within the interval and the rounding of the paper"
     better = high < published if anchor.better == "lower" else low > published
     return "better" if better else "worse"
+
+
+def _training(report: Report) -> Mapping[str, Any]:
+    """Return how the model of a report was trained; older reports of gradients have it beside the model."""
+    return report["model"].get("training") or report.get("training") or {}
 
 
 def anchor_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -278,5 +334,6 @@ def gain_words(row: Mapping[str, Any]) -> str:
     high = row["better"] == "higher"
     scale, form = (1, "+.3f") if high else (100, ".0f")
     value, low, above = (None if gain[key] is None else format(scale * gain[key], form) for key in ENDS)
-    ends = "" if low is None or above is None else f" [{low}, {above}]"
+    kind = "paired" if gain.get("paired") else "unpaired"
+    ends = "" if low is None or above is None else f" [{low}, {above}], {kind}"
     return f"{value}{ends}" if high else f"smaller by {value} %{ends}"

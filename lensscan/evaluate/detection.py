@@ -30,6 +30,7 @@ __all__ = [
     "cut_words",
     "detect",
     "false_positives",
+    "span",
 ]
 
 FPRS = (1e-2, 1e-3, 1e-4)
@@ -39,7 +40,7 @@ SURVEY = 1_000_000
 LARGE = 100_000
 """Objects of the lens finding challenge, for whose sets TPR0 and TPR10 are defined."""
 BINS = 15
-THETA_EDGES = (0.5, 0.8, 1.0, 1.2, 1.5, 2.0, 3.0)
+THETA_EDGES = (0.0, 0.5, 0.8, 1.0, 1.2, 1.5, 2.0, 3.0, np.inf)
 SNR_EDGES = (0.0, 10.0, 20.0, 40.0, np.inf)
 SEEING_EDGES = (0.0, 0.75, 1.0, 1.25, 1.5, 2.0, np.inf)
 EVEN_ODDS = "even odds"
@@ -284,6 +285,11 @@ def _noise(logit: NDArray[np.float64], is_lens: NDArray[np.bool_], seed: int, dr
     return float(np.quantile(errors, 0.95)), float(np.quantile(largest, 0.95))
 
 
+def span(low: float, high: float) -> str:
+    """Return a bin in words."""
+    return f"{low:g}-{high:g}" if np.isfinite(high) else f"> {low:g}"
+
+
 def cut_words(name: str) -> str:
     """Return one of `Detection.cuts` in words."""
     return name if name == EVEN_ODDS else f"a false positive rate of {name}"
@@ -312,7 +318,7 @@ def completeness_table(found: NDArray[np.bool_], truth: Truth, fwhm: NDArray[np.
     -------
     dict
         ``cells`` [theta_E bin][S/N bin], ``by_seeing`` (theta_E over the median band's seeing), ``cmu`` (theta_E
-        > 1.4 arcsec and S/N > 20, the cell of CMU DeepLens), each as `rate`; and the bins' edges.
+        > 1.4 arcsec and S/N > 20, the cell of CMU DeepLens), each as `rate`; and the bins' edges, the last bin open.
     """
     lensed = np.asarray(truth["is_lens"], bool) | ambiguous(truth)
     theta_E, snr = (np.where(lensed, truth[name], np.nan) for name in ("theta_E", "snr_arc"))
@@ -325,7 +331,7 @@ def completeness_table(found: NDArray[np.bool_], truth: Truth, fwhm: NDArray[np.
         by_seeing = [rate(found[(with_seeing >= a) & (with_seeing < b)]) for a, b in pairwise(SEEING_EDGES)]
         cmu = rate(found[(theta_E > 1.4) & (snr > 20)])
     return {
-        "theta_E_edges": list(THETA_EDGES),
+        "theta_E_edges": list(THETA_EDGES[:-1]),
         "snr_edges": list(SNR_EDGES[:-1]),
         "seeing_edges": list(SEEING_EDGES[:-1]),
         "cells": cells,
@@ -345,16 +351,20 @@ def _median_seeing(fwhm: NDArray[np.floating]) -> NDArray[np.float64]:
 def false_positives(
     found: NDArray[np.bool_], truth: Truth, names: Sequence[str] = CLASSES
 ) -> dict[str, dict[str, Any]]:
-    """Return, per class of non-lenses, the share above a threshold (as `rate`) and its share of all such rows."""
+    """Return, per class of non-lenses, the share above a threshold and, as ``share``, its share of all such rows.
+
+    Both as `rate`; systems below the label rule are no false positives and have no share.
+    """
     klass = truth.get("klass")
     if klass is None:
         return {}
     other = ~np.asarray(truth["is_lens"], bool)
-    total = max(int((found & other & ~ambiguous(truth)).sum()), 1)
+    above = np.asarray(klass)[found & other & ~ambiguous(truth)]
     table = {}
     for number, name in enumerate(names):
         chosen = other & (np.asarray(klass) == number)
         if chosen.any():
-            share = float("nan") if number == UNDETECTABLE else float((found & chosen).sum() / total)
-            table[name] = rate(found[chosen]) | {"share": share}
+            table[name] = rate(found[chosen])
+            if number != UNDETECTABLE:
+                table[name]["share"] = rate(above == number)
     return table

@@ -20,7 +20,7 @@ from lensscan.evaluate.samples import draw_labelled
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
 from lensscan.metrics.detection import wilson
 from lensscan.metrics.ranking import Ranking
-from lensscan.mocks.recipes import Recipe
+from lensscan.mocks.recipes import Recipe, held_out
 from lensscan.mocks.seeds import DIFFICULTY, DIFFICULTY_NEW
 from lensscan.nets.baseline import BASELINES
 
@@ -45,6 +45,7 @@ BATCH = 256
 Floats = NDArray[np.float64]
 Stamps = NDArray[np.float32]
 Labels = NDArray[np.bool_]
+Groups = NDArray[np.int64]
 
 
 class Progress(Protocol):
@@ -72,10 +73,10 @@ class Trained(Protocol):
         """Return the logit (n,) of stamps (n, C, S, S) in nJy."""
 
 
-Trainer = Callable[[Stamps, Labels, int, Callable[[Any], bool], Callable[[int], None]], Trained]
-"""Trains the published network on (stamps, labels, seed).
+Trainer = Callable[[Stamps, Labels, Groups, int, Callable[[Any], bool], Callable[[int], None]], Trained]
+"""Trains the published network on (stamps, labels, groups, seed); the stamps of a group, one galaxy, stay together.
 
-The fourth argument is called after every epoch, and tells it to stop; the last one first of all, with the number of
+The fifth argument is called after every epoch, and tells it to stop; the last one first of all, with the number of
 epochs that stood from an earlier run.
 """
 
@@ -92,7 +93,7 @@ class DifficultySettings:
     hog : int
         Stamps for the histograms of gradients.
     new : int
-        New images of another seed, seen by nothing before.
+        New images of another seed, seen by nothing before; on real galaxies that are held out, if any are.
     epochs : int
         What the trainer was told; for the progress line.
     seeds : int
@@ -200,21 +201,23 @@ def measure_difficulty(
         If the recipe does not make lenses and non-lenses.
     """
     recipe, device = settings.recipe, settings.device
-    stamps, labels = draw_labelled(recipe, max(settings.n, settings.hog), SEED, device, partial(progress, "stamps"))
-    new, truth = draw_labelled(recipe, settings.new, NEW_SEED, device, partial(progress, "new stamps"))
+    most = max(settings.n, settings.hog)
+    stamps, labels, galaxies = draw_labelled(recipe, most, SEED, device, partial(progress, "stamps"))
+    told = partial(progress, "new stamps")
+    new, truth, others = draw_labelled(held_out(recipe), settings.new, NEW_SEED, device, told)
     begun = time.monotonic()
-    baseline = BASELINES["hog"].fit(stamps[: settings.hog], labels[: settings.hog])
+    baseline = BASELINES["hog"].fit(stamps[: settings.hog], labels[: settings.hog], galaxies[: settings.hog])
     hog_seconds = time.monotonic() - begun
     ranking = Ranking(baseline.score(new), truth)
 
     def statistic(counts: Counts | None) -> dict[str, float]:
         return {"auroc": ranking.select(counts).auroc()}
 
-    hog = resample(statistic, Bootstrap(np.arange(len(new)), settings.replicates))["auroc"]
+    hog = resample(statistic, Bootstrap(others, settings.replicates))["auroc"]
     runs, trained = [], None
     epochs = _Epochs(settings, progress)
     for number in range(settings.seeds):
-        fixed = stamps[: settings.n], labels[: settings.n]
+        fixed = stamps[: settings.n], labels[: settings.n], galaxies[: settings.n]
         trained, run = _train(settings, train, number, fixed, (new, truth), epochs)
         runs.append(run)
     single, batch = _milliseconds(trained, new) if trained is not None else (float("nan"), float("nan"))
@@ -253,7 +256,7 @@ def _train(
     settings: DifficultySettings,
     train: Trainer,
     number: int,
-    fixed: tuple[Stamps, Labels],
+    fixed: tuple[Stamps, Labels, Groups],
     new: tuple[Stamps, Labels],
     epochs: _Epochs,
 ) -> tuple[Trained, Run]:

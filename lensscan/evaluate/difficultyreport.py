@@ -45,7 +45,7 @@ def lines(found: Difficulty) -> list[str]:
         f"HOG and logistic regression on {settings.hog} stamps, {found.hog_seconds:.0f} s, C = {found.hog_penalty:g}",
         f"  AUROC, new images                        {found.hog.value:.3f} [{found.hog.low:.3f}, {found.hog.high:.3f}]"
         f"  {area}",
-        f"  AUROC, cross-validated                   {found.hog_cross_validated:.3f}",
+        f"  AUROC, cross-validated                   {found.hog_cross_validated:.3f}, on its own stamps, no interval",
     ]
     return text
 

@@ -99,21 +99,21 @@ class GradientsTraining:
         """
         baseline = BASELINES[HOG]
         features: NDArray[np.floating] | None = None
-        labels, done = np.zeros(self.n, bool), 0
-        for images, lens in labelled_stamps(self.recipe, self.n, DIFFICULTY, self.device, progress):
+        labels, galaxies, done = np.zeros(self.n, bool), np.zeros(self.n, np.int64), 0
+        for images, lens, galaxy in labelled_stamps(self.recipe, self.n, DIFFICULTY, self.device, progress):
             found = baseline.features(fill_missing(images))
             if features is None:
                 features = np.empty((self.n, found.shape[1]), found.dtype)
             rows = slice(done, done + len(found))
-            features[rows], labels[rows] = found, lens
+            features[rows], labels[rows], galaxies[rows] = found, lens, galaxy
             done = rows.stop
         assert features is not None
         say(f"{HOG}: fitting {features.shape[1]:,} features of {self.n:,} mocks")
         begun = time.monotonic()
-        fitted = baseline.fit_features(features, labels)
+        fitted = baseline.fit_features(features, labels, galaxies)
         say(
             f"{HOG}: fitted in {time.monotonic() - begun:.0f} s, C = {fitted.estimator.penalty:g}, AUROC in "
-            f"cross-validation {fitted.estimator.cross_validated:.3f}"
+            f"cross-validation {fitted.estimator.cross_validated:.3f} (its own mocks, no interval)"
         )
         return Gradients(self, fitted, int(labels.sum()))
 
@@ -138,7 +138,8 @@ class Gradients:
     def card(self) -> Card:
         """Its card: nothing is calibrated, the prior odds of its mocks are taken off."""
         prior = np.log(self.lenses) - np.log(self.training.n - self.lenses)
-        return dataclasses.replace(self.training.card(), calibration=Calibration("platt", 1.0, -float(prior)))
+        calibration = Calibration("platt", 1.0, -float(prior))
+        return dataclasses.replace(self.training.card(), calibration=calibration, training=self.describe())
 
     @property
     def model(self) -> Model:
@@ -155,7 +156,7 @@ class Gradients:
         return self.fitted.score(np.where(batch.mask[: batch.n], np.nan, images) if batch.masked else images)
 
     def describe(self) -> dict[str, Any]:
-        """Return what a report says of the training and the fit."""
+        """Return what its card says of the training and the fit."""
         estimator = self.fitted.estimator
         return self.training.describe() | {
             "lenses": self.lenses,

@@ -84,6 +84,7 @@ def line_up(names: Sequence[str], views: int | None) -> Lineup:
         if not ensemble.models:
             raise ConfigError(f"{path} does not name its models; make it with lensscan ensemble")
         models = [Model.load(name) for name in ensemble.models]
+        population = {key: value for key, value in models[0].card.training.items() if key == "recipe_digest"}
         ensemble.require([model.card for model in models], views or 0, path)
         card = dataclasses.replace(
             models[0].card,
@@ -92,6 +93,7 @@ def line_up(names: Sequence[str], views: int | None) -> Lineup:
             architecture={"kind": "ensemble"},
             calibration=ensemble.calibration,
             f_lens=ensemble.f_lens,
+            training=population,
             hash=hashlib.sha256(Path(path).read_bytes()).hexdigest(),
         )
         members = tuple(place(model) for model in models)

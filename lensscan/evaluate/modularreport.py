@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from lensscan.evaluate.modular import (
     ACCURACY,
     GAIN,
+    REGRESSED,
     REJECTED,
     SEED,
     Comparison,
+    convergence,
     layers_of,
     stamps_of,
     verdict,
@@ -66,12 +68,14 @@ def lines(found: Comparison) -> list[str]:
     text.append(f"  (accuracy after rejecting the most uncertain {', '.join(f'{share:.0%}' for share in REJECTED)})")
     if found.anchor is not None and found.anchor.baseline is not None:
         first, last = found.anchor.baseline.values[ACCURACY], found.anchor.values[ACCURACY]
-        gain = found.anchor.values[GAIN]
         text.append(
-            f"  published: accuracy {first:.2f} ({found.anchor.baseline.model}) to {last:.2f}, regression {gain:.0%} "
-            f"better; {found.anchor.paper}, other mocks, other networks"
+            f"  published: accuracy {first:.2f} ({found.anchor.baseline.model}) to {last:.2f}, regression "
+            f"{found.anchor.values[GAIN]:.0%} better; {found.anchor.paper}, other mocks, other networks"
         )
-    return [*text, f"  {verdict(found)}"]
+        if found.regression:
+            gain = _worded(found.regression["gain"], ".0%")
+            text.append(f"  here: regression {gain} better (rms, mean of {', '.join(REGRESSED)})")
+    return [*text, f"  {convergence(found)}", f"  {verdict(found)}"]
 
 
 def _worded(each: Estimate, form: str = ".3f") -> str:
@@ -91,6 +95,8 @@ def report(found: Comparison) -> dict[str, Any]:
     def table(figures: dict[str, Estimate]) -> dict[str, dict[str, float]]:
         return {name: {key: getattr(each, key) for key in plain} for name, each in figures.items()}
 
+    regression = table(found.regression)
+    gain = {"regression_gain": regression.pop("gain")} if regression else {}
     return {
         "kind": "modular",
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -110,11 +116,13 @@ def report(found: Comparison) -> dict[str, Any]:
         ],
         "mcnemar": {key: getattr(pair, key) for key in pair.__slots__},
         "psnr": table(found.psnr),
-        "regression": table(found.regression),
+        "regression": regression,
+        "modular": gain,
         "uncertainty": {name: table(figures) for name, figures in found.uncertainty.items()},
         "published": None
         if anchor is None or anchor.baseline is None
         else {"paper": anchor.paper, "values": dict(anchor.values), "baseline": dict(anchor.baseline.values)},
+        "convergence": convergence(found),
         "verdict": verdict(found),
     }
 

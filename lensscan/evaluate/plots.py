@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lensscan.errors import ConfigError
-from lensscan.evaluate.detection import EVEN_ODDS, PREVALENCES, cut_words
+from lensscan.evaluate.detection import EVEN_ODDS, PREVALENCES, cut_words, span
 from lensscan.evaluate.galleries import KINDS, gallery
 from lensscan.evaluate.posteriors import PARAMETERS, truth_table
 from lensscan.evaluate.regression import convert
@@ -135,8 +135,7 @@ def _completeness(tables: dict[str, Any], name: str) -> bytes:
     table = tables[name]
     cells = np.array([[cell["value"] if cell["n"] >= 10 else np.nan for cell in row] for row in table["cells"]], float)
     theta, snr = table["theta_E_edges"], table["snr_edges"]
-    rows = [f"{a:g}-{b:g}" for a, b in pairwise(theta)]
-    columns = [f"{a:g}-{b:g}" for a, b in pairwise(snr)] + [f"> {snr[-1]:g}"]
+    rows, columns = ([span(a, b) for a, b in pairwise((*edges, np.inf))] for edges in (theta, snr))
     edges = table["seeing_edges"]
     centres = np.array([*(np.add(edges[:-1], edges[1:]) / 2), edges[-1] * 1.25])
     seeing = []

@@ -9,26 +9,27 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from lensscan.evaluate.detection import SNR_EDGES, THETA_EDGES
+from lensscan.evaluate.detection import SNR_EDGES, THETA_EDGES, span
 from lensscan.evaluate.lightonly import linear_values
 from lensscan.evaluate.posteriors import PARAMETERS, Posteriors
 from lensscan.evaluate.testsets import Truth
 from lensscan.lens.conventions import to_axis_ratio, to_hezaveh, to_holismokes
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
-from lensscan.metrics.deviations import Deviations, weighted_quantiles
-from lensscan.metrics.sampled import central_coverage, expected_coverage, ks_statistic
+from lensscan.metrics.deviations import Deviations
+from lensscan.metrics.sampled import Uniformity, central_coverage, expected_coverage
 
-__all__ = ["CONVENTIONS", "LEVELS", "Regression", "convert", "groups_of", "regress"]
+__all__ = ["CONVENTIONS", "KEPT", "LEVELS", "Regression", "convert", "groups_of", "regress"]
 
 Floats = NDArray[np.float64]
 LEVELS = (0.5, 0.68, 0.95, 0.997)
 TARP_LEVELS = np.linspace(0.0, 1.0, 41)
-KEPT_FRACTIONS = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5, 0.3)
+KEPT = (0.95, 0.9, 0.8, 0.7, 0.5, 0.3)
+"""Shares that are kept when the largest stated errors are rejected."""
 SMALLEST_GROUP = 20
 FLATTEST = 0.95
 """Largest (1-q)/(1+q) that a linear fit to the light is taken to state."""
-GROUPED = ("coverage.0.68", "coverage.0.95", "outliers.")
-"""What is reported of every group, besides widths."""
+GROUPED = ("coverage.0.68", "coverage.0.95", "outliers.", "sharpness.")
+"""Means that are reported of every group, besides widths and the ranks' distance from uniform."""
 CONVENTIONS = {
     "hezaveh2017": ("theta_E", "ex", "ey"),
     "one_minus_q": ("ex", "ey"),
@@ -45,8 +46,9 @@ class Regression:
     Attributes
     ----------
     figures : dict of Estimate
-        Keys such as ``errors.theta_E.bias``, ``coverage.0.68.x``, ``group.quad.coverage.0.95.joint_5``; and
-        ``gain_over_light.x``, ``gain_over_light.hezaveh2017.ex``: 1 - half-width of 68 % over that of the light alone.
+        Keys such as ``errors.theta_E.bias``, ``coverage.0.68.x``, ``group.quad.coverage.0.95.joint_5``;
+        ``selective.0.9.x``, the half-width of 68 % of the 90 % with the smallest sigma; and ``gain_over_light.x``,
+        ``gain_over_light.hezaveh2017.ex``: 1 - half-width of 68 % over that of the light alone.
     counts : dict of int
         Lenses in each group.
     curves : dict of (k,) arrays
@@ -90,12 +92,12 @@ def groups_of(
         What the score selects, by name; empty without a score.
     """
     theta_E = np.asarray(truth["theta_E"], np.float64)[lens]
-    groups = {f"theta_E {a:g}-{b:g}": (theta_E >= a) & (theta_E < b) for a, b in pairwise(THETA_EDGES)}
+    groups = {f"theta_E {span(a, b)}": (theta_E >= a) & (theta_E < b) for a, b in pairwise(THETA_EDGES)}
     groups["theta_E > 0.8"] = theta_E > 0.8
     if "snr_arc" in truth:
         snr = np.asarray(truth["snr_arc"], np.float64)[lens]
         for a, b in pairwise(SNR_EDGES):
-            groups[f"S/N {a:g}-{b:g}" if np.isfinite(b) else f"S/N > {a:g}"] = (snr >= a) & (snr < b)
+            groups[f"S/N {span(a, b)}"] = (snr >= a) & (snr < b)
     if "n_images" in truth:
         images = np.asarray(truth["n_images"], np.float64)[lens]
         groups |= {"quad": images >= 4, "double": images < 4}
@@ -139,11 +141,17 @@ class _Statistic:
         for group, rows in groups.items():
             columns = [f"group.{group}.{names[k]}" for k in told]
             self._means.append((means[rows][:, told], columns, rows))
-        kept = [posteriors.sigma[:, k] <= np.quantile(posteriors.sigma[:, k], 0.9) for k in range(len(PARAMETERS))]
-        self._selective = {
-            f"selective.0.9.{name}": (Deviations(estimate[kept[k], k], truth[kept[k], k]), kept[k])
-            for k, name in enumerate(PARAMETERS)
-        }
+        table = np.stack(list(posteriors.ranks.values()))
+        self._ranks = [(Uniformity(table), [f"pit_ks.{name}" for name in posteriors.ranks], everyone)]
+        own = np.stack([posteriors.ranks[name] for name in PARAMETERS])
+        for group, rows in groups.items():
+            columns = [f"group.{group}.pit_ks.{name}" for name in PARAMETERS]
+            self._ranks.append((Uniformity(own[:, rows]), columns, rows))
+        self._selective = {}
+        for share in KEPT:
+            for k, name in enumerate(PARAMETERS):
+                rows = _surest(posteriors.sigma[:, k], share)
+                self._selective[f"selective.{share:g}.{name}"] = Deviations(estimate[rows, k], truth[rows, k]), rows
 
     def __call__(self, counts: Counts | None) -> dict[str, float]:
         found: dict[str, float] = {}
@@ -162,8 +170,9 @@ class _Statistic:
             found[f"gain_over_light.{what}"] = 1 - found[f"{name}.half_width_68"] / (light or np.nan)
         for name, (errors, rows) in self._selective.items():
             found[name] = errors.widths(None if counts is None else counts[rows])["half_width_68"]
-        for name, ranks in self._p.ranks.items():
-            found[f"pit_ks.{name}"] = ks_statistic(ranks, counts)
+        for ranks, names, rows in self._ranks:
+            distances = ranks.distances(None if counts is None else counts[rows])
+            found |= dict(zip(names, distances.tolist(), strict=True))
         for name, fraction in self._p.tarp.items():
             expected = expected_coverage(fraction, TARP_LEVELS, counts)
             found[f"tarp.{name}.largest"] = float(np.abs(expected - TARP_LEVELS).max())
@@ -225,21 +234,16 @@ def regress(
     figures = resample(statistic, bootstrap)
     curves = {"level": TARP_LEVELS}
     curves |= {f"tarp.{name}": expected_coverage(values, TARP_LEVELS) for name, values in posteriors.tarp.items()}
-    curves["kept"] = np.array(KEPT_FRACTIONS)
-    curves |= {
-        f"selective.{name}": _selective(posteriors.sigma[:, k], posteriors.median[:, k] - truth[:, k])
-        for k, name in enumerate(PARAMETERS)
-    }
+    curves["kept"] = np.array([1.0, *KEPT])
+    for name in PARAMETERS:
+        points = [f"errors.{name}.half_width_68", *(f"selective.{share:g}.{name}" for share in KEPT)]
+        curves[f"selective.{name}"] = np.array([figures[point].value for point in points])
     counts = {"all": len(truth)} | {name: int(rows.sum()) for name, rows in groups.items()}
     return Regression(figures, counts, curves)
 
 
-def _selective(sigma: Floats, difference: Floats) -> Floats:
-    """Return the 68 % half-width of what is kept when the largest sigmas are rejected, per kept fraction."""
-    order = np.argsort(sigma, kind="stable")
-    widths = []
-    for kept in KEPT_FRACTIONS:
-        rest = np.sort(difference[order[: max(int(kept * len(order)), 1)]])
-        low, high = weighted_quantiles(rest, None, (0.16, 0.84))
-        widths.append((high - low) / 2)
-    return np.array(widths)
+def _surest(sigma: Floats, share: float) -> NDArray[np.bool_]:
+    """Return which rows (n,) are the given share with the smallest sigma, at least one."""
+    rows = np.zeros(len(sigma), bool)
+    rows[np.argsort(sigma, kind="stable")[: max(int(share * len(sigma)), 1)]] = True
+    return rows

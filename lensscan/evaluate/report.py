@@ -33,6 +33,7 @@ from lensscan.evaluate.testsets import TestSet
 from lensscan.files import replacing
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, difference, resample
 from lensscan.metrics.ranking import Ranking
+from lensscan.metrics.sampled import ks_noise
 from lensscan.mocks.labels import ambiguous
 from lensscan.mocks.recipes import CLASSES
 from lensscan.nets.prior import natural_rows
@@ -57,8 +58,9 @@ FORMAT = 1
 STAMP = "stamp"
 """Column of the truth that names the real stamp under a row, -1 without one; painted and unpainted twins share it."""
 LIKELY = "p_lens > 0.5"
-NATURAL = "natural theta_E"
 """Group of the lenses that have this probability at prevalence 1/2."""
+NATURAL = "natural theta_E"
+"""Group of lenses drawn from the set so that theta_E is distributed as in the population of the model's recipe."""
 COMPARED = (
     "detection:auroc",
     "detection:tpr_at_fpr_0.01",
@@ -106,7 +108,7 @@ class Outcome:
     def estimate(self, name: str) -> Estimate | None:
         """Return the figure ``section:key``, None if it was not measured."""
         section, _, key = name.partition(":")
-        part = {"detection": self.detection, "regression": self.regression, "images": self.images}[section]
+        part = {"detection": self.detection, "regression": self.regression, "images": self.images}.get(section)
         return None if part is None else part.figures.get(key)
 
 
@@ -121,6 +123,11 @@ class Assessment:
     def lens(self) -> NDArray[np.bool_]:
         """Labels (n,)."""
         return np.asarray(self.scored.truth["is_lens"], bool)
+
+    def pair(self, ours: int, other: int, figure: str) -> tuple[Estimate, Estimate] | None:
+        """Return a figure of two models, on the same resamples; None if one of them lacks it."""
+        left, right = (self.outcomes[number].estimate(figure) for number in (ours, other))
+        return None if left is None or right is None else (left, right)
 
 
 def assess(scored: Scored, pixel_scale: float, replicates: int, seed: int = 0, recipe_digest: str = "") -> Assessment:
@@ -221,10 +228,10 @@ def compare(assessment: Assessment, ours: int) -> list[dict[str, Any]]:
         if number == ours:
             continue
         for name in COMPARED:
-            left, right = assessment.outcomes[ours].estimate(name), other.estimate(name)
-            if left is not None and right is not None:
-                gap = plain(difference(left, right))
-                rows.append({"other": other.predictions.card.name, "figure": name, "theirs": plain(right)} | gap)
+            pair = assessment.pair(ours, number, name)
+            if pair is not None:
+                gap, theirs = plain(difference(*pair)), plain(pair[1])
+                rows.append({"other": other.predictions.card.name, "figure": name, "theirs": theirs} | gap)
     return rows
 
 
@@ -244,6 +251,7 @@ def make_report(
             "label": card.label,
             "bands": list(card.bands),
             "views": outcome.predictions.views,
+            "training": dict(card.training),
         },
         "testset": testset.describe() | _contents(scored, outcome.predictions),
         "opened": list(opened),
@@ -267,7 +275,7 @@ def make_report(
         report["groups"] = regression.counts
         report["curves"] = {name: values.tolist() for name, values in regression.curves.items()}
         report["flow"] = {name: plain(value) for name, value in outcome.flow.items()}
-        report["noise"] = {"ks_95": 1.358 / np.sqrt(regression.counts["all"])}
+        report["noise"] = {"ks_95": ks_noise(regression.counts["all"])}
     if outcome.images is not None:
         report["images"] = {name: plain(value) for name, value in outcome.images.figures.items()}
         report["image_systems"] = outcome.images.systems | {"isothermal": outcome.images.isothermal}

@@ -112,12 +112,11 @@ def evaluate(
         scored, models[0].card.pixel_scale, settings.replicates, recipe_digest=testset.describe()["recipe_digest"]
     )
     reports = [make_report(assessment, k, testset, opened, settings.device) for k, opened in enumerate(plan.opened)]
-    for each in trained:
-        baseline = reports[-1]
-        baseline["training"] = each.describe()
+    baseline = reports[-1] if trained else baseline
     for number, (model, report) in enumerate(zip(models, reports, strict=True)):
         report["baseline"] = _identity(baseline)
-        report["anchors"] = anchor_rows(report, baseline, anchors)
+        pair = partial(assessment.pair, number, len(reports) - 1) if trained else lambda figure: None
+        report["anchors"] = anchor_rows(report, baseline, anchors, pair)
         for line in anchor_lines(report["anchors"]) if report is not baseline else []:
             say(f"{model.card.name}: {line}")
         pictures = draw_plots(assessment, number, model, testset, report) if settings.plots else {}
@@ -224,11 +223,8 @@ def _history(stem: Path, card: Card, testset: TestSet, overwrite: bool = False) 
 
 
 def _identity(baseline: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return what identifies a baseline: name and hash of its model, and how it was trained if its report says so."""
-    if baseline is None:
-        return None
-    found = {key: baseline["model"].get(key) for key in ("name", "hash")}
-    return found | ({"training": baseline["training"]} if "training" in baseline else {})
+    """Return what identifies a baseline, name and hash of its model, and how it was trained."""
+    return None if baseline is None else {key: baseline["model"].get(key) for key in ("name", "hash", "training")}
 
 
 def _ignored(settings: Evaluation, stands: Mapping[str, Any], baseline: Mapping[str, Any] | None) -> list[str]:
@@ -240,8 +236,9 @@ def _ignored(settings: Evaluation, stands: Mapping[str, Any], baseline: Mapping[
         lines.append(f"{name}: --views {settings.views} is ignored, the report that stands has {views}")
     if settings.replicates != resamples:
         lines.append(f"{name}: --bootstrap {settings.replicates} is ignored, the report that stands has {resamples}")
-    if baseline is not None and _identity(baseline) != stands.get("baseline"):
-        other = (stands.get("baseline") or {}).get("name", "none")
+    beside = stands.get("baseline") or {}
+    if baseline is not None and baseline["model"].get("hash") != beside.get("hash"):
+        other = beside.get("name", "none")
         ours = baseline["model"]["name"]
         lines.append(
             f"{name}: --baseline ({ours}) is ignored, the baseline of the report that stands is "

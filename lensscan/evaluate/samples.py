@@ -40,8 +40,12 @@ __all__ = [
 LIKE_REAL = "elliptical"
 """Class of the mocks that are set against real stamps: massive galaxies without a source."""
 CHUNK = 256
+BEYOND = 1 << 40
+"""Galaxies of labelled mocks without a real stamp have numbers from here on."""
 LABELLED = 512
 """Mocks drawn at once where those below the label rule are left out."""
+Labelled = tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64]]
+"""Stamps (n, C, S, S) in nJy, which are lenses (n,), and the number of their galaxy (n,), see `Sample`."""
 APERTURE = 2.0
 AB_NJY = 31.4
 
@@ -133,8 +137,8 @@ def labelled_stamps(
     seed: int,
     device: str = "cpu",
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
-    """Yield, some at a time, the first n stamps of a seed that are lenses or clearly none, and which are lenses.
+) -> Iterator[Labelled]:
+    """Yield, some at a time, the first n stamps of a seed that are lenses or clearly none, and what they are.
 
     Lensed systems below the label rule are left out and drawn again; missing pixels are filled.
 
@@ -148,11 +152,11 @@ def labelled_stamps(
     while done < n:
         if start >= 4 * n + LABELLED:
             raise ConfigError(f"recipe {recipe.name}: most of its mocks lie below its label rule; change it")
-        drawn = draw_sample(recipe, LABELLED, seed, device, start=start)
+        drawn = draw_sample(recipe, LABELLED, seed, device, start=start, first=BEYOND)
         start += LABELLED
         sample = drawn.rows(np.flatnonzero(~ambiguous(drawn.truth))[: n - done])
         images = sample.images if sample.missing is None else fill_missing(sample.holed()).astype(np.float32)
-        yield images, sample.truth["is_lens"]
+        yield images, sample.truth["is_lens"], sample.galaxy
         done += len(sample)
         lenses += int(sample.truth["is_lens"].sum())
         progress(done, n)
@@ -166,10 +170,10 @@ def draw_labelled(
     seed: int,
     device: str = "cpu",
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return all of `labelled_stamps`: (n, C, S, S) in nJy and (n,)."""
-    images, labels = zip(*labelled_stamps(recipe, n, seed, device, progress), strict=True)
-    return np.concatenate(images), np.concatenate(labels)
+) -> Labelled:
+    """Return all of `labelled_stamps`."""
+    images, labels, galaxies = zip(*labelled_stamps(recipe, n, seed, device, progress), strict=True)
+    return np.concatenate(images), np.concatenate(labels), np.concatenate(galaxies)
 
 
 def real_sample(sky: RealSky) -> Sample:

@@ -141,6 +141,15 @@ def join_parts(parts: Sequence[Any]) -> Any:
     return None
 
 
+def _least(trainings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the least of what every training states of its length and mocks."""
+    return {
+        key: min(each[key] for each in trainings)
+        for key in ("mocks", "epochs", "steps", "batch")
+        if all(key in each for each in trainings)
+    }
+
+
 def join_reports(
     paths: Sequence[Path], seeds: Sequence[int], baseline: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
@@ -174,6 +183,7 @@ def join_reports(
             **{key: models[0].get(key) for key in ("kind", "label", "bands", "views")},
             "name": family_name([model["name"] for model in models]),
             "hash": hashlib.sha256(hashes.encode()).hexdigest(),
+            "training": _least([model.get("training") or {} for model in models]),
         },
         "testset": first["testset"],
         "trainings": [

@@ -13,9 +13,11 @@ from lensscan.config import Survey, load_cut, load_survey
 from lensscan.errors import CatalogError, ConfigError
 from lensscan.mocks.library import part_of
 from lensscan.mocks.recipes import Recipe
+from lensscan.mocks.tables import CanvasPrior
 from lensscan.process import available_memory
 from lensscan.schema import Status, status_name
 from lensscan.survey.catalog import Catalog, Chunk, open_catalog
+from lensscan.survey.cells import sky_cells
 from lensscan.survey.select import Selector
 from lensscan.survey.stamps import SCALE_TOLERANCE, Batch, Frame, Rows, StampSource, allocate, open_source
 
@@ -140,12 +142,22 @@ def _select(catalog: Catalog, survey: Survey, recipe: Recipe) -> list[Chunk]:
     catalog.require(selector.bands)
     chunks = []
     for chunk in catalog.chunks():
-        keep = selector.apply(chunk)
-        if prior.part:
-            mine = np.fromiter((part_of(str(i)) == prior.part for i in chunk.id.tolist()), np.bool_, chunk.n)
-            keep = keep & mine
-        chunks.append(chunk.select(keep))
+        chosen = chunk.select(selector.apply(chunk))
+        chunks.append(chosen.select(_of_part(chosen, prior)) if prior.part else chosen)
     return chunks
+
+
+def _of_part(chunk: Chunk, prior: CanvasPrior) -> NDArray[np.bool_]:
+    """Return which rows (n,) belong to the part, by their id or by their cell of the sky."""
+    names = chunk.id
+    if prior.cells:
+        try:
+            names = sky_cells(chunk.ra, chunk.dec, prior.cells)
+        except ValueError as error:
+            raise CatalogError(
+                f"{prior.catalog}: {error}; canvas.cells needs positions, canvas.cut can drop rows"
+            ) from None
+    return np.fromiter((part_of(str(name)) == prior.part for name in names.tolist()), np.bool_, chunk.n)
 
 
 def _check_memory(rows: int, frame: Frame, path: str) -> None:

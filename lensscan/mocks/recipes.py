@@ -29,7 +29,7 @@ from lensscan.mocks.tables import (
     SourcePrior,
 )
 
-__all__ = ["CLASSES", "SIMULATOR", "Recipe", "load_recipe", "make_recipe", "reobserved"]
+__all__ = ["CLASSES", "SIMULATOR", "Recipe", "held_out", "load_recipe", "make_recipe", "reobserved"]
 
 SIMULATOR = 2
 """Raised whenever the same recipe gives other mocks than before; part of every digest."""
@@ -101,6 +101,19 @@ def reobserved(recipe: Recipe, **changes: Any) -> Recipe:
     return changed
 
 
+def held_out(recipe: Recipe) -> Recipe:
+    """Return a recipe with the real galaxies, stamps and sources, that a training on it does not show.
+
+    Where its ``part`` is ``train`` that becomes ``test``; else nothing is held out, and the recipe is returned.
+    """
+    changes: dict[str, Any] = {}
+    if recipe.canvas.part == "train":
+        changes["canvas"] = dataclasses.replace(recipe.canvas, part="test")
+    if recipe.source.part == "train":
+        changes["source"] = dataclasses.replace(recipe.source, part="test")
+    return dataclasses.replace(recipe, **changes) if changes else recipe
+
+
 def load_recipe(name: str | Path) -> Recipe:
     """Load a recipe by shipped name or path.
 
@@ -162,6 +175,8 @@ def _check(recipe: Recipe, where: str) -> None:
         raise ConfigError(f"{where}: size must be at least 8 pixels, pixel_scale positive, supersampling at least 1")
     if recipe.psf.kind not in ("moffat", "gaussian", "image"):
         raise ConfigError(f"{where}: psf.kind must be moffat, gaussian or image, not {recipe.psf.kind!r}")
+    if recipe.canvas.cells < 0:
+        raise ConfigError(f"{where}: canvas.cells must not be negative, not {recipe.canvas.cells:g}; 0 turns it off")
     without = [band for band in recipe.bands if recipe.psf.kind == "image" and not recipe.band[band].psf]
     if without:
         raise ConfigError(f"{where}: psf.kind is image, but band.{without[0]} names no file psf; add it")

@@ -395,6 +395,9 @@ class CanvasPrior:
         Name or file of a cut, for catalogs that hold more than massive galaxies; empty = all rows.
     part : str
         ``train`` or ``test``: four in five of the galaxies, or the others, by a hash of their id; empty = all.
+    cells : float
+        If positive, parts are of cells of the sky with sides of so many degrees instead of single galaxies, by a hash
+        of the cell: neighbours share seeing, depth and sometimes pixels.
     """
 
     catalog: str = ""
@@ -404,3 +407,4 @@ class CanvasPrior:
     sigma_v: str = ""
     cut: str = late("")
     part: Literal["", "train", "test"] = late("")
+    cells: float = late(0.0)

@@ -61,21 +61,26 @@ class Baseline:
     folds: int = 4
     seed: int = 1
 
-    def fit(self, images: Images, labels: NDArray[np.bool_]) -> FittedBaseline:
+    def fit(self, images: Images, labels: NDArray[np.bool_], groups: NDArray[np.int64] | None = None) -> FittedBaseline:
         """Fit on stamps (n, C, S, S) in nJy, NaN = missing, and labels (n,), True = lens.
+
+        Stamps of one group (n,), such as those of one galaxy, share a fold; default: each has its own.
 
         Raises
         ------
         ValueError
             If labels do not fit the stamps or hold one class only.
         """
-        return self.fit_features(self.features(fill_missing(images)), labels)
+        return self.fit_features(self.features(fill_missing(images)), labels, groups)
 
-    def fit_features(self, features: Features, labels: NDArray[np.bool_]) -> FittedBaseline:
-        """Fit on what `features` makes of stamps, (n, f); labels and errors as of `fit`."""
-        return FittedBaseline(
-            self, fit_logistic(features, labels, penalties=self.penalties, folds=self.folds, seed=self.seed)
+    def fit_features(
+        self, features: Features, labels: NDArray[np.bool_], groups: NDArray[np.int64] | None = None
+    ) -> FittedBaseline:
+        """Fit on what `features` makes of stamps, (n, f); all else as of `fit`."""
+        fitted = fit_logistic(
+            features, labels, penalties=self.penalties, folds=self.folds, seed=self.seed, groups=groups
         )
+        return FittedBaseline(self, fitted)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from lensscan.candidates.ensemble import Ensemble
 from lensscan.config import toml_text
 from lensscan.errors import ModelError
 from lensscan.files import replacing
-from lensscan.mocks.recipes import Recipe, load_recipe
+from lensscan.mocks.recipes import Recipe, held_out, load_recipe
 from lensscan.mocks.seeds import ENSEMBLE
 from lensscan.nets.card import Card, ThetaPrior
 from lensscan.nets.mixture import Mixture
@@ -75,7 +75,7 @@ def fit_ensemble(
     views: int | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Ensemble:
-    """Fit the card of several models on mocks of their recipes, in equal numbers.
+    """Fit the card of several models on mocks of their recipes, in equal numbers; real galaxies held out, if any are.
 
     Posteriors are made to cover nature's lenses where all members have one recipe; two populations have no one nature.
 
@@ -100,7 +100,7 @@ def fit_ensemble(
     if len(set(known)) < len(known):
         raise ModelError("one model is given twice; an ensemble needs different networks")
     each = n // len(recipes)
-    parts = [score_mocks(models, recipe, seed, each, report, views) for recipe in recipes]
+    parts = [score_mocks(models, held_out(recipe), seed, each, report, views) for recipe in recipes]
     card, digests = models[0].card, [recipe.digest for recipe in recipes]
     prior = card.theta_E_prior if digests == [card.training.get("recipe_digest")] else ThetaPrior()
     found = calibrate_together(join(parts), kind, prior)

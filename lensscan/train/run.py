@@ -18,7 +18,7 @@ import torch
 from lensscan import __version__
 from lensscan.errors import ConfigError, ExitCode, ModelError, OutputError
 from lensscan.metrics.scalemixture import GAUSSIAN
-from lensscan.mocks.recipes import Recipe, load_recipe
+from lensscan.mocks.recipes import Recipe, held_out, load_recipe
 from lensscan.mocks.seeds import PURPOSES
 from lensscan.nets.architecture import architecture
 from lensscan.nets.classic.classifier import PublishedConfig, scaled
@@ -39,6 +39,7 @@ from lensscan.train.modular import JOINT, Learned, ModularTrainer, learn_modules
 from lensscan.train.novelty import MOCKS, add_novelty
 from lensscan.train.patience import check_monitor
 from lensscan.train.settings import TrainSettings
+from lensscan.train.split import galaxies_apart
 from lensscan.train.stream import simulate_sample
 
 __all__ = ["SEEDS", "Mocks", "TrainRun", "label_of", "make_trainer", "mock_seed", "set_precision", "with_units"]
@@ -106,6 +107,8 @@ class TrainRun:
             return ExitCode.OK
         self.folder.mkdir(parents=True, exist_ok=True)
         engine = start_engine(self.backend, self.device)
+        if engine.rank == 0 and (warning := galaxies_apart(recipe)):
+            self.report(warning)
         settings = with_units(self.settings, recipe)
         trainer, code = self._train(settings, recipe, engine)
         if trainer is not None and code == ExitCode.OK and engine.rank == 0:
@@ -171,6 +174,8 @@ class TrainRun:
             what = f"model {trained.card.name} is not of training {self.settings.name}"
             raise ModelError(f"{what}: its {wrong} differs; give the training file it was made with")
         self._finished(recipe)
+        if warning := galaxies_apart(recipe):
+            self.report(warning)
         settings = self.settings
         card = dataclasses.replace(
             trained.card,
@@ -259,6 +264,7 @@ class TrainRun:
 
     def _write(self, model: Model, recipe: Recipe) -> None:
         """Calibrate, evaluate and save a model; what was scored is kept beside until it is saved."""
+        recipe = held_out(recipe)
         settings, finish = self.settings, self.settings.finish
         card = dataclasses.replace(model.card, **PLAIN)
         if model.module.regresses:

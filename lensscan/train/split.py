@@ -1,7 +1,7 @@
-"""Splitting a fixed set of stamps: whole groups go to one side, such as all stamps of a piece of sky.
+"""Splitting stamps: whole groups go to one side, and a model is finished on real galaxies that it was not trained on.
 
-Neighbours share seeing, depth and sometimes pixels, and a galaxy painted and unpainted is one galaxy; a split
-by rows would show the network its own test.
+Neighbours on the sky share seeing, depth and sometimes pixels, and a galaxy painted and unpainted is one galaxy; a
+split by rows would show the network its own test.
 """
 
 from __future__ import annotations
@@ -10,39 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lensscan.mocks.library import load_sources
+from lensscan.mocks.realsky import real_sky, takes_real
+from lensscan.mocks.recipes import Recipe, held_out
 from lensscan.train.augment import step_generator
 
-__all__ = ["held_back", "sky_cells"]
+__all__ = ["galaxies_apart", "held_back"]
 
 PURPOSE = 5
-
-
-def sky_cells(ra: NDArray[np.floating], dec: NDArray[np.floating], side: float = 1.0) -> NDArray[np.int64]:
-    """Return the number of the equal-area cell of sky that each position lies in.
-
-    Cells are bands of equal steps in sin(dec), cut at equal steps in right ascension.
-
-    Parameters
-    ----------
-    ra, dec : (n,) arrays
-        Degrees; right ascensions that differ by 360 are one.
-    side : float
-        Side of a cell at the equator, degrees.
-
-    Raises
-    ------
-    ValueError
-        If a position is not finite: such rows would all fall into one cell, on one side of a split.
-    """
-    ra, dec = np.asarray(ra, np.float64), np.asarray(dec, np.float64)
-    wrong = ~(np.isfinite(ra) & np.isfinite(dec))
-    if wrong.any():
-        raise ValueError(f"{wrong.sum()} of {len(ra)} positions are not finite (first in row {np.argmax(wrong)})")
-    columns = max(1, round(360 / side))
-    rows = max(1, round(2 / np.sin(np.radians(side))))
-    column = np.floor(np.mod(ra, 360.0) / 360.0 * columns).astype(np.int64) % columns
-    row = np.minimum(np.floor((np.sin(np.radians(dec)) + 1) / 2 * rows).astype(np.int64), rows - 1)
-    return np.asarray(row * columns + column)
 
 
 def held_back(groups: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
@@ -51,3 +26,26 @@ def held_back(groups: NDArray[np.int64], share: float, seed: int) -> NDArray[np.
     order = torch.randperm(len(names), generator=step_generator(seed, 0, PURPOSE)).numpy()
     before = np.cumsum(sizes[order]) - sizes[order]
     return np.asarray(np.isin(groups, names[order[before < round(share * len(groups))]]))
+
+
+def galaxies_apart(recipe: Recipe) -> str:
+    """Return a warning if a training on the recipe is finished on the very real stamps that it shows; else nothing.
+
+    Those held out for the finish are read, so that a training does not end where they cannot be.
+
+    Raises
+    ------
+    ConfigError, CatalogError
+        If they cannot be used, or there are none.
+    """
+    if recipe.source.profile == "images" and recipe.source.part == "train":
+        load_sources(recipe.source.images, "test")
+    if not takes_real(recipe):
+        return ""
+    if recipe.canvas.part == "train":
+        real_sky(held_out(recipe))
+        return ""
+    return (
+        f"warning: recipe {recipe.name} holds no real stamps back: calibration and evaluation show those of the "
+        'training; give canvas.part = "train"'
+    )

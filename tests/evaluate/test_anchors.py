@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 
+from lensscan.config import find, read_toml
 from lensscan.errors import ConfigError
 from lensscan.evaluate.anchors import (
     Anchor,
@@ -18,8 +20,11 @@ from lensscan.evaluate.anchors import (
     load_anchors,
 )
 from lensscan.evaluate.page import anchor_table
+from lensscan.metrics.bootstrap import Estimate
 from lensscan.nets.baseline import BASELINES
 from lensscan.nets.classic.registry import PUBLISHED
+from lensscan.train.settings import TrainSettings
+from lensscan.train.stream import MockStream
 
 FIGURE = "regression:errors.x.abs_68"
 ALEXNET = Calibrator("alexnet", {FIGURE: 0.05}, tolerance=0.25)
@@ -27,10 +32,10 @@ GAINED = ((6.0, 0.6, 0.3), (10.0, 0.4, 0.2))
 ANCHOR = Anchor("Paper 2017", "table 1", "R", ("toy",), "lower", {FIGURE: 0.04}, baseline=ALEXNET)
 
 
-def report(value, half=0.001, name="ours", kind="resnet", recipe="toy"):
+def report(value, half=0.001, name="ours", kind="resnet", recipe="toy", **training):
     found = {"value": value, "low": value - half, "high": value + half}
     return {
-        "model": {"name": name, "kind": kind},
+        "model": {"name": name, "kind": kind, "training": training},
         "testset": {"recipe": recipe},
         "regression": {"errors.x.abs_68": found},
         "completeness": {"0.01": {"cmu": found}},
@@ -48,6 +53,54 @@ def test_better_needs_the_baseline():
     assert verdict(report(0.03), report(0.06, name="mine", kind="alexnet")) == "better"
     assert verdict(report(0.06), report(0.05, name="alexnet")) == "worse"
     assert verdict(report(0.0395), report(0.05, name="alexnet")) == "equal within the interval"
+
+
+FULL = {"mocks": 16_000, "epochs": 200}
+ASKED = dataclasses.replace(ANCHOR, baseline=dataclasses.replace(ALEXNET, **FULL))
+
+
+AGAIN = "evaluate it again, with --overwrite"
+
+
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        ({"mocks": 500, "epochs": 5}, "no verdict: alexnet had 500 mocks, 16,000 are asked"),
+        ({"mocks": 16_000, "epochs": 5}, "no verdict: alexnet had 5 epochs, 200 are asked"),
+        ({"mocks": 16_000, "steps": 50_000, "batch": 32}, "no verdict: alexnet had 100 epochs, 200 are asked"),
+        ({"mocks": 16_000}, f"no verdict: alexnet states no epochs of its training; {AGAIN}"),
+        ({}, f"no verdict: alexnet states no mocks of its training; {AGAIN}"),
+        (FULL, "better"),
+        ({"mocks": 16_000, "steps": 100_000, "batch": 32}, "better"),
+    ],
+)
+def test_a_baseline_cut_short_that_happens_to_land_decides_nothing(training, words):
+    assert verdict(report(0.03), report(0.05, name="alexnet", **training), ASKED) == words
+
+
+def test_older_reports_of_gradients_state_their_training_beside_the_model():
+    older = report(0.05, name="alexnet")
+    del older["model"]["training"]
+    assert verdict(report(0.03), older | {"training": FULL}, ASKED) == "better"
+
+
+def test_what_the_papers_trained_on_is_what_our_files_of_their_models_do():
+    """Every baseline is asked for a length, and the shipped training file of it has that length."""
+    files = {"alexnet": ("hezaveh2017-alexnet", "hezaveh2017-64-alexnet"), "holismokes-cnn": ("holismokes4-cnn",)}
+    files |= {"argonne": ("argonne2017",), "resnet50": ("slpipe2019-resnet50",)}
+    for anchor in load_anchors():
+        baseline = anchor.baseline
+        if baseline is None or baseline.model == "hog":
+            assert baseline is None or (baseline.mocks, baseline.epochs) == (20_000, 0)
+            continue
+        name = next(each for each in files[baseline.model] if baseline.values or "-64-" in each)
+        settings = TrainSettings.from_mapping(read_toml(find("training", name)), name)
+        stream = MockStream(None, settings.stream, settings.batch, settings.seed)
+        made = (stream.newest(settings.steps - 1) + 1) * settings.stream.chunk
+        mocks = stream.order.total if settings.stream.epochs else made
+        whole = {"mocks": mocks, "steps": settings.steps, "batch": settings.batch}
+        assert (baseline.shortfall(whole), bool(baseline.epochs)) == ("", True), name
+        assert "epochs" in baseline.shortfall(whole | {"steps": settings.steps * 9 // 10}), name
 
 
 def test_a_rounded_figure_stands_for_all_that_rounds_to_it():
@@ -89,7 +142,7 @@ def test_rows_in_words():
     rows = anchor_rows(report(0.03), report(0.051, name="again", kind="alexnet"), (ANCHOR, context))
     assert len(rows) == 2
     (line,) = anchor_lines(rows)
-    said = "published 0.04, again again 0.051, here 0.03 (smaller by 41 % [39, 43]); better"
+    said = "published 0.04, again again 0.051, here 0.03 (smaller by 41 % [39, 43], unpaired); better"
     assert line == f"errors.x.abs_68: {said}  [Paper 2017]"
     remembered = Anchor("Paper", "table", "M", ("toy",), "lower", {FIGURE: 0.04})
     (line,) = anchor_lines(anchor_rows(report(0.03), None, (remembered,)))
@@ -109,6 +162,23 @@ def test_the_gain_over_the_baseline():
     assert more["high"] == pytest.approx(-4.0 + math.hypot(0.3, 0.4))
     assert gain_over(ours | {"low": None}, rerun, "lower") == smaller | {"high": None}
     assert gain_over(ours, rerun | {"value": 0.0}, "lower")["value"] is None
+
+
+def test_the_gain_over_a_baseline_on_the_same_resamples_is_paired():
+    """Errors that go up and down together leave nothing of their scatter in the ratio or the difference."""
+    luck = np.random.default_rng(1).normal(1.0, 0.1, 400)
+    ours, rerun = (Estimate.of(value, value * luck) for value in (0.03, 0.05))
+    (row,) = anchor_rows(report(0.03), report(0.05, name="alexnet"), (ANCHOR,), lambda figure: (ours, rerun))
+    assert row["gain"] == pytest.approx({"value": 0.4, "low": 0.4, "high": 0.4, "paired": True})
+    assert "(smaller by 40 % [40, 40], paired)" in anchor_lines([row])[0]
+    shifted = Estimate.of(0.9, 0.9 + luck), Estimate.of(0.8, 0.8 + luck)
+    tenth = {"value": 0.1, "low": 0.1, "high": 0.1, "paired": True}
+    assert gain_over({}, {}, "higher", shifted) == pytest.approx(tenth)
+    (apart,) = anchor_rows(report(0.03), report(0.05, name="alexnet"), (ANCHOR,))
+    assert not apart["gain"]["paired"]
+    assert apart["gain"]["low"] < 0.4 < apart["gain"]["high"]
+    nothing = Estimate.of(0.0, np.zeros(400))
+    assert gain_over({}, {}, "lower", (ours, nothing)) == dict.fromkeys(("value", "low", "high")) | {"paired": True}
 
 
 def test_a_recipe_far_from_the_papers_stands_over_the_baseline_alone():
@@ -187,6 +257,9 @@ def test_strict_reading(tmp_path):
         load_anchors(path)
     path.write_text(entry.format("M", "lower") + "resolution = -0.1\n")
     with pytest.raises(ConfigError, match="resolution must not be negative"):
+        load_anchors(path)
+    path.write_text(entry.format("M", "lower") + '[anchor.baseline]\nmodel = "hog"\nepochs = 5\n')
+    with pytest.raises(ConfigError, match=r"epochs of baseline\.mocks"):
         load_anchors(path)
     path.write_text(entry.format("M", "lower") + "who = 1\n")
     with pytest.raises(ConfigError, match="unknown key 'who'"):

@@ -12,6 +12,7 @@ from synthetic_scores import scored
 from lensscan.evaluate.detection import completeness_table, detect, false_positives
 from lensscan.evaluate.report import clusters
 from lensscan.metrics.bootstrap import Bootstrap
+from lensscan.metrics.detection import wilson
 from lensscan.mocks.labels import ambiguous
 from lensscan.mocks.recipes import CLASSES
 
@@ -88,8 +89,13 @@ def test_systems_below_the_label_rule_are_neither(found):
     assert vague.sum() > 300
     table = false_positives(np.ones(4000, bool), sample.truth)
     assert table["undetectable"]["value"] == 1.0
-    assert np.isnan(table["undetectable"]["share"])
-    assert sum(row["share"] for name, row in table.items() if name != "undetectable") == pytest.approx(1.0)
+    assert "share" not in table["undetectable"]
+    shares = [row["share"] for name, row in table.items() if name != "undetectable"]
+    assert sum(share["value"] for share in shares) == pytest.approx(1.0)
+    others = int((~sample.truth["is_lens"] & ~vague).sum())
+    for share in shares:
+        assert share["n"] == others
+        assert (share["low"], share["high"]) == wilson(round(share["value"] * others), others)
     assert "lens" not in table
     assert not ambiguous({"is_lens": sample.truth["is_lens"]}).any()
 
@@ -99,8 +105,10 @@ def test_completeness_counts_every_lensed_system():
     above = sample.models[0].logit > 0
     table = completeness_table(above, sample.truth, sample.models[0].fwhm)
     lensed = np.isfinite(sample.truth["theta_E"])
-    inside = lensed & (sample.truth["theta_E"] >= 0.5) & (sample.truth["theta_E"] < 3.0)
-    assert sum(cell["n"] for row in table["cells"] for cell in row) == inside.sum()
+    assert sum(cell["n"] for row in table["cells"] for cell in row) == lensed.sum(), "however small or large"
+    assert len(table["cells"]) == len(table["theta_E_edges"]) == 8
+    large = lensed & (sample.truth["theta_E"] >= 2.0)
+    assert sum(cell["n"] for row in table["cells"][-2:] for cell in row) == large.sum() > 0
     chosen = lensed & (sample.truth["theta_E"] > 1.4) & (sample.truth["snr_arc"] > 20)
     assert table["cmu"]["value"] == pytest.approx(above[chosen].mean())
     assert table["cmu"]["low"] < table["cmu"]["value"] < table["cmu"]["high"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,10 +23,12 @@ from lensscan.evaluate.difficulty import (
     published,
 )
 from lensscan.evaluate.difficultyreport import lines, write_difficulty
-from lensscan.evaluate.samples import draw_labelled
-from lensscan.metrics.bootstrap import resample
+from lensscan.evaluate.samples import BEYOND, draw_labelled
+from lensscan.metrics.bootstrap import Bootstrap, resample
 from lensscan.mocks.recipes import CLASSES, load_recipe
 from lensscan.mocks.simulate import draw_truth
+from lensscan.nets.baseline import BASELINES
+from lensscan.train import calibrator
 from lensscan.train.published import ARGONNE2017, Epoch, fit_published
 
 
@@ -44,7 +47,7 @@ class Pretender:
 def pretend(epochs: int, best: int, stood: int = 0):
     """Train nothing: training accuracy grows for ever, validation up to epoch `best`; some epochs stood before."""
 
-    def train(images, labels, seed, report, restored):
+    def train(images, labels, groups, seed, report, restored):
         history = []
         restored(stood)
         for epoch in range(1, epochs + 1):
@@ -67,14 +70,51 @@ def found(settings):
 
 
 def test_every_stamp_is_a_lens_or_clearly_none(settings):
-    images, labels = draw_labelled(settings.recipe, 100, SEED)
+    images, labels, galaxies = draw_labelled(settings.recipe, 100, SEED)
     assert images.shape == (100, 1, 45, 45)
     truth = draw_truth(settings.recipe, seed=SEED, n=200)
     good = truth["klass"] != CLASSES.index("undetectable")
     np.testing.assert_array_equal(labels, truth["is_lens"][good][:100])
     assert 0.3 < labels.mean() < 0.7
-    other, _ = draw_labelled(settings.recipe, 10, NEW_SEED)
+    assert len(set(galaxies)) == 100
+    assert galaxies.min() >= BEYOND, "no number of a real stamp"
+    other, *_ = draw_labelled(settings.recipe, 10, NEW_SEED)
     assert not np.array_equal(other, images[:10])
+
+
+def test_stamps_of_one_galaxy_stay_together(settings, monkeypatch):
+    """In the folds of the histograms, in what the network is validated on, in resamples; new ones are held out."""
+    drawn, fitted, trained, resampled = [], [], [], []
+
+    def in_pairs(recipe, *rest):
+        images, labels, galaxies = draw_labelled(recipe, *rest)
+        drawn.append(recipe.canvas.part)
+        return images, labels, (galaxies - BEYOND) // 2
+
+    def fit(images, labels, groups):
+        fitted.append(groups)
+        return BASELINES["hog"].fit(images, labels, groups)
+
+    def train(images, labels, groups, *rest):
+        trained.append(groups)
+        return pretend(1, 1)(images, labels, groups, *rest)
+
+    monkeypatch.setattr(difficulty, "draw_labelled", in_pairs)
+    monkeypatch.setattr(difficulty, "BASELINES", {"hog": SimpleNamespace(fit=fit)})
+    monkeypatch.setattr(difficulty, "Bootstrap", lambda groups, n: resampled.append(groups) or Bootstrap(groups, n))
+    recipe = dataclasses.replace(settings.recipe, canvas=dataclasses.replace(settings.recipe.canvas, part="train"))
+    measure_difficulty(dataclasses.replace(settings, recipe=recipe), train)
+    assert drawn == ["train", "test"]
+    assert (len(fitted[0]), len(trained[0]), len(resampled[0])) == (80, 60, 60)
+    assert all(2 * len(set(groups)) < 1.5 * len(groups) for groups in (fitted[0], trained[0], resampled[0]))
+
+
+def test_the_network_is_validated_on_galaxies_of_its_own(settings, tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(calibrator, "fit_published", lambda *given, **options: seen.update(options) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        calibrator.CalibratorTraining(settings.recipe, 1, "cpu", tmp_path)(None, None, "galaxies", 1, None, None)
+    assert seen["groups"] == "galaxies"
 
 
 def test_where_validation_leaves_training():
@@ -105,6 +145,7 @@ def test_published_figures_stand_beside_and_nothing_is_said_of_a_short_training(
     text = "\n".join(lines(found))
     assert "published 0.75 to 0.82; no verdict" in text
     assert "published 0.809, other mocks" in text
+    assert f"cross-validated                   {found.hog_cross_validated:.3f}, on its own stamps, no interval" in text
     assert "2 trainings" in text
     whole = dataclasses.replace(found.runs[0], train=np.ones(200), new=0.6, interval=(0.58, 0.62))
     full = dataclasses.replace(found, settings=dataclasses.replace(found.settings, n=16_000), runs=[whole])
@@ -187,7 +228,7 @@ def test_command(tmp_path, capsys):
     found = json.loads((tmp_path / "difficulty--argonne2017-single.json").read_text())
     model = lensscan.load_model(tmp_path / "difficulty--argonne2017-single-seed-1.safetensors")
     assert model.card.name == "argonne"
-    images, labels = draw_labelled(load_recipe("argonne2017-single"), 60, NEW_SEED)
+    images, labels, _ = draw_labelled(load_recipe("argonne2017-single"), 60, NEW_SEED)
     right = (np.asarray(model.score(images)["logit"]) > 0) == labels
     measured = found["network"][0]["new"]["value"]
     assert right.mean() == pytest.approx(measured, abs=1e-4), "the model is the network measured"

@@ -83,6 +83,7 @@ def test_it_decides_the_verdict(reports):
         assert row["verdict"] == "worse", "random weights are no match for 0.9"
         assert row["baseline_model"] == "hog"
         assert row["baseline"]["low"] < row["baseline"]["value"] < row["baseline"]["high"]
+        assert row["gain"]["paired"]
     assert rows["detection:auroc"]["baseline"] == reports["hog"]["detection"]["auroc"]
 
 
@@ -100,7 +101,7 @@ def test_it_is_scored_on_the_very_set(reports):
 
 def test_reports_say_how_it_was_trained(reports, folder):
     trained = reports["one"]["baseline"]["training"]
-    assert trained == reports["hog"]["training"]
+    assert trained == reports["hog"]["model"]["training"]
     stated = {"mocks": HOG, "seed": SEED, "recipe": RECIPE, "recipe_digest": MIXED.digest, "features": 2304}
     assert stated.items() <= trained.items()
     assert reports["one"]["baseline"]["hash"] == reports["hog"]["model"]["hash"]
@@ -123,7 +124,12 @@ def test_its_report_serves_as_a_file(reports, folder, tmp_path, monkeypatch):
     file = folder / f"hog--{RECIPE}-tune-{N}.json"
     assert evaluate(folder, "--testset", f"{RECIPE}:tune:{N}", "--baseline", file, "-o", tmp_path) == 0
     again = json.loads((tmp_path / f"one--{RECIPE}-tune-{N}.json").read_text())
-    assert again["anchors"] == reports["one"]["anchors"]
+    for row, before in zip(again["anchors"], reports["one"]["anchors"], strict=True):
+        here, there = row.pop("gain"), before["gain"]
+        assert (here["paired"], there["paired"]) == (False, True)
+        assert here["value"] == pytest.approx(there["value"], abs=2e-5)
+        assert here["high"] - here["low"] != pytest.approx(there["high"] - there["low"], rel=1e-3)
+        assert row == {key: value for key, value in before.items() if key != "gain"}
     assert again["baseline"] == reports["one"]["baseline"]
     assert not (tmp_path / file.name).exists()
 

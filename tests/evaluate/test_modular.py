@@ -13,11 +13,13 @@ import torch
 from lensscan.cli.main import main
 from lensscan.config import find, read_toml
 from lensscan.errors import ConfigError
+from lensscan.evaluate.anchors import figure_at
 from lensscan.evaluate.modular import (
+    GAIN,
     ModularSettings,
     Rows,
-    anchor_of,
     compare,
+    convergence,
     measure_modular,
     verdict,
 )
@@ -98,16 +100,27 @@ def test_a_source_that_is_not_there_does_not_count(found):
     assert found.psnr["asinh.nothing of source"].value == 30.0
 
 
-def test_a_claim_needs_a_converged_baseline_on_the_published_figure(found):
-    assert verdict(found) == "as good as published: 0.940 against 0.94"
-    assert verdict(comparison((20, 180, 190))).startswith("better than published")
-    assert verdict(comparison((120, 180, 190))).startswith("worse than published")
-    assert verdict(comparison((60, 180))).startswith("no claim: give the baseline trained on half")
-    assert verdict(comparison((60, 180, 250))) == (
-        "no claim: the baseline has not converged, half of the mocks give 0.750 instead of 0.820"
-    )
-    assert verdict(comparison((60, 100, 100))) == "no claim: the baseline reaches 0.900 here, 0.82 in the paper"
+@pytest.mark.parametrize("wrong", [(20, 180, 190), (60, 180, 190), (120, 180, 190), (20, 180)])
+def test_end_to_end_is_not_the_papers_baseline(wrong):
+    """Even where ours lands on the paper's 82 %, its ResNet-50 has not been run: nothing is better or worse."""
+    said = verdict(comparison(wrong))
+    assert said.startswith("no claim against the published 0.94: that needs resnet50 at 0.82")
+    assert "--baseline" in said
     assert verdict(comparison(recipe="argonne2017")) == "no claim: nothing is published of this recipe"
+
+
+def test_half_of_the_mocks_tell_whether_end_to_end_has_converged(found):
+    assert convergence(found) == "end to end has converged: 0.810 with half of the mocks, 0.820 with all"
+    assert convergence(comparison((60, 180, 250))).startswith("end to end has not converged: 0.750")
+    assert "is not known" in convergence(comparison((60, 180)))
+
+
+def test_the_regressors_gain_stands_beside_the_published_one(found):
+    """Halved errors are 50 % better; the paper says 25 %."""
+    text, said = "\n".join(lines(found)), report(found)
+    assert "here: regression 50% [50%, 50%] better (rms, mean of theta_E, e1, e2)" in text
+    assert figure_at(said, GAIN)["value"] == pytest.approx(0.5)
+    assert said["published"]["values"][GAIN] == 0.25
 
 
 def test_published_figures_stand_beside(found):
@@ -115,8 +128,7 @@ def test_published_figures_stand_beside(found):
     assert "published: accuracy 0.82 (resnet50) to 0.94, regression 25% better" in text
     assert "+0.1200" in text
     assert "published" not in "\n".join(lines(comparison(recipe="argonne2017"))).split("no claim")[0]
-    anchor = anchor_of("slpipe2019")
-    assert anchor.values["modular:regression_gain"] == 0.25
+    assert "end to end has converged" in text
     said = report(found)
     assert said["published"]["baseline"] == {"detection:accuracy": 0.82}
     training = said["models"][0]["training"]
@@ -174,7 +186,7 @@ def test_the_command(tmp_path, capsys):
     words = ["evaluate", *names, "--modular", "slpipe2019", "--set", f"size={SIZE}", "-n", "80", "--bootstrap", "10"]
     assert main([*words, "-o", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
-    assert "no claim: give the baseline trained on half" in printed
+    assert "whether end to end has converged is not known" in printed
     said = json.loads((tmp_path / "out" / "modular--slpipe2019.json").read_text())
     assert (said["n"], said["kind"]) == (80, "modular")
     assert set(said["uncertainty"]) == {"spread", "logit_spread", "few_nats", "ambiguity"}

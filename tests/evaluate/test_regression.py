@@ -14,9 +14,10 @@ from lensscan.evaluate.posteriors import (
     reduce_posteriors,
     truth_table,
 )
-from lensscan.evaluate.regression import CONVENTIONS, convert, groups_of, regress
+from lensscan.evaluate.regression import CONVENTIONS, KEPT, _surest, convert, groups_of, regress
 from lensscan.lens.conventions import from_axis_ratio
 from lensscan.metrics.bootstrap import Bootstrap
+from lensscan.metrics.deviations import Deviations
 from lensscan.metrics.sampled import central_coverage
 from lensscan.nets.latent import from_latent, to_latent
 from lensscan.nets.mixture import Mixture
@@ -87,6 +88,25 @@ def test_groups(exact):
     assert exact[0].figures["group.theta_E > 0.8.errors.x.half_width_68"].low > 0
 
 
+def test_groups_have_ranks_and_sharpness_of_their_own(exact):
+    figures, reduced = exact[0].figures, exact[2]
+    sample = scored(2 * 2500)
+    quad = sample.truth["n_images"][sample.truth["is_lens"]] >= 4
+    found = figures["group.quad.pit_ks.x"]
+    assert found.value == pytest.approx(stats.kstest(reduced.ranks["x"][quad], "uniform").statistic)
+    assert np.isfinite(found.replicates).all()
+    assert figures["group.quad.sharpness.x"].value == pytest.approx(reduced.sigma[quad, 3].mean(), rel=1e-5)
+
+
+def test_lenses_of_every_size_are_in_a_group():
+    theta_E = np.repeat([0.3, 0.7, 2.5, 3.5, 5.0, 9.0], 20)
+    groups = groups_of({"theta_E": theta_E}, np.ones(len(theta_E), bool), {})
+    assert theta_E[groups["theta_E 0-0.5"]].tolist() == [0.3] * 20
+    assert set(theta_E[groups["theta_E > 3"]]) == {3.5, 5.0, 9.0}
+    bins = [rows for name, rows in groups.items() if name != "theta_E > 0.8"]
+    assert (np.sum(bins, axis=0) == 1).all()
+
+
 def repeated(mean, packed, n):
     return Mixture.single(np.repeat(mean, n, axis=0), np.repeat(packed, n, axis=0))
 
@@ -147,12 +167,22 @@ def test_help_from_the_truth_makes_errors_smaller():
 
 def test_rejecting_the_uncertain_helps_where_widths_differ():
     rng = np.random.default_rng(5)
-    from lensscan.evaluate.regression import _selective
-
     sigma = rng.uniform(0.1, 2.0, 20_000)
-    widths = _selective(sigma, sigma * rng.normal(size=len(sigma)))
+    error = Deviations(sigma * rng.normal(size=len(sigma)), np.zeros(len(sigma)))
+    kept = {share: _surest(sigma, share) for share in (1.0, *KEPT)}
+    assert [rows.sum() for rows in kept.values()] == [int(share * len(sigma)) for share in kept]
+    widths = np.array([error.widths(rows.astype(int))["half_width_68"] for rows in kept.values()])
     assert (np.diff(widths) < 0).all()
     assert widths[-1] < 0.5 * widths[0]
+
+
+def test_every_point_of_the_selective_curve_has_an_interval(exact):
+    figures, curves = exact[0].figures, exact[0].curves
+    assert curves["kept"].tolist() == [1.0, *KEPT]
+    for name in PARAMETERS:
+        points = [figures[f"selective.{share:g}.{name}"] for share in KEPT]
+        assert curves[f"selective.{name}"][1:].tolist() == [point.value for point in points]
+        assert all(point.low < point.high for point in points)
 
 
 def test_a_group_that_no_row_was_drawn_of_is_unknown_not_zero():
@@ -166,6 +196,7 @@ def test_a_group_that_no_row_was_drawn_of_is_unknown_not_zero():
     found = regress(reduced, truth, {"inside": inside}, 0.263, sample.features[lens], bootstrap).figures
     covered = found["group.inside.coverage.0.95.x"]
     assert np.isnan(covered.replicates).any()
+    assert (np.isnan(found["group.inside.pit_ks.x"].replicates) == np.isnan(covered.replicates)).all()
     assert (covered.value, covered.low, covered.high) == (1.0, 1.0, 1.0)
 
 

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from lensscan.metrics.sampled import (
+    Uniformity,
     central_coverage,
     crps,
     expected_coverage,
@@ -80,6 +81,16 @@ def test_ks_is_scipys_and_counts():
     counts = np.random.default_rng(3).integers(0, 3, 500)
     drawn = np.repeat(values, counts)
     assert ks_statistic(values, counts) == pytest.approx(stats.kstest(drawn, "uniform").statistic)
+
+
+def test_distances_of_several_samples_are_those_of_each():
+    rng = np.random.default_rng(2)
+    values, counts = rng.random((3, 200)) ** np.array([[1.0], [2.0], [0.5]]), rng.integers(0, 4, 200)
+    found = Uniformity(values).distances(counts)
+    assert found.tolist() == pytest.approx(
+        [stats.kstest(np.repeat(row, counts), "uniform").statistic for row in values]
+    )
+    assert np.isnan(Uniformity(values).distances(np.zeros(200, int))).all()
 
 
 def test_expected_coverage_counts():

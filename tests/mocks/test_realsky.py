@@ -100,7 +100,7 @@ def truth(tmp_path_factory: pytest.TempPathFactory) -> Truth:
     return made
 
 
-def recipe(folder: Path, size: int = SIZE, **canvas: str) -> Recipe:
+def recipe(folder: Path, size: int = SIZE, **canvas: str | float) -> Recipe:
     table = {
         "catalog": f"{folder}/catalog.fits",
         "survey": f"{folder}/seeing.toml",
@@ -311,6 +311,30 @@ def test_parts_share_no_galaxy(truth: Truth) -> None:
     assert ids[1] | ids[2] == ids[0]
     assert ids[1]
     assert ids[2]
+
+
+def test_parts_of_the_sky_share_no_cell(truth: Truth) -> None:
+    """Two galaxies at each place of the sky stay together, whatever their ids."""
+    table = fitsio.read(str(truth.folder / "catalog.fits"))
+    table["ra"] = np.arange(N) // 2 * 5.0 + 0.1 * (np.arange(N) % 2)
+    fitsio.write(str(truth.folder / "spread.fits"), table, clobber=True)
+    catalog = f"{truth.folder}/spread.fits"
+    parts = [recipe(truth.folder, catalog=catalog, part=part, cells=2.0) for part in ("train", "test")]
+    ids = [load_real_sky(each.canvas, each).ids.astype(int) - 100 for each in parts]
+    assert set(ids[0] // 2).isdisjoint(ids[1] // 2)
+    assert len(ids[0]) + len(ids[1]) == N - 2
+    single = [recipe(truth.folder, catalog=catalog, part=part) for part in ("train", "test")]
+    alone = [load_real_sky(each.canvas, each).ids.astype(int) - 100 for each in single]
+    assert set(alone[0] // 2) & set(alone[1] // 2), "by id alone they are torn apart"
+    table["dec"][7] = np.nan
+    fitsio.write(str(truth.folder / "holed.fits"), table, clobber=True)
+    holed = recipe(truth.folder, catalog=f"{truth.folder}/holed.fits", part="train", cells=2.0)
+    with pytest.raises(CatalogError, match=r"holed\.fits: 1 of 24 positions are not finite.*canvas\.cells") as error:
+        load_real_sky(holed.canvas, holed)
+    assert "\n" not in str(error.value)
+    assert recipe(truth.folder).digest != recipe(truth.folder, cells=2.0).digest
+    with pytest.raises(ConfigError, match=r"canvas\.cells must not be negative"):
+        recipe(truth.folder, cells=-1.0)
 
 
 def test_stamps_smaller_than_the_recipe_have_no_noise_to_measure(truth: Truth) -> None:
