@@ -154,9 +154,7 @@ def _of_part(chunk: Chunk, prior: CanvasPrior) -> NDArray[np.bool_]:
         try:
             names = sky_cells(chunk.ra, chunk.dec, prior.cells)
         except ValueError as error:
-            raise CatalogError(
-                f"{prior.catalog}: {error}; canvas.cells needs positions, canvas.cut can drop rows"
-            ) from None
+            raise CatalogError(f"{prior.catalog}: {error}; leave canvas.cells out, or these rows") from None
     return np.fromiter((part_of(str(name)) == prior.part for name in names.tolist()), np.bool_, chunk.n)
 
 
