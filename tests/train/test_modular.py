@@ -214,12 +214,14 @@ def test_operations_are_counted():
     assert each[JOINT] > each["deblend"] > each["denoise"]
 
 
-def test_the_shipped_pair_is_alike_in_data_and_compute():
+@pytest.mark.parametrize("recipe_name", ["slpipe2019", "slpipe2019-64"])
+def test_a_shipped_pair_is_alike_in_data_and_compute(recipe_name):
     pair = []
-    for name in ("slpipe2019-modular", "slpipe2019-end-to-end"):
+    for name in (f"{recipe_name}-modular", f"{recipe_name}-end-to-end"):
         path = find("training", name)
         pair.append(TrainSettings.from_mapping(read_toml(path), str(path)))
     modular, plain = pair
+    assert modular.recipe == recipe_name
     recipe = load_recipe(modular.recipe)
     flops = [sum(training_flops(each, len(recipe.bands), recipe.size).values()) for each in pair]
     assert flops[0] == pytest.approx(flops[1], rel=0.01)
