@@ -165,9 +165,8 @@ def test_damaged_files_are_refused(model, tmp_path):
     Model(model.card, model.module, cut).save(tmp_path / "m.safetensors")
     with pytest.raises(ModelError, match="out-of-distribution"):
         load_model(tmp_path / "m.safetensors")
-    Model(dataclasses.replace(model.card, ood_distances=(1.0, 2.0)), model.module).save(tmp_path / "n.safetensors")
     with pytest.raises(ModelError, match="4 distances"):
-        load_model(tmp_path / "n.safetensors")
+        Card.from_mapping(model.card.to_mapping() | {"ood_distances": (1.0, 2.0)}, "n.safetensors")
 
 
 def test_a_part_of_it_is_a_damaged_file(model, tmp_path, monkeypatch):
