@@ -40,7 +40,8 @@ def test_true_images_are_those_of_the_solver():
     true = true_images(TRUTH, SCALE)
     assert true.count.tolist() == [2, 4, 2, 0]
     lens = SIE(*(TRUTH[name][1] for name in ("theta_E", "e1", "e2", "x", "y")))
-    np.testing.assert_array_equal(true.x[1], lens.images(0.13, 0.02).x)
+    # Not to the bit: on some processors the mathematical library rounds a batch of one differently.
+    np.testing.assert_allclose(true.x[1], lens.images(0.13, 0.02).x, rtol=1e-13)
     np.testing.assert_allclose(true.delay[1], lens.time_delays(0.13, 0.02, 0.5, 2.0), rtol=1e-12)
     assert np.isnan(true.x[3]).all()
 
