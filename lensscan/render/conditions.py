@@ -84,5 +84,6 @@ def switch_diagram(panels: Sequence[SwitchPanel], names: Sequence[str]) -> bytes
         place.set(yticks=y, ylim=(len(names) - 0.5, -0.5), xlabel="change of the half-width, %")
         place.set_yticklabels(names if number % columns == 0 else [""] * len(names), fontsize=8.5)
         place.set_title(panel.title, fontsize=9.5)
-    axes[0].legend(frameon=False, fontsize=7.5, loc="best")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=8.5, loc="outside lower right", ncols=2)
     return png_bytes(figure)
