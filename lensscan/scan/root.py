@@ -1,7 +1,7 @@
 """Root of a scan: plans, hands out blocks, keeps the ledger, merges, and decides the exit code.
 
-The main thread alone calls MPI, handles signals and refreshes the lock; planning and merging run in a
-helper thread, scoring in the worker thread, so that heartbeats never stop.
+The main thread alone calls MPI, handles signals and refreshes the lock; all else that may take long (planning,
+verifying shards, merging) runs in a helper thread, scoring in the worker thread, so that heartbeats never stop.
 """
 
 from __future__ import annotations
@@ -116,8 +116,8 @@ class Root:
     def during(self, task: Callable[[], T]) -> T | None:
         """Run `task` in a helper thread while the main loop keeps ranks, lock and signals alive.
 
-        Returns None if a stop was asked for before the task was done; the thread is then left behind, and
-        the process must end by `os._exit`, since a thread inside HDF5 can hang the interpreter's own end.
+        Returns None if a stop was asked for before the task was done (`abandoned` then tells); the thread is left
+        behind, and the process must end by `os._exit`, since a thread inside HDF5 can hang the interpreter's own end.
         """
         result: list[T] = []
         failure: list[BaseException] = []
@@ -279,9 +279,12 @@ class Root:
         """Remove temporary files of dead attempts."""
         shards.sweep_temporary(self.settings.run_dir)
 
-    def ledger(self, plan: Plan) -> set[int]:
-        """Return the blocks that are done, after verifying their shards."""
-        done, bad = shards.done_blocks(self.settings.run_dir, plan.plan_hash, plan.block_rows())
+    def ledger(self, plan: Plan) -> set[int] | None:
+        """Return the blocks that are done, after verifying their shards; None if a stop came first, see `during`."""
+        found = self.during(lambda: shards.done_blocks(self.settings.run_dir, plan.plan_hash, plan.block_rows()))
+        if found is None:
+            return None
+        done, bad = found
         for line in bad:
             self.warn(f"damaged shard removed, its block is scored again: {line}")
         return done

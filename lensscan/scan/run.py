@@ -93,10 +93,14 @@ def _scan(root: Root, settings: ScanSettings, argv: Sequence[str]) -> int:
     """Plan, score, merge; return the exit code."""
     from lensscan.scan.planning import Planner
 
-    planner = Planner(settings, root.say)
+    planner = root.during(lambda: Planner(settings, root.say))
+    if planner is None:
+        return _stopped(root, "before planning")
     out = Path(settings.output)
     merge_settings(planner, settings)  # what is wrong there is better known before the work than after it
-    finished = _finished_output(planner, out, settings)
+    finished = root.during(lambda: _finished_output(planner, out, settings))
+    if root.abandoned:
+        return _stopped(root, "before planning")
     if finished is not None:
         root.say(f"{out} is complete for this plan and these settings; nothing to do")
         _leave_finished(root, settings, finished)
@@ -116,6 +120,8 @@ def _scan(root: Root, settings: ScanSettings, argv: Sequence[str]) -> int:
         return _stopped(root, "during planning")
     release_memory()
     done = root.ledger(plan)
+    if done is None:
+        return _stopped(root, "while finished blocks were verified")
     if done:
         root.say(f"resuming: {len(done)} of {len(plan.blocks)} blocks stand")
     scheduler = root.score(plan, done, _root_scores(settings, root.world))
