@@ -18,7 +18,7 @@ MODULES = sorted(
 # a unit imports only from the rows above its own; units of one row do not know each other, but for FRIENDS
 ROWS = (
     ("errors", "schema", "config", "faults"),
-    ("process", "files"),
+    ("process", "files", "hdf5"),
     ("mpi",),
     ("lens",),
     ("render",),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lensscan.errors import StampError
 from lensscan.files import make_folder, replacing
+from lensscan.hdf5 import new_hdf5
 from lensscan.mocks.loose import stamp_bytes
 from lensscan.mocks.recipes import Recipe
 from lensscan.mocks.simulate import Mocks, simulate
@@ -197,7 +198,7 @@ class Hdf5(Layout):
         starts = range(0, n, self.block)
         with h5py.File(self.folder / self.file_of(0), "r") as first:
             kinds = {key: (data.shape[1:], data.dtype, data.attrs["unit"]) for key, data in first.items()}
-        with replacing(self.folder / "mocks.h5") as path, h5py.File(path, "w") as file:
+        with replacing(self.folder / "mocks.h5") as path, new_hdf5(path) as file:
             file.attrs.update(
                 recipe=self.recipe.name,
                 digest=self.recipe.digest,

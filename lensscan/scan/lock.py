@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lensscan.errors import LockedError, OutputError, disk_error
+from lensscan.files import temporary_name
 from lensscan.process import boot_id, start_time
 
 __all__ = ["REFRESH_SECONDS", "STALE_SECONDS", "RunLock", "job_id"]
@@ -71,7 +72,7 @@ class RunLock:
                     f"{self.path.parent} is in use by another scan ({who}); "
                     "wait for it, or stop it and run this command again"
                 )
-            stale = self.path.with_name(f"{self.path.name}.{os.uname().nodename}-{os.getpid()}.tmp")
+            stale = temporary_name(self.path)
             try:
                 os.replace(self.path, stale)
                 stale.unlink(missing_ok=True)

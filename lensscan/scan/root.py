@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lensscan.errors import ExitCode, LensscanError, OutputError, disk_error
+from lensscan.files import sweep_temporary
 from lensscan.mpi import World, orphan_watch
 from lensscan.process import peak_memory
 from lensscan.scan import shards
@@ -277,7 +278,7 @@ class Root:
 
     def sweep(self) -> None:
         """Remove temporary files of dead attempts."""
-        shards.sweep_temporary(self.settings.run_dir)
+        sweep_temporary(self.settings.run_dir.rglob("*.tmp"))
 
     def ledger(self, plan: Plan) -> set[int] | None:
         """Return the blocks that are done, after verifying their shards; None if a stop came first, see `during`."""

@@ -16,7 +16,6 @@ from lensscan import faults
 from lensscan.errors import ExitCode, LensscanError, OutputError
 from lensscan.mpi import World, abort
 from lensscan.process import release_memory, tune_allocator
-from lensscan.scan import shards
 from lensscan.scan.engine import build_engine
 from lensscan.scan.plan import Plan
 from lensscan.scan.rank import serve
@@ -237,11 +236,9 @@ def _merge(planner: Planner, plan: Plan, root: Root, settings: ScanSettings, arg
     faults.reach("merge:before")
     provenance = collect(planner, plan, settings, root.world, argv, root.log_path)
     settings_of_merge = MergeSettings(**merge_settings(planner, settings))
-    report = merge(
+    return merge(
         plan, settings.run_dir, Path(settings.output), settings_of_merge, planner.cards, provenance, planner.regressor
     )
-    shards.fsync_folder(Path(settings.output).absolute().parent)
-    return report
 
 
 def _verdict(n_failed: int, n_selected: int, settings: ScanSettings) -> int:

@@ -82,16 +82,3 @@ def test_checksum_sees_values_dtypes_shapes_and_names():
     sums = [shards.checksum(shards.as_table(columns)) for columns in (base, {"a": base["a"].copy()}, *others)]
     assert sums[0] == sums[1]
     assert len(set(sums)) == 5
-
-
-def test_sweep_removes_only_the_dead(run_dir):
-    folder = run_dir / "shards" / "00"
-    folder.mkdir()
-    host = os.uname().nodename
-    dead = folder / f"B000000.h5.{host}-999999999-0.tmp"
-    alive = folder / f"B000000.h5.{host}-{os.getpid()}-0.tmp"
-    foreign = folder / "B000000.h5.elsewhere-1-0.tmp"
-    for path in (dead, alive, foreign):
-        path.write_text("x")
-    assert shards.sweep_temporary(run_dir) == 1
-    assert [p.exists() for p in (dead, alive, foreign)] == [False, True, True]
