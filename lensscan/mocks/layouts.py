@@ -77,10 +77,14 @@ class LooseFits(Layout):
         return f"stamps/{row // self.block:04d}/{row:08d}.fits"
 
     def missing(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Return the rows without a file."""
-        return np.array(
-            [row for row in range(start, stop) if not (self.folder / self.file_of(row)).is_file()], dtype=np.int64
-        )
+        """Return the rows without a file, or with one that a crash of the machine left empty."""
+        return np.array([row for row in range(start, stop) if not self._stands(row)], dtype=np.int64)
+
+    def _stands(self, row: int) -> bool:
+        try:
+            return (self.folder / self.file_of(row)).stat().st_size > 0
+        except FileNotFoundError:
+            return False
 
     def write(self, start: int, rows: NDArray[np.int64]) -> None:
         """Write the files of `rows`."""
@@ -211,7 +215,9 @@ class Hdf5(Layout):
                 for start in starts:
                     rows = min(start + self.block, n) - start
                     layout[start : start + rows] = h5py.VirtualSource(self.file_of(start), key, (rows, *shape), dtype)
-                file.create_virtual_dataset(key, layout).attrs["unit"] = unit
+                # what a block that was lost or left behind held must not read as zeros
+                lost = np.nan if dtype.kind == "f" else -1 if dtype.kind == "i" else None
+                file.create_virtual_dataset(key, layout, fillvalue=lost).attrs["unit"] = unit
 
 
 UNITS = {"images": "nJy", "sigma": "nJy", "fwhm": "arcsec"}
