@@ -174,7 +174,7 @@ def _failures(folder: Path, packs: int) -> Iterator[tuple[object, str]]:
 
 
 def _write_failures(folder: Path, packs: int) -> None:
-    with replacing(folder / FAILURES) as part, open(part, "w", newline="") as stream:
+    with replacing(folder / FAILURES) as part, open(part, "w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["id", "reason"])
         writer.writerows(_failures(folder, packs))

@@ -180,3 +180,14 @@ def test_real_catalogs(shared_data):
     assert tables[0].id.tolist() == tables[1].id.tolist()
     np.testing.assert_allclose(tables[0].mags["g"], tables[1].mags["g"])
     assert tables[0].columns["file"].tolist() == tables[1].columns["file"].tolist()
+
+
+@pytest.mark.parametrize("name", ["c.csv", "c.csv.gz"])
+def test_a_table_of_a_spreadsheet_is_utf8_with_a_mark_in_front(tmp_path, name):
+    """Whatever the locale: names of columns are read by us, values by pyarrow."""
+    survey = dataclasses.replace(PLAIN, catalog=CatalogColumns(keep=("größe",)))
+    text = "\ufeffid,ra,dec,mag_g,größe\nJ1,1,2,20,klein\nJ2,1,2,20,groß\n".encode()
+    (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
+    (chunk,) = open_catalog(str(tmp_path / name), survey).chunks()
+    assert chunk.id.tolist() == ["J1", "J2"]
+    assert chunk.columns["größe"].tolist() == ["klein", "groß"]
