@@ -129,7 +129,6 @@ class Worker(threading.Thread):
         self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self.outbox: deque[Message] = deque()
         self.notes: deque[str] = deque()
-        self.fatal: LensscanError | None = None
         self.rows_now = 0
         self._build = build
         self._waiting: deque[Message] = deque()
@@ -163,7 +162,6 @@ class Worker(threading.Thread):
     def _give_up(self, error: Exception) -> None:
         """Tell root that this worker cannot go on: a user's error ends the run, any other only this worker."""
         if isinstance(error, LensscanError):
-            self.fatal = error
             self.notes.append(str(error))
             self._say(Kind.STOP, code=error.exit_code)
         else:
