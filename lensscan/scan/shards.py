@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from lensscan import faults
 from lensscan.errors import OutputError, ShardInvalid, disk_error
 from lensscan.files import sync_folder, temporary_name
-from lensscan.hdf5 import DiskSink
+from lensscan.hdf5 import new_hdf5
 
 __all__ = [
     "checksum",
@@ -90,15 +90,11 @@ def write_shard(
     try:
         final.parent.mkdir(exist_ok=True)
         faults.reach("shard:before_write")
-        with DiskSink(temp) as sink:
-            with h5py.File(sink, "w") as h5:
-                h5.create_dataset("rows", data=table)
-                faults.reach("shard:before_close")
-                h5.attrs["about"] = json.dumps({**(notes or {}), **about})
-            faults.reach("shard:before_sync")
-            sink.sync()
-        if sink.error is not None:
-            raise sink.error
+        with new_hdf5(temp) as h5:
+            h5.create_dataset("rows", data=table)
+            faults.reach("shard:before_close")
+            h5.attrs["about"] = json.dumps({**(notes or {}), **about})
+        faults.reach("shard:before_verify")
         read_shard(temp, plan_hash, block, start, stop)
         faults.reach("shard:before_rename")
         os.replace(temp, final)
