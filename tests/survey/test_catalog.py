@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -191,3 +192,11 @@ def test_a_table_of_a_spreadsheet_is_utf8_with_a_mark_in_front(tmp_path, name):
     (chunk,) = open_catalog(str(tmp_path / name), survey).chunks()
     assert chunk.id.tolist() == ["J1", "J2"]
     assert chunk.columns["größe"].tolist() == ["klein", "groß"]
+
+
+def test_a_parquet_file_with_damaged_pages_is_named(tmp_path):
+    path = Path(write(table(IDS["int64"], vector=False), tmp_path, "parquet"))
+    data = path.read_bytes()
+    path.write_bytes(data[:4] + bytes(196) + data[200:])
+    with pytest.raises(CatalogError, match=r"cat\.parquet: damaged"):
+        read(open_catalog(str(path), PLAIN))
