@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +124,7 @@ def _scan(root: Root, settings: ScanSettings, argv: Sequence[str]) -> int:
         return _stopped(root, "while finished blocks were verified")
     if done:
         root.say(f"resuming: {len(done)} of {len(plan.blocks)} blocks stand")
+    _look_at_space(root, planner.disk_bytes(sum(b - a for n, a, b in plan.block_rows() if n not in done)))
     scheduler = root.score(plan, done, _root_scores(settings, root.world))
     if not scheduler.complete:
         code = scheduler.draining or root.fatal_code or ExitCode.INCOMPLETE
@@ -130,7 +132,22 @@ def _scan(root: Root, settings: ScanSettings, argv: Sequence[str]) -> int:
         root.say(f"incomplete: {left} of {len(plan.blocks)} blocks are left; run the same command again")
         root.leave(code)
         return int(code)
-    report = root.during(lambda: _merge(planner, plan, root, settings, argv))
+    return _conclude(root, lambda: _merge(planner, plan, root, settings, argv), settings)
+
+
+def _look_at_space(root: Root, needed: int) -> None:
+    """Warn of a disk that has less room than the run needs; a quota does not show here, but ends it in order."""
+    free = shutil.disk_usage(root.settings.run_dir).free
+    if free < needed:
+        root.warn(
+            f"{free / 1e9:.3g} GB are free in {root.settings.run_dir.absolute().parent}, the scan needs about "
+            f"{needed / 1e9:.3g} GB; free space now, or resume with the same command when the disk is full"
+        )
+
+
+def _conclude(root: Root, merge: Callable[[], MergeReport], settings: ScanSettings) -> int:
+    """Merge, say what came of it and leave; return the exit code."""
+    report = root.during(merge)
     if report is None:
         return _stopped(root, "during the merge")
     code = _verdict(report.n_failed, report.n_rows, settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -99,3 +100,10 @@ def test_ranks_hear_of_root_while_it_reads_models_and_a_finished_output(root, mo
     monkeypatch.setattr(run_module, "_finished_output", finished)
     assert run_module._scan(root, root.settings, []) == ExitCode.OK
     assert seen == [True, True]
+
+
+@pytest.mark.parametrize("needed,warned", [(10**9, False), (10**9 + 1, True)])
+def test_a_disk_too_small_for_the_scan_is_told_before_it(root, monkeypatch, capsys, needed, warned):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=10**9))
+    run_module._look_at_space(root, needed)
+    assert ("1 GB are free" in capsys.readouterr().err) == warned
