@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import re
 import time
@@ -21,6 +22,7 @@ __all__ = [
     "replacing",
     "sweep_temporary",
     "sync_folder",
+    "temporary_files",
     "temporary_name",
 ]
 
@@ -66,6 +68,12 @@ def temporary_name(path: str | Path) -> Path:
     """Return a hidden name beside `path` that no other attempt uses: it holds host, process and a random word."""
     path = Path(path)
     return path.with_name(f".{path.name}.{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+
+
+def temporary_files(path: str | Path) -> Iterator[Path]:
+    """Return the temporary files of all attempts at `path`."""
+    path = Path(path)
+    return path.parent.glob(f".{glob.escape(path.name)}.*.tmp")
 
 
 def sweep_temporary(paths: Iterable[Path]) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lensscan.errors import DiskError, OutputError
-from lensscan.files import STALE_SECONDS, check_folder, replacing, sweep_temporary, temporary_name
+from lensscan.files import STALE_SECONDS, check_folder, replacing, sweep_temporary, temporary_files, temporary_name
 
 
 def test_the_file_appears_in_one_step_and_its_folder_is_made(tmp_path: Path) -> None:
@@ -86,3 +86,11 @@ def test_sweep_removes_what_dead_attempts_left_alone(tmp_path, monkeypatch):
     os.utime(forgotten, (long_ago, long_ago))
     assert sweep_temporary([*tmp_path.iterdir(), tmp_path / "gone.tmp"]) == 2
     assert [path.exists() for path in (ours, dead, foreign, forgotten)] == [True, False, True, False]
+
+
+def test_the_attempts_at_a_file_are_found_whatever_its_name(tmp_path):
+    path = tmp_path / "run [1]*.h5"
+    names = {temporary_name(path), temporary_name(path)}
+    for name in (*names, temporary_name(tmp_path / "run 1.h5")):
+        name.write_text("x")
+    assert set(temporary_files(path)) == names

@@ -28,7 +28,7 @@ from lensscan.candidates.score import Combination, combine_cards, theta_E_range
 from lensscan.candidates.verify import verify_output
 from lensscan.candidates.writer import OutputWriter, failure_records
 from lensscan.errors import OutputError, ShardInvalid, VerificationError, disk_error
-from lensscan.files import sweep_temporary, sync_folder, temporary_name
+from lensscan.files import sweep_temporary, sync_folder, temporary_files, temporary_name
 from lensscan.nets.card import Card
 from lensscan.nets.mixture import Pooling
 from lensscan.scan.columns import ChunkColumns, Layout, tile_name
@@ -150,7 +150,7 @@ def merge(
         If what was written does not hold.
     """
     out_path = Path(out_path)
-    sweep_temporary(out_path.parent.glob(f".{out_path.name}.*.tmp"))
+    sweep_temporary(temporary_files(out_path))
     temp = temporary_name(out_path)
     task = _Merge(plan, Path(run_dir), temp, settings, models, provenance, regressor)
     try:

@@ -131,12 +131,13 @@ class Root:
 
         thread = threading.Thread(target=body, name="helper", daemon=True)
         thread.start()
+        nap = NAP
         while thread.is_alive():
-            self.pump()
+            nap = NAP if self.pump() else min(2 * nap, LONG_NAP)
             if self.stop.check() is not None:
                 self.abandoned = True
                 return None
-            thread.join(NAP)
+            thread.join(nap)
         if failure:
             raise failure[0]
         return result[0]

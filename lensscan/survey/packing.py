@@ -14,7 +14,7 @@ import numpy as np
 from lensscan.config import Survey
 from lensscan.errors import OutputError, StampError
 from lensscan.faults import reach
-from lensscan.files import make_folder, replacing, sweep_temporary
+from lensscan.files import make_folder, replacing, sweep_temporary, temporary_files
 from lensscan.schema import status_name
 from lensscan.survey.catalog import Catalog, Chunk
 from lensscan.survey.packfile import MAX_ROWS, PackFile, native_ids
@@ -96,7 +96,7 @@ def pack_catalog(
                 tried.look(located.file)
                 tried.require()
                 make_folder(folder)
-                sweep_temporary(folder.glob(f".{path.name}.*.tmp"))
+                sweep_temporary(temporary_files(path))
                 rows = Rows.of(chunk, located)
                 with PackWriter(path, frame, chunk.id.dtype, survey, key) as writer:
                     for start in range(0, chunk.n, BATCH):
