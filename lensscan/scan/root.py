@@ -93,9 +93,16 @@ class Root:
         self.runlog.close()
         held = self.lock.held
         if held and (remove or not (self.settings.run_dir / "plan.h5").exists()):
-            shutil.rmtree(self.settings.run_dir, ignore_errors=True)
+            self._remove_folder()
         self.lock.release()
         self.dismiss(code)
+
+    def _remove_folder(self) -> None:
+        """Remove the run folder, plan and lock last; thousands of shards may take minutes, and ranks must hear us."""
+        for folder in self.settings.run_dir.glob("shards/*"):
+            shutil.rmtree(folder, ignore_errors=True)
+            self._beat()
+        shutil.rmtree(self.settings.run_dir, ignore_errors=True)
 
     def dismiss(self, code: int) -> None:
         """Tell every other rank to leave with this exit code."""

@@ -102,6 +102,18 @@ def test_ranks_hear_of_root_while_it_reads_models_and_a_finished_output(root, mo
     assert seen == [True, True]
 
 
+def test_ranks_hear_of_root_while_it_removes_the_run_folder(root, monkeypatch):
+    monkeypatch.setattr(root_module, "BEAT_SECONDS", 0.0)
+    run_dir = root.settings.run_dir
+    (run_dir / "plan.h5").write_text("x")
+    for name in ("00", "01", "02"):
+        (run_dir / "shards" / name).mkdir()
+        (run_dir / "shards" / name / "B000000.h5").write_text("x")
+    root.leave(ExitCode.OK, remove=True)
+    assert root.world.heard == [Kind.BEAT] * 3 + [Kind.EXIT]
+    assert not run_dir.exists()
+
+
 @pytest.mark.parametrize("needed,warned", [(10**9, False), (10**9 + 1, True)])
 def test_a_disk_too_small_for_the_scan_is_told_before_it(root, monkeypatch, capsys, needed, warned):
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=10**9))
