@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
+CFITSIO_WRITE_ERROR = "fitsio status = 106:"  # WRITE_ERROR of cfitsio's fitsio.h
 
 
 class ExitCode(enum.IntEnum):
@@ -114,11 +115,12 @@ def disk_error(error: BaseException, path: object) -> DiskError | None:
     """Return a `DiskError` if `error` means that the disk is full or failing, else None.
 
     h5py reports a full disk as OSError at the write and as RuntimeError at the close, the second without
-    an errno, so the text is looked at too.
+    an errno, cfitsio by its status of a failed write alone, so the text is looked at too.
     """
     text = str(error).lower()
     known = getattr(error, "errno", None) in DISK_ERRNOS
-    if known or any(f"errno = {number}" in text for number in DISK_ERRNOS) or "no space left" in text:
+    told = (*(f"errno = {number}" for number in sorted(DISK_ERRNOS)), "no space left", CFITSIO_WRITE_ERROR)
+    if known or any(words in text for words in told):
         return DiskError(
             f"cannot write {path}: {error}; free disk space (or raise the quota) and run the same command again"
         )

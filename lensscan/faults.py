@@ -97,7 +97,7 @@ def _meet(ranks: int) -> None:
     """Wait until so many ranks have come here."""
     folder = os.path.join(tempfile.gettempdir(), "lensscan-meet")
     os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, str(_rank)), "w"):
+    with open(os.path.join(folder, str(_rank)), "wb"):
         pass
     deadline = time.monotonic() + MEET_SECONDS
     while len(os.listdir(folder)) < ranks and time.monotonic() < deadline:

@@ -1,17 +1,33 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all: temporary names, what killed attempts left, renames that last."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
-from collections.abc import Iterator
+import re
+import time
+import uuid
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from lensscan.errors import LensscanError, OutputError, disk_error
 
-__all__ = ["ascii_text", "check_folder", "make_folder", "replacing"]
+__all__ = [
+    "ascii_text",
+    "check_folder",
+    "make_folder",
+    "replacing",
+    "sweep_temporary",
+    "sync_folder",
+    "temporary_files",
+    "temporary_name",
+]
+
+STALE_SECONDS = 3600.0
+"""Nobody leaves a temporary file untouched for so long."""
 
 
 def ascii_text(text: object) -> str:
@@ -48,6 +64,47 @@ def check_folder(path: str | Path) -> None:
         raise _problem(OSError(number, os.strerror(number)), Path(path))
 
 
+def temporary_name(path: str | Path) -> Path:
+    """Return a hidden name beside `path` that no other attempt uses: it holds host, process and a random word."""
+    path = Path(path)
+    return path.with_name(f".{path.name}.{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+
+
+def temporary_files(path: str | Path) -> Iterator[Path]:
+    """Return the temporary files of all attempts at `path`."""
+    path = Path(path)
+    return path.parent.glob(f".{glob.escape(path.name)}.*.tmp")
+
+
+def sweep_temporary(paths: Iterable[Path]) -> int:
+    """Remove what dead attempts left, and return how many files that were.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+        Of names by `temporary_name`.  Removed are those of processes of this host that are gone, and those that
+        nobody touched for an hour.
+    """
+    removed = 0
+    for path in paths:
+        match = re.search(rf"\.{re.escape(os.uname().nodename)}-(\d+)-\w+\.tmp$", path.name)
+        dead = match is not None and not os.path.exists(f"/proc/{match[1]}")
+        with contextlib.suppress(FileNotFoundError):  # another sweep was faster
+            if dead or path.stat().st_mtime < time.time() - STALE_SECONDS:
+                path.unlink()
+                removed += 1
+    return removed
+
+
+def sync_folder(folder: str | Path) -> None:
+    """Make the renames in a folder last through a crash of the machine."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def replacing(path: str | Path, sync: bool = True) -> Iterator[Path]:
     """Give a temporary name beside `path` to write to; afterwards sync the file and rename it in one step.
@@ -61,7 +118,7 @@ def replacing(path: str | Path, sync: bool = True) -> Iterator[Path]:
         If the file cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

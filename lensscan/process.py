@@ -73,7 +73,7 @@ def release_memory() -> None:
 def peak_memory() -> int:
     """Return the peak resident memory of this process, bytes; 0 where /proc does not tell."""
     try:
-        with open("/proc/self/status") as stream:
+        with open("/proc/self/status", encoding="ascii") as stream:
             for line in stream:
                 if line.startswith("VmHWM:"):
                     return int(line.split()[1]) * 1024
@@ -95,7 +95,7 @@ def start_time(pid: int) -> str:
 
 def _read(path: str) -> str:
     try:
-        with open(path) as stream:
+        with open(path, encoding="utf-8", errors="replace") as stream:
             return stream.read().strip()
     except OSError:
         return ""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
+import time
 from pathlib import Path
 
 import pytest
 
 from lensscan.errors import DiskError, OutputError
-from lensscan.files import check_folder, replacing
+from lensscan.files import STALE_SECONDS, check_folder, replacing, sweep_temporary, temporary_files, temporary_name
 
 
 def test_the_file_appears_in_one_step_and_its_folder_is_made(tmp_path: Path) -> None:
@@ -62,3 +64,33 @@ def test_a_folder_is_looked_at_without_being_made(tmp_path):
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(OutputError, match="Not a directory; check the folder"):
             check_folder(place)
+
+
+def test_no_two_attempts_share_a_name_whatever_host_and_process(tmp_path, monkeypatch):
+    """Ranks of several hosts, each alone in its container, may all be process 7 of `localhost`."""
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    names = {temporary_name(tmp_path / "a.fits") for _ in range(100)}
+    assert len(names) == 100
+    assert all(name.name.startswith(".a.fits.") and name.parent == tmp_path for name in names)
+
+
+def test_sweep_removes_what_dead_attempts_left_alone(tmp_path, monkeypatch):
+    ours = temporary_name(tmp_path / "a.h5")
+    dead = tmp_path / f".a.h5.{os.uname().nodename}-999999999-0badcafe.tmp"
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "else.where", "", "", "")))
+    foreign, forgotten = temporary_name(tmp_path / "a.h5"), temporary_name(tmp_path / "a.h5")
+    monkeypatch.undo()
+    for path in (ours, dead, foreign, forgotten):
+        path.write_text("x")
+    long_ago = time.time() - STALE_SECONDS - 60
+    os.utime(forgotten, (long_ago, long_ago))
+    assert sweep_temporary([*tmp_path.iterdir(), tmp_path / "gone.tmp"]) == 2
+    assert [path.exists() for path in (ours, dead, foreign, forgotten)] == [True, False, True, False]
+
+
+def test_the_attempts_at_a_file_are_found_whatever_its_name(tmp_path):
+    path = tmp_path / "run [1]*.h5"
+    names = {temporary_name(path), temporary_name(path)}
+    for name in (*names, temporary_name(tmp_path / "run 1.h5")):
+        name.write_text("x")
+    assert set(temporary_files(path)) == names

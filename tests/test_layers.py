@@ -18,7 +18,7 @@ MODULES = sorted(
 # a unit imports only from the rows above its own; units of one row do not know each other, but for FRIENDS
 ROWS = (
     ("errors", "schema", "config", "faults"),
-    ("process", "files"),
+    ("process", "files", "hdf5"),
     ("mpi",),
     ("lens",),
     ("render",),
@@ -160,9 +160,31 @@ def test_house_rules(path: Path) -> None:
             assert not called.endswith("Abort") or where == "mpi.py", (
                 f"{where}:{node.lineno} calls Abort; use lensscan.mpi"
             )
+            assert not leaves_encoding_to_the_locale(node), f"{where}:{node.lineno} states no encoding"
         if isinstance(node, ast.FunctionDef):
             length = body_length(node)
             assert length <= LONGEST_FUNCTION, f"{where}:{node.lineno} {node.name} has {length} lines: split it"
+
+
+def leaves_encoding_to_the_locale(call: ast.Call) -> bool:
+    """Whether a call opens a file as text without saying how: another locale would read and write other bytes."""
+    called = ast.unparse(call.func)
+    if any(keyword.arg == "encoding" for keyword in call.keywords):
+        return False
+    if called in ("open", "gzip.open", "os.fdopen"):
+        given = [*call.args[1:2], *(keyword.value for keyword in call.keywords if keyword.arg == "mode")]
+        return not any(isinstance(mode, ast.Constant) and "b" in str(mode.value) for mode in given)
+    return called.endswith((".read_text", ".write_text"))
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [("open(p)", True), ("open(p, 'rb')", False), ("open(p, encoding='utf-8')", False), ("p.write_text(t)", True)],
+)
+def test_the_walk_sees_text_without_an_encoding(text: str, left: bool) -> None:
+    call = ast.parse(text, mode="eval").body
+    assert isinstance(call, ast.Call)
+    assert leaves_encoding_to_the_locale(call) == left
 
 
 def body_length(node: ast.FunctionDef) -> int:

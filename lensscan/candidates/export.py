@@ -213,7 +213,7 @@ def _write_ds9(table: QTable, path: Path) -> int:
             lines.append(f"ellipse({shape}) {label}")
         elif np.isfinite([ra[k], dec[k]]).all():
             lines.append(f'circle({ra[k]:.7f},{dec[k]:.7f},2") {label}')
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return len(lines) - n
 
 
@@ -236,7 +236,7 @@ def _write_lenstronomy(table: QTable, path: Path) -> int:
             "kwargs_source": [{"center_x": values["sx"], "center_y": values["sy"]}],
         })  # fmt: skip
     document = {"lens_model_list": ["SIE"], "unit": "arcsec from the stamp's centre", "candidates": lenses}
-    path.write_text(json.dumps(document, indent=1) + "\n")
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return len(lenses)
 
 

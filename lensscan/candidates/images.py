@@ -16,7 +16,8 @@ from lensscan.candidates.file import read_candidates
 from lensscan.candidates.imagetable import image_table
 from lensscan.candidates.positions import Prediction, predict, true_images
 from lensscan.candidates.sampling import draw, latent_gaussian
-from lensscan.candidates.stamps import CandidateStamps, project
+from lensscan.candidates.sky import project
+from lensscan.candidates.stamps import CandidateStamps
 from lensscan.candidates.summary import clean_leaders, format_table
 from lensscan.errors import ConfigError, LensscanError, OutputError
 from lensscan.lens.cosmology import time_delay_scale

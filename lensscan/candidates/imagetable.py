@@ -14,6 +14,7 @@ from lensscan.candidates.positions import Prediction
 from lensscan.candidates.sky import deproject
 from lensscan.errors import ConfigError
 from lensscan.files import replacing
+from lensscan.hdf5 import new_hdf5
 from lensscan.schema import Column
 
 if TYPE_CHECKING:
@@ -173,7 +174,8 @@ def _write_ecsv(table: QTable, path: Path) -> None:
 
 
 def _write_hdf5(table: QTable, path: Path) -> None:
-    table.write(path, format="hdf5", path="images", serialize_meta=True, overwrite=True)
+    with new_hdf5(path) as file:
+        table.write(file, format="hdf5", path="images", serialize_meta=True)
 
 
 def _write_fits(table: QTable, path: Path) -> None:

@@ -1,11 +1,11 @@
-"""From the lens in its stamp to the sky: position and position angle."""
+"""Between stamps and the sky: positions, and the position angle of a lens."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["deproject", "lens_on_sky"]
+__all__ = ["deproject", "lens_on_sky", "project"]
 
 ARCSEC = np.pi / 180 / 3600
 
@@ -36,6 +36,31 @@ def deproject(
     ra = np.mod(ra0 + np.degrees(np.arctan2(x, depth)), 360.0)
     dec = np.degrees(np.arctan2(np.sin(d) + y * np.cos(d), np.hypot(x, depth)))
     return np.where(ra == 360.0, 0.0, ra), dec
+
+
+def project(
+    wcs: NDArray[np.float64], ra: NDArray[np.float64], dec: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return x, y (arcsec, stamp axes) of sky positions; the inverse of `deproject`.
+
+    Parameters
+    ----------
+    wcs : ndarray, shape (n, 6)
+        As `Batch.wcs`; NaN gives NaN.
+    ra, dec : ndarray, shape (n,)
+        Degrees, less than 90 from the tangent point.
+
+    References
+    ----------
+    Calabretta & Greisen 2002, A&A 395, 1077, section 5.1.3 (gnomonic projection).
+    """
+    ra0, dec0, xi_x, xi_y, eta_x, eta_y = np.asarray(wcs, dtype=np.float64).T
+    turn, d0, d = np.radians(ra - ra0), np.radians(dec0), np.radians(dec)
+    depth = np.sin(d0) * np.sin(d) + np.cos(d0) * np.cos(d) * np.cos(turn)
+    xi = np.cos(d) * np.sin(turn) / depth / ARCSEC
+    eta = (np.cos(d0) * np.sin(d) - np.sin(d0) * np.cos(d) * np.cos(turn)) / depth / ARCSEC
+    det = xi_x * eta_y - xi_y * eta_x
+    return (eta_y * xi - xi_y * eta) / det, (xi_x * eta - eta_x * xi) / det
 
 
 def lens_on_sky(

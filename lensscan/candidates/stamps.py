@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lensscan.candidates.file import read_files, read_header, read_provenance
 from lensscan.config import Survey, build
@@ -19,9 +18,8 @@ from lensscan.survey.stamps import Batch, Frame, Rows, allocate, open_source
 if TYPE_CHECKING:
     from astropy.table import QTable
 
-__all__ = ["CandidateStamps", "project"]
+__all__ = ["CandidateStamps"]
 
-ARCSEC = np.pi / 180 / 3600
 COLUMNS = ("id", "ra", "dec", "px", "py", "file", "offset")
 
 
@@ -81,28 +79,3 @@ class CandidateStamps:
         batch.clear()
         self._reader.read(rows, 0, len(table), batch)
         return batch
-
-
-def project(
-    wcs: NDArray[np.float64], ra: NDArray[np.float64], dec: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return x, y (arcsec, stamp axes) of sky positions; the inverse of `lensscan.candidates.sky.deproject`.
-
-    Parameters
-    ----------
-    wcs : ndarray, shape (n, 6)
-        As `Batch.wcs`; NaN gives NaN.
-    ra, dec : ndarray, shape (n,)
-        Degrees, less than 90 from the tangent point.
-
-    References
-    ----------
-    Calabretta & Greisen 2002, A&A 395, 1077, section 5.1.3 (gnomonic projection).
-    """
-    ra0, dec0, xi_x, xi_y, eta_x, eta_y = np.asarray(wcs, dtype=np.float64).T
-    turn, d0, d = np.radians(ra - ra0), np.radians(dec0), np.radians(dec)
-    depth = np.sin(d0) * np.sin(d) + np.cos(d0) * np.cos(d) * np.cos(turn)
-    xi = np.cos(d) * np.sin(turn) / depth / ARCSEC
-    eta = (np.cos(d0) * np.sin(d) - np.sin(d0) * np.cos(d) * np.cos(turn)) / depth / ARCSEC
-    det = xi_x * eta_y - xi_y * eta_x
-    return (eta_y * xi - xi_y * eta) / det, (xi_x * eta - eta_x * xi) / det

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import socket
-import time
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,8 +15,8 @@ from numpy.typing import DTypeLike, NDArray
 from lensscan import __version__
 from lensscan.candidates.digest import ContentDigest
 from lensscan.candidates.file import FORMAT_VERSION
-from lensscan.candidates.sink import DiskSink
 from lensscan.errors import LensscanError, OutputError, disk_error
+from lensscan.hdf5 import DiskSink
 from lensscan.schema import find_column, status_name
 
 __all__ = [
@@ -28,37 +24,11 @@ __all__ = [
     "OutputWriter",
     "column_sidecar",
     "failure_records",
-    "sweep_stale",
-    "temporary_name",
 ]
 
 T = TypeVar("T")
 FAILURE_ROWS = 65_536
-STALE_SECONDS = 600.0
 REASON_WIDTH = 32
-
-
-def temporary_name(path: Path) -> Path:
-    """Return a name beside `path` that no other attempt uses: it holds host, pid and a random word."""
-    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
-
-
-def sweep_stale(path: Path) -> list[Path]:
-    """Remove temporary files of dead attempts at `path`.
-
-    Those of this host whose process is gone, and those of other hosts untouched for ten minutes.
-    """
-    removed = []
-    for stale in path.parent.glob(f".{path.name}.*.*.*.tmp"):
-        host, pid, _ = stale.name.removeprefix(f".{path.name}.").removesuffix(".tmp").rsplit(".", 2)
-        if host == socket.gethostname():
-            dead = not Path(f"/proc/{pid}").exists() and int(pid) != os.getpid()
-        else:
-            dead = time.time() - stale.stat().st_mtime > STALE_SECONDS
-        if dead:
-            stale.unlink(missing_ok=True)
-            removed.append(stale)
-    return removed
 
 
 def failure_records(

@@ -107,6 +107,7 @@ def dry_run(settings: ScanSettings, rank: int) -> int:
     import tempfile
     from pathlib import Path
 
+    from lensscan.scan.plan import BATCHES_PER_BLOCK
     from lensscan.scan.planning import Planner
     from lensscan.survey.select import flow_lines
 
@@ -117,12 +118,11 @@ def dry_run(settings: ScanSettings, rank: int) -> int:
             print("\n".join(flow_lines((step["name"].decode(), *map(int, list(step)[1:])) for step in plan.cutflow)))
         size, bands = planner.frame.size, planner.frame.bands
         print(f"{plan.n_rows:,} of {plan.n_catalog:,} catalog rows selected")
-        print(f"{len(plan.blocks):,} blocks of at most {16 * plan.batch} rows")
+        print(f"{len(plan.blocks):,} blocks of at most {BATCHES_PER_BLOCK * plan.batch} rows")
         if planner.regressor:
             print(f"regressor {planner.regressor.name}: rows with a raw logit above {settings.threshold:g}")
         gigabytes = plan.n_rows * len(bands) * size**2 * 4 / 1e9
         print(f"stamps: {' '.join(bands)}, {size}x{size} px, {gigabytes:.3g} GB to read")
-        print(
-            f"output: about {plan.n_rows * (350 + 150 * len(planner.cards)) / 1e6:.3g} MB; plan hash {plan.plan_hash}"
-        )
+        needed = planner.disk_bytes(plan.n_rows) / 1e6
+        print(f"shards and output: about {needed:.3g} MB; plan hash {plan.plan_hash}")
     return 0

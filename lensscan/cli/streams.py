@@ -51,7 +51,7 @@ class SteadyStream:
 
 def _nowhere() -> IO[str]:
     """Stand in for a stream that was closed before the start; takes its descriptor, lest a data file gets it."""
-    return open(os.devnull, "w")
+    return open(os.devnull, "w", encoding="utf-8")
 
 
 @contextmanager

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 from lensscan.cli.arguments import add_assignments, at_least, seconds
 from lensscan.cli.ranks import leave_to_root
-from lensscan.cli.train import Stop, choose_device
+from lensscan.cli.train import choose_device
 from lensscan.errors import ExitCode, LensscanError
+from lensscan.scan.signals import StopRequest
 
 if TYPE_CHECKING:
     from lensscan.mpi import World
@@ -43,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the sweep; under several ranks an error on one ends the job, and the same command goes on."""
     from lensscan import mpi
 
-    stop = Stop(args.max_seconds)
+    stop = StopRequest(args.max_seconds)
+    stop.install()
     world = mpi.start()
     try:
         code = sweep(args, stop, world)
@@ -62,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     return int(code)
 
 
-def sweep(args: argparse.Namespace, stop: Stop, world: World) -> ExitCode:
+def sweep(args: argparse.Namespace, stop: StopRequest, world: World) -> ExitCode:
     """Read the settings, do the trials, print the best."""
     from lensscan.config import find, override, read_toml
     from lensscan.process import tune_allocator
@@ -81,7 +83,7 @@ def sweep(args: argparse.Namespace, stop: Stop, world: World) -> ExitCode:
     device = choose_device(args.device, settings.training.get("precision", "fp32"))
     folder = Path(args.output or f"{settings.name}.sweep")
     report = lambda line: print(line, file=sys.stderr, flush=True)
-    code, table = SweepRun(settings, folder, device, world, stop, report).run()
+    code, table = SweepRun(settings, folder, device, world, stop.check, report).run()
     if code == ExitCode.OK and table:
         print(text(settings, table))
         print(f"wrote {folder}/trials.csv, {folder}/parallel.png and {folder}/best.toml")

@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from lensscan.cli.arguments import add_assignments, at_least, need_gpu, seconds
 from lensscan.cli.ranks import leave_to_root
 from lensscan.errors import ConfigError, ExitCode, LensscanError
+from lensscan.scan.signals import StopRequest
 
 if TYPE_CHECKING:
     import torch
@@ -51,33 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_assignments(parser, "override a setting, such as optimiser.lr=1e-3")
 
 
-class Stop:
-    """Remembers the first signal, and the time limit."""
-
-    def __init__(self, max_seconds: float | None) -> None:
-        self.deadline = None if max_seconds is None else time.monotonic() + max_seconds
-        self.code: ExitCode | None = None
-        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._handle)
-
-    def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-        self.code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.INCOMPLETE
-
-    def __call__(self) -> ExitCode | None:
-        """Return the exit code of the stop that was asked for, None while there is none."""
-        if self.code is None and self.deadline is not None and time.monotonic() > self.deadline:
-            self.code = ExitCode.INCOMPLETE
-        return self.code
-
-
 def run(args: argparse.Namespace) -> int:
     """Run the training; under several ranks an error on one ends the job instead of hanging it."""
     from lensscan import mpi
 
     size = mpi.launched_size() or 1
-    stop = Stop(args.max_seconds)
+    stop = StopRequest(args.max_seconds)
+    stop.install()
     mpi.pin_device()
     try:
         code = train(args, stop)
@@ -100,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         raise
 
 
-def train(args: argparse.Namespace, stop: Stop) -> ExitCode:
+def train(args: argparse.Namespace, stop: StopRequest) -> ExitCode:
     """Read the settings and train."""
     from lensscan.config import find, override, read_toml
     from lensscan.process import tune_allocator
@@ -119,7 +98,7 @@ def train(args: argparse.Namespace, stop: Stop) -> ExitCode:
     device = choose_device(args.device, settings.precision)
     output = Path(args.output or f"{settings.name}.safetensors")
     report = Reporter(sys.stderr.isatty())
-    work = TrainRun(settings, output, device, args.backend, stop, report)
+    work = TrainRun(settings, output, device, args.backend, stop.check, report)
     if args.finish is None:
         return train_each(trainings(work, args.seeds), report) if args.seeds else work.run()
     if args.seeds:

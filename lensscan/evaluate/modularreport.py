@@ -23,6 +23,7 @@ from lensscan.evaluate.modular import (
 )
 from lensscan.evaluate.report import write_json
 from lensscan.files import replacing
+from lensscan.hdf5 import new_hdf5
 from lensscan.metrics.bootstrap import Estimate
 from lensscan.metrics.selective import Misclassified
 from lensscan.mocks.simulate import simulate
@@ -159,9 +160,7 @@ def _chains(found: Comparison) -> list[Chain]:
 
 def _write_images(path: Path, chains: list[Chain], bands: tuple[str, ...]) -> None:
     """Write the images of all chains to an HDF5 file: a dataset (n, C, S, S) for each, in nJy."""
-    import h5py
-
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    with replacing(path) as temporary, new_hdf5(temporary) as file:
         file.attrs["bands"] = list(bands)
         file["line"] = [chain.line for chain in chains]
         file["sigma"] = np.stack([chain.sigma for chain in chains])

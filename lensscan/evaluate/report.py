@@ -374,7 +374,7 @@ def file_stem(model: str, testset: str) -> str:
 def write_json(report: Mapping[str, Any], path: Path) -> None:
     """Write a report as JSON, whole or not at all."""
     with replacing(path) as name:
-        name.write_text(json.dumps(_finite(report), indent=1, allow_nan=False) + "\n")
+        name.write_text(json.dumps(_finite(report), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_report(path: str | Path) -> dict[str, Any]:
@@ -386,7 +386,7 @@ def read_report(path: str | Path) -> dict[str, Any]:
         If the file is no report of this format.
     """
     try:
-        report = json.loads(Path(path).read_text())
+        report = json.loads(Path(path).read_text(encoding="utf-8"))
         stated = report["format"], report["model"]["name"], report["testset"]["name"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is no report of lensscan evaluate ({error}); give its JSON file") from None

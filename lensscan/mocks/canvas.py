@@ -99,7 +99,7 @@ def read_canvas(recipe: Recipe) -> Canvas:
     chunks = _select(catalog, survey, recipe)
     total = sum(chunk.n for chunk in chunks)
     _check_memory(total, frame, prior.catalog)
-    canvas, status = _read(chunks, total, source, frame, survey)
+    canvas, status = _read(chunks, total, source, frame)
     bad = status != Status.PENDING
     canvas.failed.update(status_name(Status(code)).removeprefix("failed:") for code in status[bad].tolist())
     if bad.all():
@@ -169,9 +169,7 @@ def _check_memory(rows: int, frame: Frame, path: str) -> None:
         )
 
 
-def _read(
-    chunks: list[Chunk], total: int, source: StampSource, frame: Frame, survey: Survey
-) -> tuple[Canvas, NDArray[np.uint8]]:
+def _read(chunks: list[Chunk], total: int, source: StampSource, frame: Frame) -> tuple[Canvas, NDArray[np.uint8]]:
     """Read all rows in storage order; return them in catalog order, with their status."""
     width, size = len(frame.bands), frame.size
     empty = np.full((total, width), np.nan)

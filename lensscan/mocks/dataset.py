@@ -182,10 +182,10 @@ def claim_folder(path: Path, record: dict[str, Any], root: bool, optional: Set[s
     if not path.is_file():
         if root:
             with replacing(path) as temporary:
-                temporary.write_text(json.dumps(record, indent=1) + "\n")
+                temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         return ""
     try:
-        old = dict(json.loads(path.read_text()))
+        old = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError):
         old = {}
     unsaid = optional - set(old) if old else set()

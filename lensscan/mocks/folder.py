@@ -53,7 +53,7 @@ class MockFolder:
         self.folder, self.name = Path(folder), f"{what} {folder}"
         self._truth, self._catalog = self._table("truth.fits"), self._table("catalog.fits")
         try:
-            self.record = json.loads((self.folder / "recipe.json").read_text())
+            self.record = json.loads((self.folder / "recipe.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise self._incomplete(error) from None
         for file, table in (("truth.fits", self._truth), ("catalog.fits", self._catalog)):

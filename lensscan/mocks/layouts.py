@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lensscan.errors import StampError
 from lensscan.files import make_folder, replacing
+from lensscan.hdf5 import new_hdf5
 from lensscan.mocks.loose import stamp_bytes
 from lensscan.mocks.recipes import Recipe
 from lensscan.mocks.simulate import Mocks, simulate
@@ -76,10 +77,14 @@ class LooseFits(Layout):
         return f"stamps/{row // self.block:04d}/{row:08d}.fits"
 
     def missing(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Return the rows without a file."""
-        return np.array(
-            [row for row in range(start, stop) if not (self.folder / self.file_of(row)).is_file()], dtype=np.int64
-        )
+        """Return the rows without a file, or with one that a crash of the machine left empty."""
+        return np.array([row for row in range(start, stop) if not self._stands(row)], dtype=np.int64)
+
+    def _stands(self, row: int) -> bool:
+        try:
+            return (self.folder / self.file_of(row)).stat().st_size > 0
+        except FileNotFoundError:
+            return False
 
     def write(self, start: int, rows: NDArray[np.int64]) -> None:
         """Write the files of `rows`."""
@@ -197,7 +202,7 @@ class Hdf5(Layout):
         starts = range(0, n, self.block)
         with h5py.File(self.folder / self.file_of(0), "r") as first:
             kinds = {key: (data.shape[1:], data.dtype, data.attrs["unit"]) for key, data in first.items()}
-        with replacing(self.folder / "mocks.h5") as path, h5py.File(path, "w") as file:
+        with replacing(self.folder / "mocks.h5") as path, new_hdf5(path) as file:
             file.attrs.update(
                 recipe=self.recipe.name,
                 digest=self.recipe.digest,
@@ -210,7 +215,9 @@ class Hdf5(Layout):
                 for start in starts:
                     rows = min(start + self.block, n) - start
                     layout[start : start + rows] = h5py.VirtualSource(self.file_of(start), key, (rows, *shape), dtype)
-                file.create_virtual_dataset(key, layout).attrs["unit"] = unit
+                # what a block that was lost or left behind held must not read as zeros
+                lost = np.nan if dtype.kind == "f" else -1 if dtype.kind == "i" else None
+                file.create_virtual_dataset(key, layout, fillvalue=lost).attrs["unit"] = unit
 
 
 UNITS = {"images": "nJy", "sigma": "nJy", "fwhm": "arcsec"}

@@ -187,7 +187,7 @@ def write_cut(box: Box, recipe: Recipe, path: Path) -> None:
         lines += ["", "[[step]]", f'value = "{step.value}"']
         lines += [f"{side} = {limit}" for side, limit in (("min", step.min), ("max", step.max)) if limit is not None]
     with replacing(path) as temporary:
-        temporary.write_text("\n".join(lines) + "\n")
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def draw_proposal(proposal: Proposal, path: Path) -> None:

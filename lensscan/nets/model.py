@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors.torch import save as save_tensors
 
 from lensscan.config import find
 from lensscan.errors import ModelError
+from lensscan.files import replacing
 from lensscan.nets.architecture import build_network
 from lensscan.nets.blocks import Network, fold
 from lensscan.nets.card import FORMAT, Card
@@ -81,12 +81,14 @@ class Model:
         return cls(card, module.eval(), novelty)
 
     def save(self, path: str | Path) -> str:
-        """Write the model file under a temporary name, sync, re-read, rename; return its SHA-256.
+        """Write the model file under a temporary name, re-read, sync, rename; return its SHA-256.
 
         Raises
         ------
         ModelError
             If its card is one that could not be loaded again.
+        DiskError, OutputError
+            If it cannot be written.
         """
         target = Path(path)
         self.card.checked(str(target))
@@ -94,14 +96,9 @@ class Model:
         weights |= self.novelty.tensors() if self.novelty else {}
         header = {"format": FORMAT, "card": self.card.to_mapping()}
         data = save_tensors(weights, {KEY: json.dumps(header, sort_keys=True)})
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}")
-        with open(temporary, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        _read(temporary)
-        os.replace(temporary, target)
+        with replacing(target) as temporary:
+            temporary.write_bytes(data)
+            _read(temporary)
         return hashlib.sha256(data).hexdigest()
 
     def __repr__(self) -> str:

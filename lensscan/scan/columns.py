@@ -18,7 +18,7 @@ from lensscan.nets.mixture import Pooling
 from lensscan.scan.plan import Plan
 from lensscan.schema import ENDPOINTS, PARAMETERS, find_column
 
-__all__ = ["ChunkColumns", "Layout", "tile_name"]
+__all__ = ["ChunkColumns", "Layout", "row_bytes", "tile_name"]
 
 TEXT_CHUNK = 65_536
 N_COV = 28
@@ -130,6 +130,22 @@ class Layout:
         records["plan_row"] = plan_row[keep]
         records["known_sep"] = np.nan
         return records
+
+
+def row_bytes(bands: int, networks: int, components: int) -> int:
+    """Return the bytes that a row takes on disk until the run folder is gone: in its shard and in ``/scores``.
+
+    Without catalog columns and the width of textual ids.
+
+    Parameters
+    ----------
+    bands, networks : int
+    components : int
+        Of the posteriors in the shards, `Pooling.total`.
+    """
+    shard = 57 + 9 * bands + 8 * networks + 144 * components  # flags wcs ... | fwhm ... | logit ood | mean cov weight
+    scores = 170 + 8 * bands + 4 * networks
+    return shard + scores
 
 
 def tile_name(path: str) -> str:

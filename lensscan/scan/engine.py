@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from lensscan.scan.plan import Plan
 from lensscan.scan.poison import Attempts
 from lensscan.scan.settings import ScanSettings
 from lensscan.scan.worker import Engine
-from lensscan.survey.stamps import Frame, StampSource, allocate, open_source
+from lensscan.survey.stamps import Frame, StampSource, allocate, open_reader, open_source
 
 if TYPE_CHECKING:
     from lensscan.config import Survey
@@ -111,8 +112,8 @@ def build_engine(settings: ScanSettings, local_size: int) -> Engine:
     frame = common_frame(models)
     precision, views, above = settings.precision, settings.views or None, settings.threshold
     scorer = Scorer(models, device, plan.batch, precision, views, math.inf if regressor else above)
-    source = stamp_source(settings, settings.load()[0], frame)
-    ring = ReaderRing(source, frame, plan.batch, _readers(settings, cores), pinned=device == "cuda")
+    open_one = partial(open_reader, settings.stamps, settings.load()[0], frame, resample=settings.resample)
+    ring = ReaderRing(open_one, frame, plan.batch, _readers(settings, cores), pinned=device == "cuda")
     regression = None
     if regressor and above is not None:
         second = Scorer([regressor], device, plan.batch, precision, views)

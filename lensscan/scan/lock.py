@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lensscan.errors import LockedError, OutputError, disk_error
+from lensscan.files import temporary_name
 from lensscan.process import boot_id, start_time
 
 __all__ = ["REFRESH_SECONDS", "STALE_SECONDS", "RunLock", "job_id"]
@@ -25,6 +26,14 @@ JOB_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "COBALT_JOBID", "FLUX
 def job_id() -> str:
     """Return the scheduler's job id, empty outside a job."""
     return next((os.environ[name] for name in JOB_VARIABLES if os.environ.get(name)), "")
+
+
+def read_owner(path: Path) -> dict[str, Any]:
+    """Return who a lock file names, empty if it cannot be read."""
+    try:
+        return dict(json.loads(path.read_text(encoding="ascii")))
+    except (OSError, ValueError):
+        return {}
 
 
 @dataclass(slots=True)
@@ -63,7 +72,7 @@ class RunLock:
         for _ in range(3):
             if self._create():
                 return ""
-            holder = self._holder()
+            holder = read_owner(self.path)
             reason = self._takeover_reason(holder)
             if reason is None:
                 who = f"host {holder.get('host', '?')}, pid {holder.get('pid', '?')}, job {holder.get('job') or 'none'}"
@@ -71,33 +80,34 @@ class RunLock:
                     f"{self.path.parent} is in use by another scan ({who}); "
                     "wait for it, or stop it and run this command again"
                 )
-            stale = self.path.with_name(f"{self.path.name}.{os.uname().nodename}-{os.getpid()}.tmp")
+            stale = temporary_name(self.path)
             try:
                 os.replace(self.path, stale)
-                stale.unlink(missing_ok=True)
             except FileNotFoundError:
                 continue
+            if read_owner(stale) != holder:  # somebody else was faster, and it is his
+                os.replace(stale, self.path)
+                continue
+            stale.unlink(missing_ok=True)
             if self._create():
                 return f"took over the lock of {self.path.parent}: {reason}"
         raise LockedError(f"{self.path.parent}: another scan started at the same moment; run this command again")
 
     def _create(self) -> bool:
         try:
-            descriptor = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            descriptor = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         except FileExistsError:
             return False
         except OSError as error:
             raise disk_error(error, self.path) or OutputError(f"cannot create {self.path}: {error.strerror}") from None
-        with os.fdopen(descriptor, "w") as stream:
-            json.dump(self.owner(), stream)
+        try:
+            with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+                json.dump(self.owner(), stream)
+        except OSError as error:
+            self.path.unlink(missing_ok=True)  # nobody could tell whose it is, and all would wait for it
+            raise disk_error(error, self.path) or OutputError(f"cannot write {self.path}: {error.strerror}") from None
         self.held, self._refreshed = True, time.monotonic()
         return True
-
-    def _holder(self) -> dict[str, Any]:
-        try:
-            return dict(json.loads(self.path.read_text()))
-        except (OSError, ValueError):
-            return {}
 
     def _takeover_reason(self, holder: dict[str, Any]) -> str | None:
         """Return why the lock may be taken over, None if its owner must be taken for alive."""
@@ -119,7 +129,7 @@ class RunLock:
         if not self.held or now - self._refreshed < REFRESH_SECONDS:
             return True
         self._refreshed = now
-        if self._holder() != self.owner():
+        if read_owner(self.path) != self.owner():
             self.held = False
             return False
         os.utime(self.path)
@@ -127,6 +137,6 @@ class RunLock:
 
     def release(self) -> None:
         """Remove the lock if it is ours."""
-        if self.held and self._holder() == self.owner():
+        if self.held and read_owner(self.path) == self.owner():
             self.path.unlink(missing_ok=True)
         self.held = False

@@ -26,14 +26,15 @@ from lensscan.candidates.groups import group_on_sky
 from lensscan.candidates.rank import TopK
 from lensscan.candidates.score import Combination, combine_cards, theta_E_range
 from lensscan.candidates.verify import verify_output
-from lensscan.candidates.writer import OutputWriter, failure_records, sweep_stale, temporary_name
+from lensscan.candidates.writer import OutputWriter, failure_records
 from lensscan.errors import OutputError, ShardInvalid, VerificationError, disk_error
+from lensscan.files import sweep_temporary, sync_folder, temporary_files, temporary_name
 from lensscan.nets.card import Card
 from lensscan.nets.mixture import Pooling
 from lensscan.scan.columns import ChunkColumns, Layout, tile_name
 from lensscan.scan.plan import Plan
 from lensscan.scan.regression import has_measured_errors
-from lensscan.scan.shards import fsync_folder, read_shard, shard_path
+from lensscan.scan.shards import read_shard, shard_path
 from lensscan.schema import Status, status_name
 
 __all__ = ["CHUNK_ROWS", "MergeReport", "MergeSettings", "merge"]
@@ -149,7 +150,7 @@ def merge(
         If what was written does not hold.
     """
     out_path = Path(out_path)
-    sweep_stale(out_path)
+    sweep_temporary(temporary_files(out_path))
     temp = temporary_name(out_path)
     task = _Merge(plan, Path(run_dir), temp, settings, models, provenance, regressor)
     try:
@@ -158,7 +159,7 @@ def merge(
         faults.reach("merge:before_rename")
         os.replace(temp, out_path)
         faults.reach("merge:after_rename")
-        fsync_folder(out_path.absolute().parent)
+        sync_folder(out_path.parent)
     except BaseException as error:
         task.discard()
         if isinstance(error, OSError):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from lensscan import faults
-from lensscan.survey.stamps import Batch, Frame, Rows, StampReader, StampSource, allocate
+from lensscan.survey.stamps import Batch, Frame, Rows, StampReader, allocate
 
 __all__ = ["ReadTask", "ReaderRing", "Reading"]
 
@@ -48,7 +49,8 @@ class ReaderRing:
 
     Parameters
     ----------
-    source : StampSource
+    open_reader : callable
+        Returns a `StampReader`; called once in each reader thread.
     frame : Frame
     batch : int
         Rows per slot.
@@ -59,7 +61,7 @@ class ReaderRing:
         Page-locked slots, for asynchronous copies to a GPU.
     """
 
-    source: StampSource
+    open_reader: Callable[[], StampReader]
     frame: Frame
     batch: int
     readers: int
@@ -125,7 +127,7 @@ class ReaderRing:
         faults.reach("read:batch")
         reader = getattr(self._local, "reader", None)
         if reader is None:
-            reader = self._local.reader = self.source.reader()
+            reader = self._local.reader = self.open_reader()
             self._opened.append(reader)
         batch.clear()
         reader.read(task.rows, task.start, task.stop, batch)

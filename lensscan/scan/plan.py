@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from lensscan.candidates.sink import DiskSink
 from lensscan.errors import LensscanError, OutputError, disk_error
+from lensscan.files import temporary_name
+from lensscan.hdf5 import DiskSink
 from lensscan.scan.settings import canonical, digest
 from lensscan.schema import Status
 
@@ -79,8 +80,7 @@ class PlanWriter:
     _id_width: int = 1
 
     def __post_init__(self) -> None:
-        self._temp = self.path.with_name(f"{self.path.name}.{os.uname().nodename}-{os.getpid()}.tmp")
-        self._temp.unlink(missing_ok=True)
+        self._temp = temporary_name(self.path)
         try:
             self._sink = DiskSink(self._temp)
         except OSError as error:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from lensscan import faults
 from lensscan.config import Cut, Survey
 from lensscan.errors import CatalogError, ModelError, PlanMismatch
+from lensscan.scan.columns import row_bytes
 from lensscan.scan.engine import common_frame, default_batch, stamp_source
 from lensscan.scan.plan import CHUNK_ROWS, FORMAT, Plan, PlanWriter
 from lensscan.scan.regression import require_regressor
@@ -69,6 +70,13 @@ class Planner:
         self.fingerprint = [list(item) for item in (*self.catalog.fingerprint(), *self.source.fingerprint())]
         self.catalog.require(Selector(self.survey, self.cut).bands)
         self.stored_flow = None if self.cut else read_stored_flow(settings.catalog)
+
+    def disk_bytes(self, n_rows: int) -> int:
+        """Return about how many bytes a scan of so many rows needs for shards and output together."""
+        from lensscan.nets.mixture import Pooling
+
+        pooling = Pooling.of([self.regressor] if self.regressor else self.cards, self.settings.views)
+        return n_rows * row_bytes(len(self.frame.bands), len(self.cards), pooling.total)
 
     @property
     def prevalence(self) -> float | None:

@@ -20,7 +20,7 @@ def probe(settings: ScanSettings, start: int, stop: int) -> None:
     """Read and score the plan rows [start, stop), keeping nothing."""
     engine = build_engine(settings, local_size=1)
     rows = engine.plan.rows(start, stop)
-    reader = engine.ring.source.reader()
+    reader = engine.ring.open_reader()
     batch = allocate(engine.plan.batch, engine.ring.frame)
     job = BlockJob(0, start, stop, rows)
     for at in range(0, len(rows), engine.plan.batch):

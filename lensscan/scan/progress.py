@@ -32,7 +32,7 @@ class RunLog:
         """Append one event with the time (UTC, seconds since the epoch)."""
         try:
             if self._stream is None:
-                self._stream = self.path.open("a", buffering=1)
+                self._stream = self.path.open("a", buffering=1, encoding="utf-8")
             self._stream.write(json.dumps({"time": round(time.time(), 3), "event": event, **values}) + "\n")
         except OSError:
             self._stream = None

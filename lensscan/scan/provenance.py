@@ -44,7 +44,7 @@ def attempts(log_path: Path) -> list[dict[str, Any]]:
     """Return the attempts recorded in ``log.jsonl``, oldest first."""
     events = []
     try:
-        lines = log_path.read_text().splitlines()
+        lines = log_path.read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
     for line in lines:

@@ -1,7 +1,7 @@
 """Root of a scan: plans, hands out blocks, keeps the ledger, merges, and decides the exit code.
 
-The main thread alone calls MPI, handles signals and refreshes the lock; planning and merging run in a
-helper thread, scoring in the worker thread, so that heartbeats never stop.
+The main thread alone calls MPI, handles signals and refreshes the lock; all else that may take long (planning,
+verifying shards, merging) runs in a helper thread, scoring in the worker thread, so that heartbeats never stop.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lensscan.errors import ExitCode, LensscanError, OutputError, disk_error
+from lensscan.files import sweep_temporary
 from lensscan.mpi import World, orphan_watch
 from lensscan.process import peak_memory
 from lensscan.scan import shards
@@ -92,9 +93,16 @@ class Root:
         self.runlog.close()
         held = self.lock.held
         if held and (remove or not (self.settings.run_dir / "plan.h5").exists()):
-            shutil.rmtree(self.settings.run_dir, ignore_errors=True)
+            self._remove_folder()
         self.lock.release()
         self.dismiss(code)
+
+    def _remove_folder(self) -> None:
+        """Remove the run folder, plan and lock last; thousands of shards may take minutes, and ranks must hear us."""
+        for folder in self.settings.run_dir.glob("shards/*"):
+            shutil.rmtree(folder, ignore_errors=True)
+            self._beat()
+        shutil.rmtree(self.settings.run_dir, ignore_errors=True)
 
     def dismiss(self, code: int) -> None:
         """Tell every other rank to leave with this exit code."""
@@ -116,8 +124,8 @@ class Root:
     def during(self, task: Callable[[], T]) -> T | None:
         """Run `task` in a helper thread while the main loop keeps ranks, lock and signals alive.
 
-        Returns None if a stop was asked for before the task was done; the thread is then left behind, and
-        the process must end by `os._exit`, since a thread inside HDF5 can hang the interpreter's own end.
+        Returns None if a stop was asked for before the task was done (`abandoned` then tells); the thread is left
+        behind, and the process must end by `os._exit`, since a thread inside HDF5 can hang the interpreter's own end.
         """
         result: list[T] = []
         failure: list[BaseException] = []
@@ -130,12 +138,13 @@ class Root:
 
         thread = threading.Thread(target=body, name="helper", daemon=True)
         thread.start()
+        nap = NAP
         while thread.is_alive():
-            self.pump()
+            nap = NAP if self.pump() else min(2 * nap, LONG_NAP)
             if self.stop.check() is not None:
                 self.abandoned = True
                 return None
-            thread.join(NAP)
+            thread.join(nap)
         if failure:
             raise failure[0]
         return result[0]
@@ -277,11 +286,14 @@ class Root:
 
     def sweep(self) -> None:
         """Remove temporary files of dead attempts."""
-        shards.sweep_temporary(self.settings.run_dir)
+        sweep_temporary(self.settings.run_dir.rglob("*.tmp"))
 
-    def ledger(self, plan: Plan) -> set[int]:
-        """Return the blocks that are done, after verifying their shards."""
-        done, bad = shards.done_blocks(self.settings.run_dir, plan.plan_hash, plan.block_rows())
+    def ledger(self, plan: Plan) -> set[int] | None:
+        """Return the blocks that are done, after verifying their shards; None if a stop came first, see `during`."""
+        found = self.during(lambda: shards.done_blocks(self.settings.run_dir, plan.plan_hash, plan.block_rows()))
+        if found is None:
+            return None
+        done, bad = found
         for line in bad:
             self.warn(f"damaged shard removed, its block is scored again: {line}")
         return done

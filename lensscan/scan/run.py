@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,6 @@ from lensscan import faults
 from lensscan.errors import ExitCode, LensscanError, OutputError
 from lensscan.mpi import World, abort
 from lensscan.process import release_memory, tune_allocator
-from lensscan.scan import shards
 from lensscan.scan.engine import build_engine
 from lensscan.scan.plan import Plan
 from lensscan.scan.rank import serve
@@ -93,10 +93,14 @@ def _scan(root: Root, settings: ScanSettings, argv: Sequence[str]) -> int:
     """Plan, score, merge; return the exit code."""
     from lensscan.scan.planning import Planner
 
-    planner = Planner(settings, root.say)
+    planner = root.during(lambda: Planner(settings, root.say))
+    if planner is None:
+        return _stopped(root, "before planning")
     out = Path(settings.output)
     merge_settings(planner, settings)  # what is wrong there is better known before the work than after it
-    finished = _finished_output(planner, out, settings)
+    finished = root.during(lambda: _finished_output(planner, out, settings))
+    if root.abandoned:
+        return _stopped(root, "before planning")
     if finished is not None:
         root.say(f"{out} is complete for this plan and these settings; nothing to do")
         _leave_finished(root, settings, finished)
@@ -116,8 +120,11 @@ def _scan(root: Root, settings: ScanSettings, argv: Sequence[str]) -> int:
         return _stopped(root, "during planning")
     release_memory()
     done = root.ledger(plan)
+    if done is None:
+        return _stopped(root, "while finished blocks were verified")
     if done:
         root.say(f"resuming: {len(done)} of {len(plan.blocks)} blocks stand")
+    _look_at_space(root, planner.disk_bytes(sum(b - a for n, a, b in plan.block_rows() if n not in done)))
     scheduler = root.score(plan, done, _root_scores(settings, root.world))
     if not scheduler.complete:
         code = scheduler.draining or root.fatal_code or ExitCode.INCOMPLETE
@@ -125,7 +132,22 @@ def _scan(root: Root, settings: ScanSettings, argv: Sequence[str]) -> int:
         root.say(f"incomplete: {left} of {len(plan.blocks)} blocks are left; run the same command again")
         root.leave(code)
         return int(code)
-    report = root.during(lambda: _merge(planner, plan, root, settings, argv))
+    return _conclude(root, lambda: _merge(planner, plan, root, settings, argv), settings)
+
+
+def _look_at_space(root: Root, needed: int) -> None:
+    """Warn of a disk that has less room than the run needs; a quota does not show here, but ends it in order."""
+    free = shutil.disk_usage(root.settings.run_dir).free
+    if free < needed:
+        root.warn(
+            f"{free / 1e9:.3g} GB are free in {root.settings.run_dir.absolute().parent}, the scan needs about "
+            f"{needed / 1e9:.3g} GB; free space now, or resume with the same command when the disk is full"
+        )
+
+
+def _conclude(root: Root, merge: Callable[[], MergeReport], settings: ScanSettings) -> int:
+    """Merge, say what came of it and leave; return the exit code."""
+    report = root.during(merge)
     if report is None:
         return _stopped(root, "during the merge")
     code = _verdict(report.n_failed, report.n_rows, settings)
@@ -231,11 +253,9 @@ def _merge(planner: Planner, plan: Plan, root: Root, settings: ScanSettings, arg
     faults.reach("merge:before")
     provenance = collect(planner, plan, settings, root.world, argv, root.log_path)
     settings_of_merge = MergeSettings(**merge_settings(planner, settings))
-    report = merge(
+    return merge(
         plan, settings.run_dir, Path(settings.output), settings_of_merge, planner.cards, provenance, planner.regressor
     )
-    shards.fsync_folder(Path(settings.output).absolute().parent)
-    return report
 
 
 def _verdict(n_failed: int, n_selected: int, settings: ScanSettings) -> int:

@@ -8,11 +8,8 @@ renamed, so that a straggler can only replace it by identical bytes.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
-import re
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,21 +19,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensscan import faults
-from lensscan.candidates.sink import DiskSink
 from lensscan.errors import OutputError, ShardInvalid, disk_error
+from lensscan.files import sync_folder, temporary_name
+from lensscan.hdf5 import new_hdf5
 
 __all__ = [
     "checksum",
     "done_blocks",
-    "fsync_folder",
     "read_shard",
     "shard_path",
-    "sweep_temporary",
     "write_shard",
 ]
 
 FAN_OUT = 256
-_attempt = itertools.count()
 
 
 def shard_path(run_dir: Path, block: int) -> Path:
@@ -60,15 +55,6 @@ def checksum(table: NDArray[Any]) -> str:
     running = hashlib.sha256(f"{table.dtype.descr} {table.shape}".encode())
     running.update(table.view(np.uint8).data)
     return running.hexdigest()
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make a rename in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_shard(
@@ -98,27 +84,22 @@ def write_shard(
         If the disk is full; nothing is left behind.
     """
     final = shard_path(run_dir, block)
-    temp = final.with_name(f"{final.name}.{os.uname().nodename}-{os.getpid()}-{next(_attempt)}.tmp")
+    temp = temporary_name(final)
     table = as_table(columns)
     about = {"plan_hash": plan_hash, "block": block, "start": start, "stop": stop, "checksum": checksum(table)}
     try:
         final.parent.mkdir(exist_ok=True)
         faults.reach("shard:before_write")
-        temp.unlink(missing_ok=True)
-        with DiskSink(temp) as sink:
-            with h5py.File(sink, "w") as h5:
-                h5.create_dataset("rows", data=table)
-                faults.reach("shard:before_close")
-                h5.attrs["about"] = json.dumps({**(notes or {}), **about})
-            faults.reach("shard:before_sync")
-            sink.sync()
-        if sink.error is not None:
-            raise sink.error
+        with new_hdf5(temp) as h5:
+            h5.create_dataset("rows", data=table)
+            faults.reach("shard:before_close")
+            h5.attrs["about"] = json.dumps({**(notes or {}), **about})
+        faults.reach("shard:before_verify")
         read_shard(temp, plan_hash, block, start, stop)
         faults.reach("shard:before_rename")
         os.replace(temp, final)
         faults.reach("shard:after_rename")
-        fsync_folder(final.parent)
+        sync_folder(final.parent)
     except (OSError, RuntimeError, ShardInvalid) as error:
         temp.unlink(missing_ok=True)
         if isinstance(error, ShardInvalid):
@@ -171,18 +152,3 @@ def done_blocks(run_dir: Path, plan_hash: str, blocks: Iterable[tuple[int, int, 
             bad.append(str(error))
             path.unlink(missing_ok=True)
     return done, bad
-
-
-def sweep_temporary(run_dir: Path) -> int:
-    """Remove temporary files of attempts that died on this host, or that nobody touched for an hour."""
-    removed = 0
-    for path in run_dir.rglob("*.tmp"):
-        match = re.search(rf"\.{re.escape(os.uname().nodename)}-(\d+)(-\d+)?\.tmp$", path.name)
-        ours = match is not None and not os.path.exists(f"/proc/{match[1]}")
-        try:
-            if ours or path.stat().st_mtime < time.time() - 3600:
-                path.unlink()
-                removed += 1
-        except FileNotFoundError:
-            continue
-    return removed

@@ -129,7 +129,6 @@ class Worker(threading.Thread):
         self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self.outbox: deque[Message] = deque()
         self.notes: deque[str] = deque()
-        self.fatal: LensscanError | None = None
         self.rows_now = 0
         self._build = build
         self._waiting: deque[Message] = deque()
@@ -163,7 +162,6 @@ class Worker(threading.Thread):
     def _give_up(self, error: Exception) -> None:
         """Tell root that this worker cannot go on: a user's error ends the run, any other only this worker."""
         if isinstance(error, LensscanError):
-            self.fatal = error
             self.notes.append(str(error))
             self._say(Kind.STOP, code=error.exit_code)
         else:
@@ -327,7 +325,10 @@ class Worker(threading.Thread):
         except Exception:
             self._block_failed(job.block, ExitCode.ERROR)
             return
-        engine.finished(job.block)
+        try:
+            engine.finished(job.block)
+        except OSError as error:  # marks that stay cost a closer look at most; a block never told as done, the run
+            self.notes.append(f"block {job.block}: cannot remove its marks: {error}")
         counts = np.bincount(job.columns["status"], minlength=Status.MISSING_FILE + REASONS)[Status.MISSING_FILE :]
         reasons = tuple(int(n) for n in counts[:REASONS])
         rows = len(job.rows)

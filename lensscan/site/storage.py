@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from lensscan.files import sync_folder, temporary_name
 from lensscan.site.outcome import Check, Outcome
 
 __all__ = ["check_storage"]
@@ -30,7 +31,7 @@ def check_storage(folder: Path) -> Iterator[Check]:
     if not folder.is_dir():
         yield Check("output folder", Outcome.FAIL, f"{folder} is not a folder; make it, or name another with --output")
         return
-    name = folder / f".lensscan-doctor-{os.uname().nodename}-{os.getpid()}.tmp"
+    name = temporary_name(folder / "lensscan-doctor")
     final = name.with_suffix(".done")
     times: dict[str, float] = {}
     try:
@@ -59,15 +60,6 @@ def timed(times: dict[str, float], step: str, action: Callable[[], T]) -> T:
     result = action()
     times[step] = time.perf_counter() - start
     return result
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def lock_check(descriptor: int, times: dict[str, float]) -> Check:

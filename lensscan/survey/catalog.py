@@ -106,11 +106,6 @@ class Catalog:
         self._kind: str | None = None
 
     @property
-    def column_names(self) -> tuple[str, ...]:
-        """Names of the columns that `Chunk.columns` will hold."""
-        return self._extra
-
-    @property
     def n_rows(self) -> int | None:
         """Rows of all files, or None if that needs reading them (CSV)."""
         total = 0

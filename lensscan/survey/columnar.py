@@ -110,8 +110,13 @@ class ParquetTable(Table):
         return int(self._file.metadata.num_rows)
 
     def _read(self, names: Sequence[str], rows: int, text: str) -> Iterator[Columns]:
-        for batch in self._file.iter_batches(batch_size=min(rows, 1 << 17), columns=list(names)):
-            yield {name: _from_arrow(batch.column(name), self.path, name) for name in names}
+        import pyarrow as pa
+
+        try:
+            for batch in self._file.iter_batches(batch_size=min(rows, 1 << 17), columns=list(names)):
+                yield {name: _from_arrow(batch.column(name), self.path, name) for name in names}
+        except (pa.ArrowException, OSError) as error:
+            raise CatalogError(f"{self.path}: damaged ({' '.join(str(error).split())[:160]}); write it again") from None
 
 
 def _from_arrow(array: Any, path: str, name: str) -> NDArray[Any]:

@@ -88,7 +88,7 @@ class Filling:
             WRONG_SHAPE if the band's centre is not that of the row's other bands.
         """
         slot, batch = self.at + row, self.batch
-        self._origin(row, slot, place, outside)
+        self._origin(slot, place, outside)
         place.put(image, factor, batch.images[slot, band])
         if self._mask_value is not None:
             bad = _join(bad, image == self._mask_value)
@@ -103,7 +103,7 @@ class Filling:
         batch.fwhm[slot, band] = fwhm
         batch.sigma[slot, band] = noise * factor * (place.resampling.noise if place.resampling else 1.0)
 
-    def _origin(self, row: int, slot: int, place: Placement, outside: bool) -> None:
+    def _origin(self, slot: int, place: Placement, outside: bool) -> None:
         scale = self.frame.pixel_scale
         origin = place.offset[0] * scale, place.offset[1] * scale
         if self.batch.present[slot].any():

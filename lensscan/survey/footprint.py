@@ -106,7 +106,7 @@ class TileIndex:
         self._geometry: dict[str, Geometry] = {}
         folder = Path(path).parent
         try:
-            with open(path, newline="") as stream:
+            with open(path, newline="", encoding="utf-8-sig") as stream:
                 sample = stream.readline()
                 stream.seek(0)
                 rows = list(csv.DictReader(stream, delimiter=";" if ";" in sample else ","))

@@ -59,10 +59,10 @@ class PackSource(StampSource):
         self._ranges: list[tuple[Any, Any]] = []
         self._ids: OrderedDict[int, tuple[NDArray[Any], NDArray[np.intp]]] = OrderedDict()
         self._kind = ""
-        for number, path in enumerate(self._paths):
-            self._inspect(number, path)
+        for path in self._paths:
+            self._inspect(path)
 
-    def _inspect(self, number: int, path: str) -> None:
+    def _inspect(self, path: str) -> None:
         try:
             pack = PackFile.open(path)
         except StampError as error:

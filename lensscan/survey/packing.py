@@ -14,7 +14,7 @@ import numpy as np
 from lensscan.config import Survey
 from lensscan.errors import OutputError, StampError
 from lensscan.faults import reach
-from lensscan.files import make_folder, replacing
+from lensscan.files import make_folder, replacing, sweep_temporary, temporary_files
 from lensscan.schema import status_name
 from lensscan.survey.catalog import Catalog, Chunk
 from lensscan.survey.packfile import MAX_ROWS, PackFile, native_ids
@@ -96,7 +96,7 @@ def pack_catalog(
                 tried.look(located.file)
                 tried.require()
                 make_folder(folder)
-                _sweep(path)
+                sweep_temporary(temporary_files(path))
                 rows = Rows.of(chunk, located)
                 with PackWriter(path, frame, chunk.id.dtype, survey, key) as writer:
                     for start in range(0, chunk.n, BATCH):
@@ -150,14 +150,6 @@ def _finished(path: Path, key: str) -> bool:
     return True
 
 
-def _sweep(path: Path) -> None:
-    """Remove what killed runs on this machine left of a pack."""
-    for part in path.parent.glob(f"{path.name}.*.part"):
-        pid = part.name.split(".")[-2]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            part.unlink(missing_ok=True)
-
-
 def _count(path: Path, report: PackReport) -> None:
     pack = PackFile.open(str(path))
     report.rows += len(pack.rows)
@@ -182,7 +174,7 @@ def _failures(folder: Path, packs: int) -> Iterator[tuple[object, str]]:
 
 
 def _write_failures(folder: Path, packs: int) -> None:
-    with replacing(folder / FAILURES) as part, open(part, "w", newline="") as stream:
+    with replacing(folder / FAILURES) as part, open(part, "w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["id", "reason"])
         writer.writerows(_failures(folder, packs))

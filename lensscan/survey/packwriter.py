@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from lensscan.config import Survey
 from lensscan.errors import OutputError, StampError, disk_error
+from lensscan.files import sync_folder, temporary_name
 from lensscan.schema import Status
 from lensscan.survey.fits import BLOCK
 from lensscan.survey.packfile import MAX_ROWS, SIGN_BIT, PackFile, failure_dtype, index_dtype, row_dtype
 from lensscan.survey.stamps import Batch, Frame
 from lensscan.survey.zeropoint import NJY_ZERO_POINT
 
-__all__ = ["PackWriter", "sync_folder"]
+__all__ = ["PackWriter"]
 
 LETTERS = {"|i1": "L", "|u1": "B", ">i2": "I", ">i4": "J", ">i8": "K", ">f4": "E", ">f8": "D"}
 UNITS = {"RA": "deg", "DEC": "deg", "IMAGE": "nJy", "ORIGIN": "arcsec", "FWHM": "arcsec", "SIGMA": "nJy"}
@@ -61,13 +62,12 @@ class PackWriter:
         self._index: list[NDArray[Any]] = []
         self._failed: list[NDArray[Any]] = []
         self.n_rows = 0
-        self._part = f"{self.path}.{os.getpid()}.part"
+        self._part = str(temporary_name(self.path))
         self._stream: IO[bytes] | None = None
 
     def __enter__(self) -> PackWriter:
         with self._disk():
-            descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-            self._stream = os.fdopen(descriptor, "wb")
+            self._stream = open(self._part, "xb")
             self._stream.write(_primary() + self._header("STAMPS", self._row, 0))
         return self
 
@@ -210,15 +210,6 @@ class PackWriter:
         except OSError as error:
             reason = error.strerror or str(error)
             raise disk_error(error, self.path) or OutputError(f"cannot write {self.path}: {reason}") from None
-
-
-def sync_folder(folder: str) -> None:
-    """Make a rename in a folder permanent."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _columns(dtype: np.dtype[Any]) -> list[tuple[str, Any]]:

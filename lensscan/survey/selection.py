@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensscan.errors import CatalogError, ConfigError, OutputError, disk_error
+from lensscan.files import temporary_name
 from lensscan.survey.fits import create_fitsio, open_fitsio
 from lensscan.survey.select import CutFlow
 
@@ -41,7 +42,7 @@ class SelectionWriter:
         folder = os.path.dirname(self.path) or "."
         if not os.path.isdir(folder):
             raise OutputError(f"cannot write {self.path}: no folder {folder}; make it, or give another name")
-        self._part = f"{self.path[:-5]}.{os.getpid()}.part.fits"
+        self._part = str(temporary_name(self.path))
         self._file: Any = None
         self._dtype: np.dtype[Any] | None = None
         self._n = 0

@@ -35,6 +35,7 @@ __all__ = [
     "check_bands",
     "check_scale",
     "number_files",
+    "open_reader",
     "open_source",
     "split_spec",
     "survey_frame",
@@ -413,3 +414,27 @@ def open_source(
     from lensscan.survey.tiles import open_tiles
 
     return open_tiles(where, survey, wanted, resample)
+
+
+def open_reader(spec: str, survey: Survey, frame: Frame, *, resample: bool = False) -> StampReader:
+    """Return a reader for one thread of rows that a source of the same SPEC has located.
+
+    Unlike `open_source` it looks at no file: thousands of ranks need not open every pack or tile to read a few.
+
+    Raises
+    ------
+    ConfigError
+        For a SPEC of unknown kind.
+    """
+    kind, _ = split_spec(spec)
+    if kind == "packs":
+        from lensscan.survey.pack import PackReader
+
+        return PackReader(survey, frame, resample)
+    if kind == "stamps":
+        from lensscan.survey.loose import LooseReader
+
+        return LooseReader(survey, frame, resample)
+    from lensscan.survey.tiles import TileReader
+
+    return TileReader(survey, frame, resample)

@@ -37,7 +37,8 @@ class TextTable(Table):
 
     def _first_line(self) -> tuple[int, str]:
         skip = 0
-        with gzip.open(self.path, "rt") if self.path.endswith(".gz") else open(self.path) as stream:
+        opener = gzip.open if self.path.endswith(".gz") else open
+        with opener(self.path, "rt", encoding="utf-8-sig") as stream:  # spreadsheets begin with a byte order mark
             for line in stream:
                 if not line.startswith("#") and line.strip():
                     return skip, line.strip()

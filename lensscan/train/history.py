@@ -67,7 +67,7 @@ class History:
 
     def resume(self, step: int) -> None:
         """Read the file and drop what lies beyond `step`, which will be done again."""
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         self.records = []
         for line in lines:
             try:
@@ -77,14 +77,14 @@ class History:
             if record["step"] <= step:
                 self.records.append(record)
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in self.records))
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in self.records), encoding="utf-8")
         os.replace(temporary, self.path)
 
     def add(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         """Append a record."""
         record: dict[str, float | str] = {"kind": kind, "step": step, **values}
         self.records.append(record)
-        with open(self.path, "a") as stream:
+        with open(self.path, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(record) + "\n")
         if self.board is not None:
             for name, value in values.items():

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lensscan.candidates.file import Header, read_candidates, read_files, read_header, read_provenance
+from lensscan.candidates.file import read_candidates, read_header
+from lensscan.candidates.stamps import CandidateStamps
 from lensscan.candidates.summary import clean_leaders, probability
-from lensscan.config import Survey, build
 from lensscan.errors import OutputError
 from lensscan.render.rgb import asinh_rgb
 from lensscan.render.sheet import Cell, Ring, contact_sheet
 from lensscan.schema import Status, status_name
-from lensscan.survey.stamps import Batch, Frame, Rows, StampReader, allocate, open_source
+from lensscan.survey.stamps import Batch, Frame
 
 if TYPE_CHECKING:
     from astropy.table import QTable
@@ -106,41 +106,17 @@ def mosaic(
     header, table = read_header(path), clean_leaders(read_candidates(path), clean)[:n]
     if not len(table):
         raise OutputError(f"{path} has no {'clean ' if clean else ''}candidate to show")
-    frame = _frame(header, read_provenance(path))
-    plan = header.plan_settings
-    survey = build(Survey, plan["survey"], f"{path}: survey")
-    size = int(plan.get("stamp_size") or 0) or None
-    source = open_source(plan["stamps"], survey, frame, resample=bool(plan["resample"]), stamp_size=size)
-    reader = source.reader()
     per_page = layout.columns * layout.rows
-    batch = allocate(per_page, frame)
-    try:
+    with CandidateStamps(path) as stamps:
         for start in range(0, len(table), per_page):
             page = table[start : start + per_page]
-            cells = _cells(path, page, frame, reader, batch, layout, truth or {})
+            cells = _cells(page, stamps.read(page), stamps.frame, layout, truth or {})
             title = f"{Path(path).name}: ranks {page['rank'][0]} to {page['rank'][-1]} of {header.n_scored:,} scored"
             full = layout.rows if len(table) > per_page else None
             yield contact_sheet(cells, layout.columns, stamp=layout.stamp, title=title, rows=full)
-    finally:
-        reader.close()
 
 
-def _frame(header: Header, provenance: dict[str, Any]) -> Frame:
-    stored = provenance["frame"]
-    return Frame(tuple(stored["bands"]), int(stored["size"]), float(stored["pixel_scale"]), 1)
-
-
-def _cells(
-    path: str | Path,
-    page: QTable,
-    frame: Frame,
-    reader: StampReader,
-    batch: Batch,
-    layout: Layout,
-    truth: dict[str, bool],
-) -> list[Cell]:
-    batch.clear()
-    reader.read(_rows(path, page), 0, len(page), batch)
+def _cells(page: QTable, batch: Batch, frame: Frame, layout: Layout, truth: dict[str, bool]) -> list[Cell]:
     cells = []
     for k in range(len(page)):
         status = int(batch.status[k])
@@ -155,24 +131,6 @@ def _cells(
         ring = _ring(row, batch.origin[k], frame.pixel_scale) if layout.ring else None
         cells.append(Cell(_picture(batch, k, frame.bands, page, row), lines, border, ring, badge))
     return cells
-
-
-def _rows(path: str | Path, page: QTable) -> Rows:
-    nothing = np.full(len(page), np.nan)
-    values = {name: np.asarray(getattr(page[name], "value", page[name])) for name in page.colnames if name in _ROW}
-    return Rows(
-        id=values["id"],
-        ra=values["ra"],
-        dec=values["dec"],
-        px=values.get("px", nothing),
-        py=values.get("py", nothing),
-        file=read_files(path, values["file"]),
-        offset=values["offset"],
-        status=np.zeros(len(page), np.uint8),
-    )
-
-
-_ROW = ("id", "ra", "dec", "px", "py", "file", "offset")
 
 
 def _picture(batch: Batch, k: int, bands: Sequence[str], page: QTable, row: Any) -> NDArray[np.uint8]:

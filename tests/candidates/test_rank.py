@@ -43,6 +43,11 @@ def test_stream_equals_sorting_everything(rows, top, min_logit, chunk):
     np.testing.assert_array_equal(found["payload"][:, 0], found["plan_row"])
 
 
+def test_a_tie_with_the_worst_that_comes_late_is_decided_by_id():
+    table = records([(3.0, 3), (0.0, 3), (0.0, 2), (0.0, 3), (0.0, 3), (0.0, 1)])
+    assert stream(table, 2, None, 5)["plan_row"].tolist() == [0, 5]
+
+
 def test_memory_is_bounded_by_k():
     best = TopK(DTYPE, 10)
     rng = np.random.default_rng(0)

@@ -6,7 +6,7 @@ import pytest
 from astropy.coordinates import SkyCoord
 from astropy.wcs import WCS
 
-from lensscan.candidates.sky import deproject, lens_on_sky
+from lensscan.candidates.sky import deproject, lens_on_sky, project
 
 SCALE = 0.263
 
@@ -39,6 +39,8 @@ def test_against_astropy(place, rotation, mirrored):
     found = SkyCoord(got["ra_lens"][0], got["dec_lens"][0], unit="deg")
     assert lens.separation(found) < 1e-6 * u.arcsec
     assert 0 <= got["ra_lens"][0] < 360
+    back = project(row_of(wcs), got["ra_lens"], got["dec_lens"])
+    np.testing.assert_allclose(np.ravel(back), [x, y], atol=1e-6)
     ends = wcs.wcs_pix2world((x + np.array([0, np.cos(phi)])) / SCALE, (y + np.array([0, np.sin(phi)])) / SCALE, 0)
     start, tip = SkyCoord(*ends, unit="deg")
     difference = (start.position_angle(tip).deg - got["pa"][0] + 90) % 180 - 90

@@ -10,6 +10,7 @@ from lensscan.candidates.digest import content_hash
 from lensscan.candidates.verify import verify_output
 from lensscan.errors import VerificationError
 from lensscan.scan.merge import MergeSettings, merge
+from lensscan.schema import Status
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,7 @@ BREAKS = {
     "does not exist": lambda h5: change(h5["scores/row"], 5, 317),
     "no logit": lambda h5: change(h5["scores/logit"], int(h5["candidates"]["plan_row"][9]), np.nan),
     "/failures": lambda h5: change(h5["failures"], 2, 77, "plan_row"),
+    "/failures does not list": lambda h5: change(h5["failures"], 2, Status.TIMEOUT, "status"),
     "neither scored nor failed": lambda h5: (
         change(h5["scores/status"], int(h5["failures"]["plan_row"][0]), 0),
         change(h5["failures"], 0, 0, "status"),

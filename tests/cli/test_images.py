@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 from pathlib import Path
 
 import fitsio
@@ -18,6 +19,7 @@ from lensscan.candidates.imagetable import COLUMNS, FORMATS, write_table
 from lensscan.cli.images import FORMATS as CLI_FORMATS
 from lensscan.cli.main import main
 from lensscan.config import Band, Survey
+from lensscan.errors import DiskError
 from lensscan.lens import SIE
 from lensscan.scan.merge import MergeSettings, merge
 from lensscan.scan.settings import canonical
@@ -239,3 +241,20 @@ def test_the_page_of_the_documentation_names_every_column():
 
 def test_names_of_the_command_line():
     assert tuple(FORMATS) == CLI_FORMATS
+
+
+def test_a_full_disk_under_a_table_of_images_is_74(tmp_path):
+    """HDF5 would leave a torn file, and might crash later."""
+    table = QTable({"x": np.zeros(10_000)})
+    write_table(table, tmp_path / "a.h5", "hdf5")
+    assert len(QTable.read(tmp_path / "a.h5", path="images")) == 10_000
+    whole = (tmp_path / "a.h5").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(DiskError, match="free disk space"):
+            write_table(table, tmp_path / "a.h5", "hdf5")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "a.h5").read_bytes() == whole
+    assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]

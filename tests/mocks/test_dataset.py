@@ -68,11 +68,12 @@ def test_tables_have_units_and_every_row(loose):
 
 
 def test_resume_completes_what_is_missing_and_touches_nothing_else(loose):
-    first, kept = (loose.folder / loose.file_of(row) for row in (3, 4))
-    data, stamp = first.read_bytes(), kept.stat().st_mtime_ns
-    first.unlink()
+    gone, kept, empty = (loose.folder / loose.file_of(row) for row in (3, 4, 5))
+    data, stamp = [gone.read_bytes(), empty.read_bytes()], kept.stat().st_mtime_ns
+    gone.unlink()
+    empty.write_bytes(b"")
     loose.write()
-    assert first.read_bytes() == data
+    assert [gone.read_bytes(), empty.read_bytes()] == data
     assert kept.stat().st_mtime_ns == stamp
 
 
@@ -186,6 +187,11 @@ def test_hdf5_blocks_show_as_one_file(loose, tmp_path, monkeypatch):
         assert file["theta_E"].attrs["unit"] == "arcsec"
         assert list(file.attrs["bands"]) == list(loose.recipe.bands)
     assert Table.read(data.folder / "catalog.fits")["file"][39] == "blocks/0002.h5"
+    (data.folder / "blocks/0002.h5").unlink()
+    with h5py.File(data.folder / "mocks.h5", "r") as file:
+        assert np.isnan(file["images"][32:]).all(), "a lost block must not read as empty sky"
+        assert (file["index"][32:] == -1).all()
+        np.testing.assert_array_equal(file["index"][:32], np.arange(32))
 
 
 def test_a_torn_block_is_written_again(loose, tmp_path, monkeypatch):

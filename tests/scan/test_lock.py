@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ import time
 
 import pytest
 
-from lensscan.errors import LockedError
+from lensscan.errors import DiskError, LockedError
 from lensscan.scan import lock as lock_module
 from lensscan.scan.lock import RunLock
 
@@ -63,3 +64,34 @@ def test_the_owner_notices_that_the_lock_was_taken(tmp_path, monkeypatch):
     assert not lock.refresh()
     lock.release()
     assert (tmp_path / "lock").exists(), "a lock that is not ours is left alone"
+
+
+def test_of_two_who_find_a_stale_lock_one_gets_it(tmp_path, monkeypatch):
+    """The slower one has judged the old lock, and removes the new one."""
+    path = tmp_path / "lock"
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 1}))
+    old = time.time() - lock_module.STALE_SECONDS - 1
+    os.utime(path, (old, old))
+    winner = {"host": "faster", "pid": 2}
+
+    def judged(self, holder):
+        monkeypatch.undo()
+        path.write_text(json.dumps(winner))
+        return "not refreshed"
+
+    monkeypatch.setattr(RunLock, "_takeover_reason", judged)
+    with pytest.raises(LockedError, match="host faster, pid 2"):
+        RunLock(path).acquire()
+    assert json.loads(path.read_text(encoding="ascii")) == winner
+    assert [item.name for item in tmp_path.iterdir()] == ["lock"]
+
+
+def test_a_disk_too_full_for_the_lock_leaves_none(tmp_path, monkeypatch):
+    def full(owner, stream):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(json, "dump", full)
+    with pytest.raises(DiskError, match="free disk space"):
+        RunLock(tmp_path / "lock").acquire()
+    monkeypatch.undo()
+    assert RunLock(tmp_path / "lock").acquire() == ""

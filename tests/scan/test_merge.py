@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from synthetic_run import make_card, make_run
+from synthetic_run import make_card, make_run, make_shard
 
 from lensscan import faults
 from lensscan.candidates.file import read_candidates, read_header, read_provenance
@@ -22,9 +22,9 @@ from lensscan.errors import DiskError, ShardInvalid, VerificationError
 from lensscan.metrics.scalemixture import GAUSSIAN, ScaleMixture
 from lensscan.nets.posterior import posterior_columns
 from lensscan.scan import merge as merge_module
-from lensscan.scan.columns import tile_name
+from lensscan.scan.columns import row_bytes, tile_name
 from lensscan.scan.merge import MergeSettings, merge
-from lensscan.scan.shards import shard_path, write_shard
+from lensscan.scan.shards import as_table, shard_path, write_shard
 from lensscan.schema import Flag, Status
 
 SETTINGS = MergeSettings(top=25, prevalence=1e-3)
@@ -328,16 +328,23 @@ def test_an_older_output_survives_a_failed_merge(tmp_path, monkeypatch):
 
 def test_temporary_files_of_dead_attempts_are_swept(tmp_path):
     run = make_run(tmp_path, 30)
-    host = os.uname().nodename
-    dead = tmp_path / f".OUT.h5.{host}.999999999.abcdef01.tmp"
-    alive = tmp_path / f".OUT.h5.{host}.1.abcdef01.tmp"
-    elsewhere = tmp_path / ".OUT.h5.other.node.17.abcdef01.tmp"
-    for path in (dead, alive, elsewhere):
+    dead, alive = (tmp_path / f".OUT.h5.{os.uname().nodename}-{pid}-abcdef01.tmp" for pid in (999999999, 1))
+    for path in (dead, alive):
         path.write_text("x")
     do_merge(run)
     assert not dead.exists()
     assert alive.exists()
-    assert elsewhere.exists()
+
+
+@pytest.mark.parametrize("networks,components", [(1, None), (3, 5)])
+def test_the_bytes_of_a_row_are_those_of_shards_and_scores(tmp_path, networks, components):
+    columns = make_shard(np.random.default_rng(0), 5, networks=networks, components=components)
+    run = make_run(tmp_path, 40)
+    do_merge(run)
+    with h5py.File(run.out) as h5:
+        scores = sum(data.dtype.itemsize for name, data in h5["scores"].items() if not name.startswith("cat_"))
+    found = as_table(columns).dtype.itemsize + scores + 4 * (networks - 1)
+    assert row_bytes(3, networks, components or networks) == pytest.approx(found, rel=0.05)
 
 
 def test_tile_names():

@@ -181,6 +181,20 @@ def test_blocks_of_a_stalled_worker_go_to_another():
     assert scheduler.rows_done == 3
 
 
+def test_a_block_given_up_on_one_worker_counts_when_a_stalled_one_brings_it_after_all():
+    scheduler = Scheduler([1.0], expected=2, stall_seconds=10)
+    for rank in (0, 1):
+        scheduler.on_message(Message(Kind.READY, rank, code=2), 0.0)
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        assert sends(scheduler.on_tick(20.0 * attempt)) == [(1, Kind.BLOCK, 0)]
+        assert sends(scheduler.on_message(Message(Kind.FAIL, 1, 0, code=1), 20.0 * attempt)) == []
+    assert scheduler.abandoned == {0}
+    scheduler.on_message(Message(Kind.DONE, 0, 0, rows=3), 100.0)
+    assert scheduler.abandoned == set()
+    assert scheduler.complete
+    assert scheduler.draining == ExitCode.OK
+
+
 def test_protocol_round_trip_and_size():
     message = Message(Kind.DONE, 3, 2**40, 17, 2, 75, 1.5, tuple(range(16)))
     assert Message.unpack(message.pack()) == message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 import h5py
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from lensscan import faults
 from lensscan.errors import DiskError, ExitCode, ShardInvalid
+from lensscan.hdf5 import DiskSink
 from lensscan.scan import shards
 
 PLAN = "a" * 64
@@ -35,12 +37,35 @@ def test_round_trip(run_dir):
 
 
 @pytest.mark.parametrize(
-    "args", [("b" * 64, 7, 100, 110), (PLAN, 8, 100, 110), (PLAN, 7, 101, 110), (PLAN, 7, 100, 111)]
+    "args", [("b" * 64, 7, 100, 110), (PLAN, 8, 100, 110), (PLAN, 7, 101, 110), (PLAN, 7, 101, 111)]
 )
 def test_a_shard_of_another_plan_or_range_is_refused(run_dir, args):
     path = shards.write_shard(run_dir, PLAN, 7, 100, 110, columns())
     with pytest.raises(ShardInvalid):
         shards.read_shard(path, *args)
+
+
+def test_a_shard_is_durable_before_it_has_its_name_and_so_is_the_name(run_dir, monkeypatch):
+    done = []
+    rename, kinds = os.replace, {True: "folder", False: "file"}
+    monkeypatch.setattr(os, "fsync", lambda number: done.append(kinds[stat.S_ISDIR(os.fstat(number).st_mode)]))
+    monkeypatch.setattr(os, "replace", lambda *names: done.append("name") or rename(*names))
+    shards.write_shard(run_dir, PLAN, 0, 0, 10, columns())
+    assert done == ["file", "name", "folder"]
+
+
+def test_a_shard_with_another_number_of_rows_is_refused(run_dir):
+    with pytest.raises(ShardInvalid, match="has not 10 rows"):
+        shards.write_shard(run_dir, PLAN, 0, 0, 10, columns(9))
+
+
+def test_what_the_disk_did_not_keep_is_noticed_before_it_has_its_name(run_dir, monkeypatch):
+    """A disk that loses bytes and says nothing."""
+    write = DiskSink.write
+    monkeypatch.setattr(DiskSink, "write", lambda self, data: write(self, bytes(len(data))))
+    with pytest.raises(ShardInvalid):
+        shards.write_shard(run_dir, PLAN, 0, 0, 10, columns())
+    assert [p for p in run_dir.rglob("*") if p.is_file()] == []
 
 
 def test_damage_is_noticed_and_the_shard_removed(run_dir):
@@ -64,7 +89,7 @@ def test_truncation_is_noticed(run_dir, keep):
 
 
 @pytest.mark.parametrize(
-    "point", ["shard:before_write", "shard:before_close", "shard:before_sync", "shard:before_rename"]
+    "point", ["shard:before_write", "shard:before_close", "shard:before_verify", "shard:before_rename"]
 )
 def test_full_disk_is_74_and_leaves_no_file(run_dir, monkeypatch, point):
     monkeypatch.setattr(faults, "_faults", [faults.Fault(point, "enospc", None, 1)])
@@ -82,16 +107,3 @@ def test_checksum_sees_values_dtypes_shapes_and_names():
     sums = [shards.checksum(shards.as_table(columns)) for columns in (base, {"a": base["a"].copy()}, *others)]
     assert sums[0] == sums[1]
     assert len(set(sums)) == 5
-
-
-def test_sweep_removes_only_the_dead(run_dir):
-    folder = run_dir / "shards" / "00"
-    folder.mkdir()
-    host = os.uname().nodename
-    dead = folder / f"B000000.h5.{host}-999999999-0.tmp"
-    alive = folder / f"B000000.h5.{host}-{os.getpid()}-0.tmp"
-    foreign = folder / "B000000.h5.elsewhere-1-0.tmp"
-    for path in (dead, alive, foreign):
-        path.write_text("x")
-    assert shards.sweep_temporary(run_dir) == 1
-    assert [p.exists() for p in (dead, alive, foreign)] == [False, True, True]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -180,3 +181,22 @@ def test_real_catalogs(shared_data):
     assert tables[0].id.tolist() == tables[1].id.tolist()
     np.testing.assert_allclose(tables[0].mags["g"], tables[1].mags["g"])
     assert tables[0].columns["file"].tolist() == tables[1].columns["file"].tolist()
+
+
+@pytest.mark.parametrize("name", ["c.csv", "c.csv.gz"])
+def test_a_table_of_a_spreadsheet_is_utf8_with_a_mark_in_front(tmp_path, name):
+    """Whatever the locale: names of columns are read by us, values by pyarrow."""
+    survey = dataclasses.replace(PLAIN, catalog=CatalogColumns(keep=("größe",)))
+    text = "\ufeffid,ra,dec,mag_g,größe\nJ1,1,2,20,klein\nJ2,1,2,20,groß\n".encode()
+    (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
+    (chunk,) = open_catalog(str(tmp_path / name), survey).chunks()
+    assert chunk.id.tolist() == ["J1", "J2"]
+    assert chunk.columns["größe"].tolist() == ["klein", "groß"]
+
+
+def test_a_parquet_file_with_damaged_pages_is_named(tmp_path):
+    path = Path(write(table(IDS["int64"], vector=False), tmp_path, "parquet"))
+    data = path.read_bytes()
+    path.write_bytes(data[:4] + bytes(196) + data[200:])
+    with pytest.raises(CatalogError, match=r"cat\.parquet: damaged"):
+        read(open_catalog(str(path), PLAIN))

@@ -17,8 +17,9 @@ from lensscan.config import load_survey
 from lensscan.errors import CatalogError, ConfigError, OutputError
 from lensscan.schema import Flag, Status
 from lensscan.survey.catalog import Chunk, open_catalog
+from lensscan.survey.packfile import PackFile
 from lensscan.survey.packwriter import PackWriter
-from lensscan.survey.stamps import Batch, Frame, Rows, allocate, open_source
+from lensscan.survey.stamps import Batch, Frame, Rows, allocate, open_reader, open_source
 
 SURVEY = load_survey("des")
 FRAME = Frame(("g", "r"), 16, 0.263, 2)
@@ -313,3 +314,20 @@ def test_too_many_rows_for_a_pack(tmp_path, monkeypatch):
     monkeypatch.setattr("lensscan.survey.packwriter.MAX_ROWS", 3)
     with pytest.raises(OutputError, match="at most 3 rows"):
         write(tmp_path / "p", np.arange(4))
+
+
+def test_a_reader_looks_at_no_pack_before_it_reads(tmp_path, monkeypatch):
+    """Each of ten thousand ranks reads a few packs: it must not open all of them first."""
+    for name in "abc":
+        write(tmp_path / "p", np.arange(10) + 10 * ord(name), name=f"{name}.fits")
+    spec, chunk = f"packs:{tmp_path}/p", chunk_of(np.arange(10) + 10 * ord("b"))
+    rows = Rows.of(chunk, open_source(spec, SURVEY, FRAME).locate(chunk))
+    opened = []
+    real = PackFile.open
+    monkeypatch.setattr(PackFile, "open", lambda path: opened.append(path) or real(path))
+    reader, batch = open_reader(spec, SURVEY, FRAME), allocate(10, FRAME)
+    assert opened == []
+    reader.read(rows, 0, 10, batch)
+    reader.close()
+    assert (batch.status[:10] == Status.PENDING).all()
+    assert opened == [f"{tmp_path}/p/b.fits"]

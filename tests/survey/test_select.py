@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import resource
+
 import numpy as np
 import pytest
 from astropy.table import Table
 
 from lensscan.cli.main import main
 from lensscan.config import Band, Cut, CutStep, Survey, load_cut, load_survey, shipped
-from lensscan.errors import ConfigError
+from lensscan.errors import ConfigError, ExitCode
 from lensscan.survey.catalog import open_catalog
 from lensscan.survey.select import Selector, expression_bands, read_stored_flow
 
@@ -139,3 +141,21 @@ def test_a_selection_is_not_written_into_the_void(tmp_path, capsys):
 def test_other_files_have_no_stored_flow(tmp_path):
     assert read_stored_flow(catalog(tmp_path, mag_g=[1.0])) is None
     assert read_stored_flow(tmp_path / "a.csv") is None
+
+
+@pytest.mark.parametrize("limit", [1000, 30_000])
+def test_a_full_disk_is_74_and_leaves_nothing(tmp_path, capsys, limit):
+    path = catalog(tmp_path, mag_g=np.full(5000, 21.0), mag_r=np.full(5000, 20.0))
+    survey, cut, out = tmp_path / "s.toml", tmp_path / "c.toml", tmp_path / "new"
+    survey.write_text('name = "s"\npixel_scale = 0.2\n' + "".join(f'[bands.{b}]\nmag = "mag_{b}"\n' for b in "gr"))
+    cut.write_text('name = "c"\n[[step]]\nvalue = "g - r"\nmin = 0.5\n')
+    out.mkdir()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        code = main(["select", path, "--survey", str(survey), "--cut", str(cut), "-o", str(out / "s.fits")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert code == ExitCode.DISK
+    assert "free disk space" in capsys.readouterr().err
+    assert not list(out.iterdir())

@@ -60,7 +60,7 @@ def _describe(folder: Path, frame: Frame, n: int, seed: int) -> np.ndarray:
 
     folder.mkdir(parents=True, exist_ok=True)
     bands = "".join(f"[bands.{band}]\nzero_point = 31.4\n" for band in frame.bands)
-    (folder / "survey.toml").write_text(f'name = "bench"\npixel_scale = {frame.pixel_scale}\n{bands}')
+    (folder / "survey.toml").write_text(f'name = "bench"\npixel_scale = {frame.pixel_scale}\n{bands}', encoding="utf-8")
     rng = np.random.default_rng(seed)
     ids = np.arange(n, dtype=np.int64) + 1000
     table = Table({"id": ids, "ra": rng.uniform(0, 360, n), "dec": rng.uniform(-60, 60, n)})

@@ -316,7 +316,9 @@ def scan(
         wall = time.perf_counter() - begin
         if done.returncode:
             raise LensscanError(f"the scan under test failed: {done.stderr.strip().splitlines()[-1:]}")
-        events = [json.loads(line) for line in (Path(f"{out}.run") / "log.jsonl").read_text().splitlines()]
+        events = [
+            json.loads(line) for line in (Path(f"{out}.run") / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
     ready = max(e["time"] for e in events if e["event"] == "ready")  # the steady state, when every rank is up
     blocks = [(e["time"], e["rows"]) for e in events if e["event"] == "block" and e["time"] > ready]
     last = max(at for at, _ in blocks)

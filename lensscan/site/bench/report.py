@@ -121,6 +121,8 @@ class Report:
     def save(self, path: str | Path) -> None:
         """Write the figures as JSON."""
         try:
-            Path(path).write_text(json.dumps({"title": self.title, "figures": self.figures}, indent=1) + "\n")
+            Path(path).write_text(
+                json.dumps({"title": self.title, "figures": self.figures}, indent=1) + "\n", encoding="utf-8"
+            )
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error.strerror}; choose another file") from None

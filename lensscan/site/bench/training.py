@@ -90,7 +90,7 @@ def run_case(case: Case, ranks: int) -> list[Timed]:
             )
         except subprocess.TimeoutExpired:
             raise LensscanError(f"the training under test took more than {TIMEOUT:.0f} s ({case.backend})") from None
-        found = [Timed(**json.loads(path.read_text())) for path in sorted(Path(temp).glob("*.json"))]
+        found = [Timed(**json.loads(path.read_text(encoding="utf-8"))) for path in sorted(Path(temp).glob("*.json"))]
     if done.returncode or len(found) != max(1, ranks):
         said = done.stderr.strip().splitlines()[-1:]
         raise LensscanError(f"the training under test failed ({case.backend}, {ranks} ranks): {said}")

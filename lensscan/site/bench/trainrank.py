@@ -226,7 +226,7 @@ def main(arguments: list[str]) -> None:
     torch.set_num_threads(1)
     found = time_steps(case, case.settings())
     name = f"{mpi.local_rank()}.json"
-    Path(arguments[1], name).write_text(json.dumps(dataclasses.asdict(found)))
+    Path(arguments[1], name).write_text(json.dumps(dataclasses.asdict(found)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from lensscan.candidates.sink import DiskSink
+from lensscan.hdf5 import DiskSink, new_hdf5
 
 
 def fill(sink):
@@ -64,7 +64,7 @@ def test_process_ends_in_order_after_a_full_disk(tmp_path):
     code = """
 import resource, sys, h5py, numpy as np
 from pathlib import Path
-from lensscan.candidates.sink import DiskSink
+from lensscan.hdf5 import DiskSink
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 sink = DiskSink(Path(sys.argv[1]))
 with h5py.File(sink, "w") as h5:
@@ -73,3 +73,18 @@ with h5py.File(sink, "w") as h5:
 sys.exit(74 if sink.error else 1)
 """
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "x.h5")]).returncode == 74
+
+
+def test_a_new_file_is_whole_or_the_disk_is_to_blame(tmp_path):
+    with new_hdf5(tmp_path / "x.h5") as file:
+        file["a"] = np.arange(1000.0)
+    with h5py.File(tmp_path / "x.h5") as file:
+        assert file["a"][999] == 999
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
+    try:
+        with pytest.raises(OSError) as failed, new_hdf5(tmp_path / "y.h5") as file:
+            file["a"] = np.arange(1000.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert failed.value.errno == errno.EFBIG

@@ -1,4 +1,4 @@
-"""A file below HDF5 that survives a full disk.
+"""New HDF5 files on a disk that may fill up.
 
 When a write fails, HDF5 can neither flush nor close the file any more, and the process may crash later, at
 the next file or at its end.  `DiskSink` keeps the first error for its caller, swallows all that HDF5 still
@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["DiskSink"]
+if TYPE_CHECKING:
+    import h5py
+
+__all__ = ["DiskSink", "new_hdf5"]
 
 
 class DiskSink(io.RawIOBase):
@@ -113,3 +118,30 @@ class DiskSink(io.RawIOBase):
         if not self.closed:
             super().close()
             os.close(self._file)
+
+
+@contextmanager
+def new_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Give a new HDF5 file to write to; closed and synced when the block is left.
+
+    Parameters
+    ----------
+    path : Path
+        Must not exist.
+
+    Raises
+    ------
+    OSError
+        If it cannot be created, or the disk failed while it was written.
+    """
+    import h5py
+
+    with DiskSink(path) as sink:
+        try:
+            with h5py.File(sink, "w") as file:
+                yield file
+        except (OSError, RuntimeError) as error:
+            raise sink.error or error from None
+        sink.sync()
+        if sink.error is not None:
+            raise sink.error
