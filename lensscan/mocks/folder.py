@@ -98,7 +98,8 @@ class MockFolder:
     @property
     def content(self) -> str:
         """SHA-256 of record and truth, but for the recipe's name: what is in the folder, wherever it stands."""
-        said = {key: value for key, value in self.record.items() if key != "recipe"} | {"truth": hash_truth(self.truth())}
+        said = {key: value for key, value in self.record.items() if key != "recipe"}
+        said["truth"] = hash_truth(self.truth())
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
     def truth(self) -> dict[str, NDArray[Any]]:
