@@ -35,7 +35,7 @@ class FolderSet(TestSet):
         self.n = self._mocks.n
 
     def describe(self) -> dict[str, Any]:
-        """Return folder, recipe, seed and the truth's hash."""
+        """Return folder, recipe, seed, the truth's hash, and the hash that a training from the folder goes by."""
         record = self._mocks.record
         return {
             "name": self.name,
@@ -45,6 +45,7 @@ class FolderSet(TestSet):
             "seed": record.get("seed"),
             "n": self.n,
             "sha256": hash_truth(self._mocks.truth()),
+            "content": self._mocks.content,
         }
 
     def origin(self) -> Recipe:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -310,7 +311,10 @@ class _Work:
         settings = self.settings
         models = settings.lineup.singles
         if not self.scorers:
-            self.scorers = [Scorer([model], settings.device, settings.batch, views=settings.views) for model in models]
+            self.scorers = [
+                Scorer([model], settings.device, settings.batch, views=settings.views, regress_above=math.inf)
+                for model in models
+            ]
         part = Part(self.recipes[block.kind], block.start, block.n, settings.device)
         for slots, truth in part.batches(tuple(model.frame() for model in models), settings.batch):
             pending = [scorer.submit(slot) for scorer, slot in zip(self.scorers, slots, strict=True)]

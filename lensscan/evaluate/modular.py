@@ -202,6 +202,8 @@ def measure_modular(settings: ModularSettings, progress: Progress = lambda what,
         raise ConfigError("--modular compares MODULAR with END_TO_END (and its training on half the mocks); give both")
     for model in models:
         card = model.card
+        if not model.scores:
+            raise ConfigError(f"model {card.name} gives no scores; compare models that classify")
         if (tuple(card.bands), card.size) != (tuple(recipe.bands), recipe.size):
             raise ConfigError(
                 f"model {card.name} has other bands or another size than recipe {recipe.name}; give one of its own"

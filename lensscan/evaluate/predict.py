@@ -64,7 +64,7 @@ class Predictions:
     ----------
     card : Card
     logit : (n,) float64
-        Calibrated.
+        Calibrated; NaN of a network that never saw anything but lenses.
     posterior : Mixture
         Latent, arcsec from the centre of the supplied stamp; NaN where the model has none.
     flags : (n,) uint32
@@ -267,6 +267,8 @@ def _scored_by_all(columns: Sequence[Columns]) -> NDArray[np.bool_]:
 def _of_model(model: Model, views: int, found: Columns, good: NDArray[np.bool_]) -> Predictions:
     """Return what a network with so many views says of the rows kept."""
     flow = _flow(model, found["post_flow"][good], found["origin"][good], views)
+    if not model.scores:
+        found = found | {"logit": np.full_like(found["logit"], np.nan)}
     return dataclasses.replace(_of(model.card, found, good, views), flow=flow)
 
 

@@ -221,6 +221,8 @@ def _check(settings: RealismSettings) -> None:
     if model is None:
         return
     card = model.card
+    if _has_canvas(recipe) and not model.scores:
+        raise ConfigError(f"model {card.name} gives no scores; the gate needs a model that detects, or none")
     if tuple(card.bands) != tuple(recipe.bands) or card.size != recipe.size:
         raise ConfigError(
             f"recipe {recipe.name} has {recipe.size} pixels of {''.join(recipe.bands)}, model {card.name} wants "

@@ -182,6 +182,7 @@ def _plan(settings: Evaluation) -> _Plan:
     """Open and check everything that an evaluation needs."""
     testset = open_testset(settings.testset, settings.device)
     lineup = line_up(settings.models, settings.views)
+    _require_fresh(lineup, testset)
     training = plan_gradients(testset, settings.hog, settings.device) if settings.baseline == HOG else None
     baseline = None if training else _baseline(settings.baseline, testset)
     cards = [model.card for model in lineup.models] + ([training.card()] if training else [])
@@ -192,6 +193,19 @@ def _plan(settings: Evaluation) -> _Plan:
     stems = [settings.folder / file_stem(name, testset.name) for name in names]
     histories = [_history(stem, card, testset, settings.overwrite) for stem, card in zip(stems, cards, strict=True)]
     return _Plan(testset, lineup, training, baseline, cards, stems, histories)
+
+
+def _require_fresh(lineup: Lineup, testset: TestSet) -> None:
+    """Raise a `ConfigError` for mocks that a model has learnt from: on those it looks better than on others."""
+    found = testset.describe()
+    what = f"test set {testset.name} holds the mocks of seed {found['seed']}"
+    remedy = "on which it looks better than on others; take another set"
+    for model in lineup.singles:
+        if purpose := model.card.learnt_from(found["recipe_digest"], found["seed"], found.get("content", "")):
+            raise ConfigError(f"{what}, the {purpose} of {model.card.name}, {remedy}")
+    for group in lineup.groups:
+        if found["recipe"] in group.ensemble.recipes and found["seed"] == group.ensemble.seed:
+            raise ConfigError(f"{what}, the calibration of {group.model.card.name}, {remedy}")
 
 
 def _beside(stem: Path, ending: str) -> Path:

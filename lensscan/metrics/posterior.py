@@ -31,6 +31,8 @@ __all__ = [
 
 Floats = NDArray[np.floating]
 SAMPLES = 400
+TOGETHER = 500
+"""Rows whose draws are in memory at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +182,13 @@ def credibility(
     if mean.shape[1] == 1:
         return tail.content(mahalanobis(truth, mean[:, 0], cov[:, 0]), mean.shape[-1])
     rng = rng or np.random.default_rng(0)
-    samples = draw_mixture(mean, cov, weight, tail, rng)
-    level = log_density(samples, mean, cov, weight, tail)
-    return 1.0 - rank(level, log_density(np.asarray(truth)[:, None], mean, cov, weight, tail)[:, 0], rng)
+    content = np.empty(len(mean))
+    for start in range(0, len(mean), TOGETHER):
+        rows = slice(start, start + TOGETHER)
+        parts = mean[rows], cov[rows], weight[rows]
+        level = log_density(draw_mixture(*parts, tail, rng), *parts, tail)
+        content[rows] = 1.0 - rank(level, log_density(np.asarray(truth)[rows, None], *parts, tail)[:, 0], rng)
+    return content
 
 
 def joint_coverage(truth: Floats, mean: Floats, cov: Floats, level: float, tail: ScaleMixture = GAUSSIAN) -> float:

@@ -95,6 +95,13 @@ class MockFolder:
         """Folder of the packs; None if the stamps are loose files."""
         return None if self._loose else self.folder / "packs"
 
+    @property
+    def content(self) -> str:
+        """SHA-256 of record and truth, but for the recipe's name: what is in the folder, wherever it stands."""
+        said = {key: value for key, value in self.record.items() if key != "recipe"}
+        said["truth"] = hash_truth(self.truth())
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
     def truth(self) -> dict[str, NDArray[Any]]:
         """Return the truth (n,) as the simulator gives it: classes as numbers."""
         truth = {name: np.asarray(self._truth[name]) for name in self._truth.colnames if name not in ("id", "class")}

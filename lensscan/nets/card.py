@@ -11,11 +11,14 @@ from lensscan.config import build
 from lensscan.errors import ConfigError, ModelError
 from lensscan.metrics.calibration import Calibration
 from lensscan.metrics.scalemixture import ScaleMixture
+from lensscan.mocks.seeds import PURPOSES
 from lensscan.nets.latent import FLOW_COMPONENTS
 
 __all__ = ["FORMAT", "Card", "LensDensity", "ThetaPrior"]
 
 FORMAT = 1
+FLATTERING = ("training", "validation", "calibration")
+"""Purposes of mocks on which a model looks better than on others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +160,28 @@ class Card:
     def ood_edges(self, views: int) -> tuple[float, ...]:
         """Return the distances that scale ``ood`` for a number of views; empty if the model gives none."""
         return self.ood_distances_views if views > 1 else self.ood_distances
+
+    def learnt_from(self, recipe_digest: str, seed: int, content: str = "") -> str:
+        """Return what mocks were to this model that flatter it: its training, validation or calibration; else nothing.
+
+        Parameters
+        ----------
+        recipe_digest, seed
+            Of the mocks.
+        content : str
+            Of the folder that holds them (`lensscan.mocks.folder.MockFolder`), if one does.
+        """
+        said = self.training
+        folder = said.get("folder")
+        if folder and content == folder.get("content"):
+            return "training"
+        if said.get("recipe_digest") != recipe_digest:
+            return ""
+        if "mocks_of_seed" in said:  # of a calibrator of difficulty, which has one set for both
+            return "training" if seed == said["mocks_of_seed"] else ""
+        purposes = [purpose for purpose in FLATTERING if not (folder and purpose == "training")]
+        known = {10 * said["seed"] + PURPOSES[purpose]: purpose for purpose in purposes} if "seed" in said else {}
+        return known.get(seed, "")
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], where: str) -> Card:

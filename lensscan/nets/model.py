@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from astropy.table import QTable
     from numpy.typing import NDArray
 
-__all__ = ["Card", "Model", "build_network", "load_model", "make_trivial"]
+__all__ = ["Card", "Model", "build_network", "common_frame", "load_model", "make_trivial"]
 
 KEY = "lensscan"
 """The one metadata key of a model file (one, because safetensors writes several in random order)."""
@@ -167,6 +167,22 @@ class Model:
         from lensscan.nets.scoring import score_stamps
 
         return score_stamps(self, images, mask, fwhm, sigma, present, prevalence, views, batch, device)
+
+
+def common_frame(models: Sequence[Model]) -> Frame:
+    """Return what models that are scanned together want to see: as many bands as the strictest of them needs.
+
+    Raises
+    ------
+    ModelError
+        If they differ in bands, size or pixel scale.
+    """
+    frames = [model.frame() for model in models]
+    for model, frame in zip(models[1:], frames[1:], strict=True):
+        if dataclasses.replace(frame, min_bands=frames[0].min_bands) != frames[0]:
+            names = f"{models[0].card.name} and {model.card.name}"
+            raise ModelError(f"models {names} differ in bands, size or pixel scale; scan with each alone")
+    return dataclasses.replace(frames[0], min_bands=max(frame.min_bands for frame in frames))
 
 
 def load_model(name: str | Path) -> Model:

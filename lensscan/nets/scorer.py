@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lensscan.errors import ConfigError, ModelError
+from lensscan.errors import ConfigError
 from lensscan.nets.blocks import Outcome
 from lensscan.nets.bridge import fit_gaussians
 from lensscan.nets.card import Card
@@ -27,7 +27,7 @@ from lensscan.nets.flow import SAMPLES, base_points
 from lensscan.nets.flowposterior import pack_outcome, packed_width
 from lensscan.nets.heads import covariance, pack_triangle
 from lensscan.nets.latent import N_COV, N_LATENT, TRIANGLE
-from lensscan.nets.model import Model
+from lensscan.nets.model import Model, common_frame
 from lensscan.nets.normalise import aperture_snr, estimate_sigma, normalise, scalar_inputs
 from lensscan.nets.novelty import make_detector
 from lensscan.schema import Flag
@@ -80,12 +80,7 @@ class Scorer:
             raise ConfigError(f"precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
         if views not in (None, 0, 1, N_VIEWS):
             raise ConfigError(f"views must be 1 or {N_VIEWS}, not {views}")
-        self.frame = models[0].frame()
-        for model in models[1:]:
-            frame = model.frame()
-            if replace(frame, min_bands=self.frame.min_bands) != self.frame:
-                names = f"{models[0].card.name} and {model.card.name}"
-                raise ModelError(f"models {names} differ in bands, size or pixel scale; scan with each alone")
+        self.frame = common_frame(models)
         self.device = torch.device(device)
         self.batch = batch
         self.precision = precision

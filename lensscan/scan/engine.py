@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lensscan.errors import ConfigError, ModelError, PlanMismatch
+from lensscan.errors import ConfigError, PlanMismatch
 from lensscan.process import available_cores
 from lensscan.scan.pipeline import ReaderRing
 from lensscan.scan.plan import Plan
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "build_engine",
-    "common_frame",
     "default_batch",
     "device_key",
     "device_name",
@@ -66,24 +65,6 @@ def device_key(device: str, precision: str) -> str:
     return f"cpu {torch.backends.cpu.get_cpu_capability()}; torch {torch.__version__}"
 
 
-def common_frame(models: list[Model]) -> Frame:
-    """Return the frame that all models want.
-
-    Raises
-    ------
-    ModelError
-        If they differ in bands, size or pixel scale.
-    """
-    wanted = models[0].frame()
-    for model in models[1:]:
-        if model.frame() != wanted:
-            raise ModelError(
-                f"models {models[0].card.name} and {model.card.name} want different stamps "
-                f"({wanted} and {model.frame()}); scan them one after the other"
-            )
-    return wanted
-
-
 def stamp_source(settings: ScanSettings, survey: Survey, frame: Frame) -> StampSource:
     """Open the storage of the stamps."""
     return open_source(
@@ -99,7 +80,7 @@ def build_engine(settings: ScanSettings, local_size: int) -> Engine:
     PlanMismatch
         If this rank sees another model file than root did.
     """
-    from lensscan.nets.model import Model
+    from lensscan.nets.model import Model, common_frame
     from lensscan.nets.scorer import Scorer
     from lensscan.scan.regression import Regression
 

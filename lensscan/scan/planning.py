@@ -15,7 +15,7 @@ from lensscan import faults
 from lensscan.config import Cut, Survey
 from lensscan.errors import CatalogError, ModelError, PlanMismatch
 from lensscan.scan.columns import row_bytes
-from lensscan.scan.engine import common_frame, default_batch, stamp_source
+from lensscan.scan.engine import default_batch, stamp_source
 from lensscan.scan.plan import CHUNK_ROWS, FORMAT, Plan, PlanWriter
 from lensscan.scan.regression import require_regressor
 from lensscan.scan.settings import ScanSettings, canonical
@@ -41,7 +41,7 @@ class Planner:
     """
 
     def __init__(self, settings: ScanSettings, announce: Callable[[str], None] = lambda text: None) -> None:
-        from lensscan.nets.model import Model
+        from lensscan.nets.model import Model, common_frame
 
         self.settings = settings
         self.announce = announce

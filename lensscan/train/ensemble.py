@@ -13,10 +13,10 @@ import numpy as np
 
 from lensscan.candidates.ensemble import Ensemble
 from lensscan.config import toml_text
-from lensscan.errors import ModelError
+from lensscan.errors import ConfigError, ModelError
 from lensscan.files import replacing
 from lensscan.mocks.recipes import Recipe, held_out, load_recipe
-from lensscan.mocks.seeds import ENSEMBLE
+from lensscan.mocks.seeds import ENSEMBLE, RESERVED
 from lensscan.nets.card import Card, ThetaPrior
 from lensscan.nets.mixture import Mixture
 from lensscan.nets.model import Model
@@ -93,9 +93,12 @@ def fit_ensemble(
     ------
     ModelError
         If there are fewer than two models, one is given twice, or they do not fit together.
+    ConfigError
+        If the mocks of this seed are those that a member learnt from, or kept for something else.
     """
     if len(models) < 2:
         raise ModelError("an ensemble needs at least two models; one alone has a calibration of its own")
+    _require_fresh([model.card for model in models], recipes, seed)
     known = [model.card.hash for model in models if model.card.hash]
     if len(set(known)) < len(known):
         raise ModelError("one model is given twice; an ensemble needs different networks")
@@ -115,6 +118,19 @@ def fit_ensemble(
         seed=seed,
         n=each * len(recipes),
     )
+
+
+def _require_fresh(cards: Sequence[Card], recipes: Sequence[Recipe], seed: int) -> None:
+    """Raise a `ConfigError` for mocks that say nothing of others."""
+    if seed != SEED and seed in RESERVED:
+        raise ConfigError(f"--seed {seed} is kept for {RESERVED[seed]}; give another, or none")
+    for card in cards:
+        for recipe in recipes:
+            if purpose := card.learnt_from(recipe.digest, seed):
+                raise ConfigError(
+                    f"--seed {seed}: these mocks of {recipe.name} are the {purpose} of {card.name}, on which it looks "
+                    "better than on others; give another, or none"
+                )
 
 
 def join(parts: Sequence[Scored]) -> Scored:

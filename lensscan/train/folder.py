@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lensscan.errors import ConfigError
-from lensscan.mocks.folder import MockFolder, hash_truth
+from lensscan.mocks.folder import MockFolder
 from lensscan.mocks.labels import ambiguous
 from lensscan.mocks.recipes import Recipe
 from lensscan.mocks.seeds import PURPOSES, RESERVED
@@ -177,14 +175,13 @@ def _index(folder: str, changed: tuple[int, ...], frame: Frame, recipe: str) -> 
     missing = [name for name in PARAMETERS if name not in truth]
     if missing:
         raise ConfigError(f"{mocks.name}: truth.fits lacks {missing[0]}; run lensscan simulate again")
-    said = {key: value for key, value in record.items() if key != "recipe"} | {"truth": hash_truth(truth)}
     return Index(
         is_lens=torch.from_numpy(truth["is_lens"]),
         vague=torch.from_numpy(ambiguous(truth)),
         latent=to_latent({name: torch.from_numpy(truth[name]) for name in PARAMETERS}),
         rows=mocks.locate(source),
         source=source,
-        content=hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest(),
+        content=mocks.content,
         digest=str(record.get("digest", "")),
         seed=int(record.get("seed", -1)),
     )

@@ -360,7 +360,7 @@ def evaluate(network: Network, sample: Sample, settings: TrainSettings, pixel_sc
         )
     if network.scores and not label.all():
         values = {
-            "bce": float(classification_loss(logit[clear], lens[clear])),
+            "bce": float(classification_loss(logit, lens, sample.vague)),  # over all rows, as in training
             "auroc": auroc(score, label),
             "tpr_2": tpr_at_fpr(score, label, 1e-2)[0],
             "tpr_3": tpr_at_fpr(score, label, 1e-3)[0],

@@ -51,7 +51,10 @@ StageMaker = Callable[[TrainSettings, Path, str], "ModularTrainer"]
 
 
 def stages_of(settings: TrainSettings) -> dict[str, int]:
-    """Return the steps of each stage, in order; the last is the common one."""
+    """Return the steps of each stage, in order; the last is the common one, and the only one but of modular networks.
+
+    Each draws the mocks from the first on.
+    """
     modules = settings.modules
     steps = {"denoise": modules.denoise, "deblend": modules.deblend, "heads": modules.heads}
     return {name: count for name, count in steps.items() if count} | {JOINT: settings.steps}

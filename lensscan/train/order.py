@@ -37,6 +37,10 @@ class EpochOrder:
         self._orders = {epoch: self._order(epoch) for epoch in epochs}
         return torch.cat(list(self._orders.values()))[first - epochs[0] * self.total : last - epochs[0] * self.total]
 
+    def drawn(self, steps: int) -> int:
+        """Return the number of different rows that so many steps draw: all of them from a whole epoch on."""
+        return min(self.total, steps * self.batch)
+
     def _order(self, epoch: int) -> Tensor:
         known = self._orders.get(epoch)
         if known is not None:

@@ -244,7 +244,7 @@ class TrainRun:
                 "seed": settings.seed,
                 "steps": settings.steps,
                 "batch": settings.batch,
-                "mocks": trainer.stream.mocks_of(settings.steps),
+                "mocks": trainer.stream.mocks_of(max(stages_of(settings).values())),
                 "ranks": engine.size,
                 "backend": engine.name,
                 "device": _device_name(self.device),

@@ -158,8 +158,8 @@ class StoredStream(Share):
         return found.result()
 
     def mocks_of(self, steps: int) -> int:
-        """Return the number of different mocks, whatever the steps."""
-        return self.order.total
+        """Return the number of different mocks, over all ranks, that so many steps draw."""
+        return self.order.drawn(steps)
 
     def _read(self, step: int) -> Future[Sample]:
         return self.pool.submit(self.mocks.take, self.order(step)[self.first : self.last])
@@ -247,7 +247,7 @@ class MockStream(Share):
     def mocks_of(self, steps: int) -> int:
         """Return the number of different mocks, over all ranks, that so many steps draw from."""
         if self.settings.epochs:
-            return self.order.total
+            return self.order.drawn(steps)
         each, made = (self.batch, steps) if self.fresh else (self.settings.chunk, self.newest(steps - 1) + 1)
         return (min(made, self.settings.chunks) if self.settings.chunks else made) * each
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from html.parser import HTMLParser
@@ -12,6 +13,7 @@ import torch
 from lensscan.cli.main import main
 from lensscan.evaluate import testsets
 from lensscan.evaluate.testsets import Seal, truth_hash
+from lensscan.mocks.folder import MockFolder
 from lensscan.mocks.recipes import load_recipe
 from lensscan.nets.model import Card, Model, build_network, make_trivial
 
@@ -160,6 +162,31 @@ def test_refusals_are_one_line(folder, tmp_path, capsys, arguments, code, words)
     assert words in text
     assert text.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_set_that_a_model_learnt_from_is_refused(folder, tmp_path, capsys):
+    """By the seed; of a training from a folder by what is in there, wherever it stands, and not by the seed."""
+    path = tmp_path / "mocks"
+    assert main(["simulate", "des-griz", "-n", "4", "--seed", "10", "-o", str(path)]) == 0
+    capsys.readouterr()
+    content = MockFolder(str(path), "mocks").content
+    said = {"recipe_digest": load_recipe("des-griz").digest, "seed": 1}
+    cases = {
+        "simulated": (said, "the training of simulated"),
+        "stored": ({"folder": {"content": content}}, "the training of stored"),
+        "yardstick": (said | {"mocks_of_seed": 10, "seed": 7}, "the training of yardstick"),
+    }
+    for name, (training, words) in cases.items():
+        model = network(5, name)
+        Model(dataclasses.replace(model.card, training=training), model.module).save(tmp_path / f"{name}.safetensors")
+        assert evaluate(tmp_path / f"{name}.safetensors", "--testset", path, "-o", tmp_path / "out") == 2
+        text = capsys.readouterr().err
+        assert f"holds the mocks of seed 10, {words}, on which" in text
+        assert text.count("\n") == 1
+    card = dataclasses.replace(network(5, "m").card, training=said | {"folder": {"content": "of another"}})
+    assert not card.learnt_from(said["recipe_digest"], 10, content)
+    assert not card.learnt_from("of another recipe", 11)
+    assert [card.learnt_from(said["recipe_digest"], seed) for seed in (11, 12, 13)] == ["validation", "calibration", ""]
 
 
 def test_a_folder_that_cannot_be_written_is_found_before_the_work(folder, tmp_path, capsys):

@@ -19,7 +19,8 @@ from lensscan.evaluate.toplists import SHARES, lengths, measure_lists
 from lensscan.metrics.calibration import Calibration
 from lensscan.mocks.recipes import CLASSES, load_recipe, make_recipe
 from lensscan.nets.card import LensDensity
-from lensscan.nets.model import Model, make_trivial
+from lensscan.nets.heads import FlowHead
+from lensscan.nets.model import Model, build_network, make_trivial
 
 BANDS = ("g", "r", "i", "z")
 SMALL = ("--set", "size=16")
@@ -216,6 +217,19 @@ def test_an_interrupted_survey_goes_on_to_the_same_bytes(whole, tmp_path):
     np.testing.assert_array_equal(again.raw, objects.raw)
     assert seen[0][0] > seen[0][2], "what stood already counts as done, not as new"
     assert seen[-1][:2] == (340, 340)
+
+
+def test_no_flow_is_sampled_for_a_ranking(tmp_path, monkeypatch):
+    """Sampling takes several times as long as the network, and a million times nobody looks at it."""
+    pytest.importorskip("zuko", reason="the extra flow is not installed")
+    shape = {"kind": "resnet", "widths": [4, 4], "depths": [0, 0], "squeeze": 2, "hidden": 4, "head": "flow"}
+    card = dataclasses.replace(model("flow").card, architecture=shape)
+    network = Model(card, build_network(shape, len(BANDS), 16).eval())
+    sampled = []
+    monkeypatch.setattr(FlowHead, "sample", lambda *whatever: sampled.append(1))
+    found = run_survey(settings(lineup=Lineup([network], []), n=130, lenses=8), tmp_path)
+    assert np.isfinite(found.raw).all()
+    assert not sampled
 
 
 def test_a_failed_or_damaged_block_is_made_again(whole, tmp_path, monkeypatch):

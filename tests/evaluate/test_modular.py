@@ -172,6 +172,10 @@ def test_wrong_models_are_refused():
         measure_modular(ModularSettings(recipe, models(1), 60))
     with pytest.raises(ConfigError, match="another size"):
         measure_modular(ModularSettings(recipe, models(2, size=32), 60))
+    mute = models(2)
+    mute[1].card = dataclasses.replace(mute[1].card, evaluation={"detection": "none: its recipe makes lenses only"})
+    with pytest.raises(ConfigError, match="m1 gives no scores"):
+        measure_modular(ModularSettings(recipe, mute, 60))
     lenses = dataclasses.replace(make_rows(), is_lens=np.ones(N, bool))
     with pytest.raises(ConfigError, match="one kind"):
         compare(ModularSettings(recipe, models()), lenses)

@@ -269,6 +269,14 @@ def test_refusals_are_one_line(arguments, message, capsys):
     assert message in said[0]
 
 
+def test_a_model_that_saw_lenses_alone_is_not_shown_real_stamps():
+    canvas = {"catalog": "galaxies.fits", "survey": "des", "stamps": "stamps:cuts/{id}.fits"}
+    mute = tiny_model()
+    mute.card = dataclasses.replace(mute.card, evaluation={"detection": "none: its recipe makes lenses only"})
+    with pytest.raises(ConfigError, match="gives no scores; the gate needs a model that detects"):
+        measure_realism(RealismSettings(tiny_recipe(canvas=canvas), mute, n=2000))
+
+
 def test_one_kind_of_mocks_is_refused():
     with pytest.raises(ConfigError, match="of one kind"):
         measure_realism(RealismSettings(tiny_recipe(classes={"elliptical": 1}), n=60))

@@ -13,6 +13,7 @@ from synthetic_scores import scored
 
 from lensscan.cli.main import main
 from lensscan.evaluate import transferreport
+from lensscan.evaluate.predict import Scoring
 from lensscan.evaluate.testsets import SealedSet
 from lensscan.evaluate.transfer import Cell, Transfer, TransferSettings, measure_cell, measure_transfer, widened
 from lensscan.metrics.bootstrap import Estimate
@@ -87,6 +88,19 @@ def test_figures_are_what_the_models_give(table):
         assert found.low <= found.high
         assert len(found.replicates) == 6
     assert not cell(table, "trivial", "des-griz").figures
+
+
+def test_a_network_that_saw_lenses_alone_ranks_nothing():
+    """Its logit was trained on one class; a scan refuses it, and no report may rank by it."""
+    four, mute = network("four", tuple("griz")), network("mute", tuple("griz"))
+    mute.card = dataclasses.replace(mute.card, evaluation={"detection": "none: its recipe makes lenses only"})
+    recipe = dataclasses.replace(load_recipe("des-griz"), size=48)
+    found = Scoring(replicates=4).predict([four, mute], SealedSet("few", recipe, N, 5), lambda done, total: None)
+    assert np.isfinite(found.models[0].logit).all()
+    assert np.isnan(found.models[1].logit).all()
+    assert np.isnan(found.models[1].raw).all()
+    assert found.models[1].posterior.finite.all()
+    assert set(measure_cell(found, found.models[1], 4).figures) == {"theta_E_bias", "theta_E_68", "coverage_68"}
 
 
 @pytest.mark.parametrize(("width", "covers"), [(1.0, 0.68), (0.5, 0.383)])

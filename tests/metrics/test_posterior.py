@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from lensscan.metrics.posterior import (
+    SAMPLES,
     credibility,
     draw_mixture,
     joint_coverage,
@@ -71,6 +74,16 @@ def test_regions_and_ranks_of_right_mixtures(tail):
         assert (content <= level).mean() == pytest.approx(level, abs=0.025)
         np.testing.assert_allclose(marginal_coverage(truth, mean, sigma, level, tail, weight), level, atol=0.025)
     assert (one <= 0.68).mean() < 0.5, "one component alone is not the posterior"
+
+
+def test_draws_of_few_lenses_are_in_memory_at_once():
+    """All of a full test set's would take gigabytes."""
+    found = mixtures(10_000, GAUSSIAN)
+    tracemalloc.start()
+    credibility(*found)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 0.6 * 10_000 * SAMPLES * 3 * 8, "less than the draws of all"
 
 
 def test_one_component_by_draws_and_exactly():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import h5py
 import pytest
@@ -10,7 +11,8 @@ from tiny_survey import Survey, make_survey
 
 from lensscan.cli.main import main
 from lensscan.errors import ExitCode
-from lensscan.nets.model import Card, Model, build_network
+from lensscan.nets.model import Card, Model, build_network, common_frame, make_trivial
+from lensscan.nets.scorer import Scorer
 from lensscan.survey.stamps import Frame
 
 FRAME = Frame(("g", "r"), 32, 0.263, 1)
@@ -70,3 +72,19 @@ def test_a_model_without_a_score_is_refused_in_one_line(survey: Survey, tmp_path
     (said,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert said.startswith("lensscan scan: error: model mute learned to regress only")
     assert list(tmp_path.iterdir()) == [path], "nothing stays behind"
+
+
+def test_models_that_need_other_numbers_of_bands_are_scanned_together(survey: Survey, tmp_path):
+    """A stamp has as many as the strictest needs, whichever is named first."""
+    models = []
+    for name, least in (("lax", 1), ("strict", 2)):
+        made = make_trivial(("g", "i"), 16, 0.263)
+        models.append(Model(replace(made.card, name=name, min_bands=least), made.module))
+        models[-1].save(tmp_path / f"{name}.safetensors")
+    for order in (models, models[::-1]):
+        assert common_frame(order).min_bands == 2
+        assert Scorer(order).frame.min_bands == 2
+        args = survey.args(tmp_path / "out.h5", "--dry-run")
+        place = args.index("--model") + 1
+        args[place : place + 1] = [str(tmp_path / f"{model.card.name}.safetensors") for model in order]
+        assert main(args) == ExitCode.OK

@@ -131,6 +131,23 @@ def test_recipes_of_a_committee():
         fit_ensemble([saved, one, saved], [load_recipe("des-griz")], 100)
 
 
+@pytest.mark.parametrize(
+    ("seed", "words"),
+    [
+        (20, "the training of two"),
+        (21, "the validation of two"),
+        (32, "the calibration of three"),
+        (314_159_265, "kept for the sealed test set full"),
+    ],
+)
+def test_mocks_that_a_member_learnt_from_calibrate_nothing(seed, words):
+    models = [network(number, name) for number, name in ((2, "two"), (3, "three"))]
+    for number, model in enumerate(models, start=2):
+        model.card = dataclasses.replace(model.card, training={**model.card.training, "seed": number})
+    with pytest.raises(ConfigError, match=words):
+        fit_ensemble(models, [load_recipe("des-griz")], 100, seed)
+
+
 def test_mocks_of_several_recipes_are_one_set():
     first, second = pooled(1, 40), pooled(2, 60)
     second.truth["more"] = np.zeros(60)

@@ -144,6 +144,20 @@ def test_weights_that_are_not_finite_reach_neither_checkpoint_nor_validation(tmp
     assert not trainer.history.column("valid", "bce")[0]
 
 
+@torch.no_grad()
+def test_losses_of_training_and_validation_have_one_scale(tmp_path):
+    """On the same mocks, some of them below the label rule, a network has the same losses: curves can be compared."""
+    trainer = make_trainer(tmp_path)
+    trainer.stream.close()
+    sample = toy_source(0, 48)
+    sample.vague = ~sample.is_lens & (torch.arange(48) % 3 == 0)
+    trainer.network.eval()
+    _, bce, nll = trainer.losses(sample).tolist()
+    found = trainer.measure(sample)
+    assert (found["bce"], found["nll"]) == pytest.approx((bce, nll), rel=1e-5)
+    assert found["bce"] < 0.9 * trainer.measure(dataclasses.replace(sample, vague=None))["bce"]
+
+
 def test_scores_that_are_not_finite_are_one_line(tmp_path):
     trainer = make_trainer(tmp_path)
     trainer.stream.close()

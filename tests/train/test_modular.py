@@ -26,6 +26,7 @@ from lensscan.train.modular import (
     stages_of,
     training_flops,
 )
+from lensscan.train.run import TrainRun
 from lensscan.train.settings import TrainSettings
 
 SETTINGS = {
@@ -70,6 +71,18 @@ def learn(settings: TrainSettings, folder: Path, stop=lambda: None) -> Learned:
 def test_stages_follow_one_another():
     assert stages_of(settings_of()) == {"denoise": 4, "deblend": 5, "heads": 3, JOINT: 6}
     assert list(stages_of(settings_of(modules={"deblend": 2}))) == ["deblend", JOINT]
+
+
+def test_the_card_counts_the_mocks_of_the_longest_stage(tmp_path):
+    """Every stage draws the mocks from the first on: five batches of all together are among the nine of the first."""
+    settings = settings_of(modules={"denoise": 9}, stream={"chunk": 8, "window": 2, "reuse": 1.0}, recipe="slpipe2019")
+    trainer = maker()(settings, tmp_path, JOINT)
+    trainer.step = 5
+    run = TrainRun(settings, tmp_path / "m.safetensors", torch.device("cpu"), "none", lambda: None, silent)
+    said = run._provenance(trainer, dataclasses.replace(load_recipe("slpipe2019"), size=SIZE), trainer.engine)
+    trainer.stream.close()
+    assert said["stages"] == {"denoise": 9, JOINT: 5}
+    assert said["mocks"] == trainer.stream.mocks_of(9) > trainer.stream.mocks_of(5)
 
 
 @pytest.mark.parametrize("stage", ["denoise", "deblend", "heads", JOINT])

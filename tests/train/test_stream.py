@@ -180,12 +180,13 @@ def test_labels_stay_with_their_images_in_any_order(streams):
         (Stream(chunk=64, window=1, reuse=1.0), 80),
         (Stream(chunk=64, window=1, reuse=1.0, chunks=3), 48),
         (Stream(chunk=32, window=1, reuse=1.0, epochs=True), 32),
+        (Stream(chunk=64, window=2, reuse=1.0, epochs=True), 80),
         (Stream(chunk=8, window=2, reuse=2.0), 40),
         (Stream(chunk=8, window=2, reuse=2.0, chunks=3), 24),
     ],
 )
 def test_the_mocks_of_some_steps_are_counted(streams, settings, mocks):
-    """Five batches of 16: new ones each, a fixed set whatever its reuse, or most of a window of chunks."""
+    """Five batches of 16: new ones each, a fixed set or a part of it, or most of a window of chunks."""
     stream = streams(toy_source, settings, 16, 1)
     drawn = torch.cat([stream(step).images for step in range(5)]).flatten(1)[:, :5]
     found = len({tuple(row) for row in drawn.tolist()})

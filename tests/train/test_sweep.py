@@ -201,6 +201,25 @@ def test_a_metric_that_the_network_lacks_fails_with_a_reason(tmp_path):
         run(tmp_path, small(trials=1, metric="nll"))
 
 
+def test_the_stages_of_a_modular_network_are_trained_before_the_common_one(tmp_path):
+    """Two trials that differ by the denoiser's steps alone: left out, both would begin, and end, alike."""
+    (tmp_path / "tiny.toml").write_text('base = "slpipe2019"\nname = "tiny"\nsize = 24\n')
+    network = {"kind": "modular", "widths": [4, 8], "depths": [0, 0], "hidden": 8, "squeeze": 4, "latent": 2}
+    network |= {"denoise_width": 4, "denoise_depth": 1, "deblend_widths": [], "samples": 4}
+    training = {"recipe": str(tmp_path / "tiny.toml"), "steps": 2, "batch": 4, "validation": 16, "network": network}
+    training |= {"stream": {"chunk": 16, "window": 1, "reuse": 1.0}, "optimiser": {"warmup": 0}}
+    varied = {"modules": {"denoise": {"choices": [1, 3]}}}
+    sweep = small(search="random", trials=4, training=training, parameters=varied)
+    _, rows, _ = run(tmp_path / "sweep", sweep)
+    values: dict[int, set[float]] = {}
+    for row in rows:
+        stage = torch.load(tmp_path / f"sweep/trials/{row.trial:04d}/denoise/checkpoint.pt", weights_only=True)
+        assert stage["step"] == row.values["modules.denoise"]
+        values.setdefault(row.values["modules.denoise"], set()).add(row.value)
+    assert [len(found) for found in values.values()] == [1, 1]
+    assert len(set.union(*values.values())) == 2
+
+
 def test_a_folder_of_another_sweep_is_refused(undisturbed):
     wider = {**tomllib.loads(SWEEP)["parameters"], "optimiser": {"lr": {"low": 1e-4, "high": 1e-1, "log": True}}}
     with pytest.raises(PlanMismatch, match=r"optimiser\.lr\.high"):

@@ -14,11 +14,13 @@ from lensscan.errors import ConfigError, ExitCode, ModelError
 from lensscan.mocks.recipes import Recipe
 from lensscan.nets.classic.classifier import PublishedConfig
 from lensscan.nets.classic.combination import CombinationConfig
+from lensscan.nets.modular import ModularConfig
 from lensscan.process import available_memory
 from lensscan.train.augment import Sample
 from lensscan.train.distributed import Serial
 from lensscan.train.loop import Trainer
-from lensscan.train.run import SEEDS, make_trainer, with_units
+from lensscan.train.modular import Learned, ModularTrainer, learn_modules
+from lensscan.train.run import SEEDS, make_modular_trainer, make_trainer, with_units
 from lensscan.train.settings import TrainSettings
 from lensscan.train.stream import simulate_sample
 
@@ -72,9 +74,14 @@ class Bench:
             If the folder cannot be used.
         """
         settings = dataclasses.replace(self._with_units(settings), patience=0)  # the sweep itself stops what is worse
+        earlier = self._stages(settings, folder, stop)
+        if earlier.code != ExitCode.OK:
+            return earlier.code
         trainer = make_trainer(settings, self.recipe, Serial(), folder, self.device, self._mocks)
         try:
             trainer.resume()
+            if isinstance(trainer, ModularTrainer):
+                trainer.go_on_from(earlier)
             if trainer.step < step:
                 code = trainer.fit(lambda: self._pause(trainer, step, stop), lambda line: None)
                 if code != ExitCode.OK:
@@ -90,6 +97,16 @@ class Bench:
         if not math.isfinite(value):
             raise ModelError(f"{metric} is not finite at step {step}")
         return value
+
+    def _stages(self, settings: TrainSettings, folder: Path, stop: Stop) -> Learned:
+        """Train the stages of a modular network that come before the common one, whole; others have none."""
+        if not isinstance(settings.network, ModularConfig):
+            return Learned()
+
+        def make(stage_settings: TrainSettings, place: Path, stage: str) -> ModularTrainer:
+            return make_modular_trainer(stage, stage_settings, self.recipe, Serial(), place, self.device)
+
+        return learn_modules(settings, folder, make, lambda: stop(1), lambda line: None)
 
     @staticmethod
     def _pause(trainer: Trainer, step: int, stop: Stop) -> ExitCode | None:
