@@ -152,8 +152,25 @@ class Planner:
             "ra": kept.ra, "dec": kept.dec, "px": kept.px, "py": kept.py,
             "offset": located.offset, "status": located.status, "row": chunk.start + np.flatnonzero(mask),
         }  # fmt: skip
-        columns = {name: kept.columns[name] for name in self.survey.catalog.keep if name in kept.columns}
-        writer.append(kept.id, numbers, located.file, columns)
+        writer.append(kept.id, numbers, located.file, self._carried(kept))
+
+    def _carried(self, kept: Chunk) -> dict[str, NDArray[Any]]:
+        """Return the columns to carry by their names in the output, where a slash would begin a group."""
+        columns: dict[str, NDArray[Any]] = {}
+        for name in dict.fromkeys(self.survey.catalog.keep):
+            values = kept.columns[name]
+            where = f"{self.settings.catalog}: column {name!r} of catalog.keep"
+            if values.ndim > 1:
+                raise CatalogError(
+                    f"{where} holds {values[0].size} values a row; name elements, such as {name + '[0]'!r}"
+                )
+            if values.dtype.kind not in "biufU":
+                raise CatalogError(f"{where} has dtype {values.dtype}; keep numbers or text only")
+            safe = name.replace("/", "_")
+            if safe in columns:
+                raise CatalogError(f"{where} would be named cat_{safe} like another; keep one of them")
+            columns[safe] = values
+        return columns
 
     def resume(self, path: Path) -> Plan:
         """Return the plan at `path` if it is ours, or make it anew if the input files were touched but say the same.
