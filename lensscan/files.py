@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lensscan.errors import LensscanError, OutputError, disk_error
 
-__all__ = ["ascii_text", "check_folder", "make_folder", "replacing"]
+__all__ = ["ascii_text", "check_folder", "keep_inputs", "make_folder", "replacing"]
 
 
 def ascii_text(text: object) -> str:
@@ -46,6 +46,13 @@ def check_folder(path: str | Path) -> None:
     number = errno.ENOTDIR if not nearest.is_dir() else 0 if os.access(nearest, os.W_OK | os.X_OK) else errno.EACCES
     if number:
         raise _problem(OSError(number, os.strerror(number)), Path(path))
+
+
+def keep_inputs(output: str | Path, *inputs: str | Path | None) -> None:
+    """Raise `OutputError` if an output would replace a file that it is made from, by whatever name."""
+    for path in inputs:
+        if path is not None and os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output):
+            raise OutputError(f"{output} is the input {path} itself and would be lost; give another output")
 
 
 @contextmanager

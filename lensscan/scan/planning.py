@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from lensscan import faults
 from lensscan.config import Cut, Survey
 from lensscan.errors import CatalogError, ModelError, PlanMismatch
+from lensscan.files import keep_inputs
 from lensscan.scan.engine import common_frame, default_batch, stamp_source
 from lensscan.scan.plan import CHUNK_ROWS, FORMAT, Plan, PlanWriter
 from lensscan.scan.regression import require_regressor
@@ -65,6 +66,7 @@ class Planner:
         check_bands(self.survey, self.frame, self.cards[0].name)
         self.source: StampSource = stamp_source(settings, self.survey, self.frame)
         self.catalog: Catalog = open_catalog(settings.catalog, self.survey, self.source.required_columns())
+        keep_inputs(settings.output, *self.catalog.paths)
         # taken before anything is located, so that a resumed run compares like with like
         self.fingerprint = [list(item) for item in (*self.catalog.fingerprint(), *self.source.fingerprint())]
         self.catalog.require(Selector(self.survey, self.cut).bands)

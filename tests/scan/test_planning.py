@@ -55,6 +55,16 @@ def test_missing_files_among_others_are_failed_rows(survey: Survey, tmp_path):
             path.rename(stamps / path.name)
 
 
+def test_a_scan_never_replaces_its_catalog(survey: Survey, tmp_path, capsys):
+    out = tmp_path / "catalog.h5"
+    with h5py.File(out, "w") as file:
+        file["catalog"] = fitsio.read(str(survey.folder / "catalog.fits"))
+    before = out.read_bytes()
+    assert main(survey.args(out, "--catalog", str(out), "--set", "overwrite=true")) == ExitCode.ERROR
+    assert "would be lost; give another output" in capsys.readouterr().err
+    assert out.read_bytes() == before
+
+
 def with_columns(survey: Survey, folder, keep: list[str]) -> list[str]:
     """Write a catalog with odd columns, and a survey file that keeps some of them; return the changed arguments."""
     table = fitsio.read(str(survey.folder / "catalog.fits"))[:6]

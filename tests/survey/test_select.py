@@ -163,3 +163,12 @@ def test_a_value_that_overflows_is_said_in_one_line(tmp_path):
     (chunk,) = open_catalog(str(tmp_path / "c.fits"), survey).chunks()
     with pytest.raises(ConfigError, match=r"'g \*\* 9999 \*\* 99' cannot be evaluated"):
         Selector(survey, cut).apply(chunk)
+
+
+def test_a_selection_never_replaces_its_catalog(tmp_path, capsys):
+    path = catalog(tmp_path, mag_g=[20.0, 20.0], mag_i=[18.0, 19.9])
+    (tmp_path / "cut.toml").write_text('name = "c"\n[[step]]\nvalue = "g - i"\nmin = 1\n')
+    command = ["select", path, "--survey", "des", "--cut", f"{tmp_path}/cut.toml", "-o", path, "--overwrite"]
+    assert main(command) == 1
+    assert "is the input" in capsys.readouterr().err
+    assert len(Table.read(path)) == 2
