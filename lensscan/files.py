@@ -18,6 +18,7 @@ from lensscan.errors import LensscanError, OutputError, disk_error
 __all__ = [
     "ascii_text",
     "check_folder",
+    "keep_inputs",
     "make_folder",
     "replacing",
     "sweep_temporary",
@@ -103,6 +104,13 @@ def sync_folder(folder: str | Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def keep_inputs(output: str | Path, *inputs: str | Path | None) -> None:
+    """Raise `OutputError` if an output would replace a file that it is made from, by whatever name."""
+    for path in inputs:
+        if path is not None and os.path.exists(path) and os.path.exists(output) and os.path.samefile(path, output):
+            raise OutputError(f"{output} is the input {path} itself and would be lost; give another output")
 
 
 @contextmanager

@@ -128,7 +128,7 @@ class _Columns:
             if name in table.colnames:
                 found = np.array([rows.get(text, -1) for text in self.ids])
                 return np.where(found >= 0, _floats(table[name], name, option)[found], np.nan)
-        for own in (f"cat_{name}", name):
+        for own in (f"cat_{name}".replace("/", "_"), name):
             if own in self.candidates.colnames:
                 return _floats(self.candidates[own], name, option)
         where = " or ".join([path for path, _, _ in self.tables] + ["the output's catalog columns"])

@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     """Predict, write, draw and print."""
     from lensscan.candidates.images import ImageRequest, predict_images
     from lensscan.candidates.imagetable import write_table
+    from lensscan.files import keep_inputs
 
     for name, least in (("n", 1), ("samples", 10), ("top", 0)):
         if getattr(args, name) < least:
@@ -58,8 +59,7 @@ def run(args: argparse.Namespace) -> int:
     to = args.to or ENDINGS.get(path.suffix.lower())
     if to is None:
         raise ConfigError(f"-o {path}: cannot tell the format from this ending; say --to {', '.join(FORMATS)}")
-    if path.resolve() == source.resolve():
-        raise ConfigError(f"-o {path}: would replace the candidates; choose another file")
+    keep_inputs(path, source, args.table, args.truth)
     request = ImageRequest(
         n=args.n,
         clean=args.clean,

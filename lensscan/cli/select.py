@@ -25,6 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from lensscan.config import load_cut, load_survey
+    from lensscan.files import keep_inputs
     from lensscan.survey.catalog import open_catalog
     from lensscan.survey.select import Selector
     from lensscan.survey.selection import SelectionWriter
@@ -35,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     selector = Selector(survey, load_cut(args.cut))
     catalog = open_catalog(args.catalog, survey, everything=True)
     catalog.require(selector.bands)
+    keep_inputs(args.output, *catalog.paths)
     empty: dict[str, np.ndarray] = {}
     with SelectionWriter(args.output) as writer:
         for chunk in catalog.chunks():

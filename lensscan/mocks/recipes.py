@@ -173,6 +173,10 @@ def _check(recipe: Recipe, where: str) -> None:
         raise ConfigError(f"{where}: class weights must not be negative, and one must be positive")
     if recipe.size < 8 or recipe.pixel_scale <= 0 or recipe.supersampling < 1:
         raise ConfigError(f"{where}: size must be at least 8 pixels, pixel_scale positive, supersampling at least 1")
+    for name, band in recipe.band.items():
+        numbers = (*band.sigma, band.fwhm[1], band.poisson, band.sky, band.saturation)
+        if not (band.fwhm[0] > 0 and all(number >= 0 for number in numbers)):
+            raise ConfigError(f"{where}: band.{name} has a number below zero or none, or a seeing of zero; correct it")
     if recipe.psf.kind not in ("moffat", "gaussian", "image"):
         raise ConfigError(f"{where}: psf.kind must be moffat, gaussian or image, not {recipe.psf.kind!r}")
     if recipe.canvas.cells < 0:

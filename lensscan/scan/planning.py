@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from lensscan import faults
 from lensscan.config import Cut, Survey
 from lensscan.errors import CatalogError, ModelError, PlanMismatch
+from lensscan.files import keep_inputs
 from lensscan.scan.columns import row_bytes
 from lensscan.scan.engine import default_batch, stamp_source
 from lensscan.scan.plan import CHUNK_ROWS, FORMAT, Plan, PlanWriter
@@ -66,6 +67,7 @@ class Planner:
         check_bands(self.survey, self.frame, self.cards[0].name)
         self.source: StampSource = stamp_source(settings, self.survey, self.frame)
         self.catalog: Catalog = open_catalog(settings.catalog, self.survey, self.source.required_columns())
+        keep_inputs(settings.output, *self.catalog.paths)
         # taken before anything is located, so that a resumed run compares like with like
         self.fingerprint = [list(item) for item in (*self.catalog.fingerprint(), *self.source.fingerprint())]
         self.catalog.require(Selector(self.survey, self.cut).bands)
@@ -160,8 +162,25 @@ class Planner:
             "ra": kept.ra, "dec": kept.dec, "px": kept.px, "py": kept.py,
             "offset": located.offset, "status": located.status, "row": chunk.start + np.flatnonzero(mask),
         }  # fmt: skip
-        columns = {name: kept.columns[name] for name in self.survey.catalog.keep if name in kept.columns}
-        writer.append(kept.id, numbers, located.file, columns)
+        writer.append(kept.id, numbers, located.file, self._carried(kept))
+
+    def _carried(self, kept: Chunk) -> dict[str, NDArray[Any]]:
+        """Return the columns to carry by their names in the output, where a slash would begin a group."""
+        columns: dict[str, NDArray[Any]] = {}
+        for name in dict.fromkeys(self.survey.catalog.keep):
+            values = kept.columns[name]
+            where = f"{self.settings.catalog}: column {name!r} of catalog.keep"
+            if values.ndim > 1:
+                raise CatalogError(
+                    f"{where} holds {values[0].size} values a row; name elements, such as {name + '[0]'!r}"
+                )
+            if values.dtype.kind not in "biufU":
+                raise CatalogError(f"{where} has dtype {values.dtype}; keep numbers or text only")
+            safe = name.replace("/", "_")
+            if safe in columns:
+                raise CatalogError(f"{where} would be named cat_{safe} like another; keep one of them")
+            columns[safe] = values
+        return columns
 
     def resume(self, path: Path) -> Plan:
         """Return the plan at `path` if it is ours, or make it anew if the input files were touched but say the same.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lensscan.config import Band, Survey
 from lensscan.errors import CatalogError
-from lensscan.survey.tables import open_table
+from lensscan.survey.tables import Table, open_table
 
 __all__ = ["CHUNK", "Catalog", "Chunk", "open_catalog"]
 
@@ -104,6 +104,7 @@ class Catalog:
         self._extra = tuple(dict.fromkeys((*columns.keep, *extra_columns, *names)))
         self._wanted, self._optional = self._columns(everything)
         self._kind: str | None = None
+        self._kinds: dict[str, str] = {}
 
     @property
     def n_rows(self) -> int | None:
@@ -140,6 +141,13 @@ class Catalog:
             optional += [name for name in (band.mag, band.flux, band.extinction) if name]
         return wanted, tuple(name for name in dict.fromkeys(optional) if name not in wanted)
 
+    def _check(self, table: Table) -> None:
+        """Refuse a file without the needed columns, or with positions that are no degrees."""
+        for name, key in self._wanted.items():
+            table.check(name, key, self._survey.name)
+        for key, column in (("catalog.ra", self._survey.catalog.ra), ("catalog.dec", self._survey.catalog.dec)):
+            table.check_degrees(column, key)
+
     def require(self, bands: Sequence[str]) -> None:
         """Check that every file has the magnitudes of `bands`; called by a cut before it reads.
 
@@ -168,8 +176,7 @@ class Catalog:
         held = 0
         for path in self.paths:
             with open_table(path) as table:
-                for name, key in self._wanted.items():
-                    table.check(name, key, self._survey.name)
+                self._check(table)
                 names = [*self._wanted, *(name for name in self._optional if table.has(name))]
                 for piece in table.pieces(names, rows, text=self._survey.catalog.id):
                     self._settle_id(piece, path)
@@ -228,7 +235,7 @@ class Catalog:
             dec=self._floats(table, columns.dec, n),
             px=self._floats(table, columns.x, n),
             py=self._floats(table, columns.y, n),
-            columns={name: table[name] for name in self._extra if name in table},
+            columns={name: self._settled(name, table[name], start) for name in self._extra if name in table},
             id_column=columns.id,
         )
         for name, band in self._survey.bands.items():
@@ -236,6 +243,19 @@ class Catalog:
             if column and column in table:
                 chunk.mags[name], chunk.sentinel[name] = self._magnitude(table, band, n)
         return chunk
+
+    def _settled(self, name: str, values: NDArray[Any], start: int) -> NDArray[Any]:
+        """Bring a further column to the kind that it had in the first chunk: text files state none."""
+        kind = values.dtype.kind
+        first = self._kinds.setdefault(name, kind)
+        if first == kind or (first in "iu" and kind in "biu"):
+            return values
+        if first == "U" or (first in "fc" and kind in "biuf"):
+            return values.astype(np.str_ if first == "U" else np.float64)
+        raise CatalogError(
+            f"{self.paths[0]}: column {name!r} is {_KINDS.get(first, 'other')} before row {start} and "
+            f"{_KINDS.get(kind, 'other')} after it; write it in one way (1.0, not 1), or leave it out"
+        )
 
     def _magnitude(self, table: Mapping[str, NDArray[Any]], band: Band, n: int) -> tuple[Floats, NDArray[np.bool_]]:
         values = self._floats(table, band.mag or band.flux, n)
@@ -261,7 +281,7 @@ class Catalog:
             ) from None
 
 
-_KINDS = {"i": "signed integers", "u": "unsigned integers", "U": "text"}
+_KINDS = {"i": "signed integers", "u": "unsigned integers", "U": "text", "f": "fractions", "b": "true or false"}
 
 
 def _length(table: Mapping[str, NDArray[Any]]) -> int:
@@ -310,6 +330,5 @@ def open_catalog(
         raise CatalogError(f"no catalog {path}; check the path (a glob must be quoted)")
     catalog = Catalog(paths, survey, extra_columns, everything)
     with open_table(paths[0]) as table:
-        for name, key in catalog._wanted.items():
-            table.check(name, key, survey.name)
+        catalog._check(table)
     return catalog

@@ -69,6 +69,15 @@ class HdfTable(Table):
         """Number of rows."""
         return int(self._rows)
 
+    def _description(self) -> str:
+        key = f"{self._compound.name}.__table_column_meta__" if self._compound is not None else None
+        return b"\n".join(self._file[key][:]).decode("utf-8", "replace") if key and key in self._file else ""
+
+    def unit(self, name: str) -> str:
+        """Return the unit that the file states for a column, "" if it states none."""
+        stated = "" if self._compound is not None else self._columns[name].attrs.get("unit", "")
+        return str(stated) or super().unit(name)
+
     def _read(self, names: Sequence[str], rows: int, text: str) -> Iterator[Columns]:
         for start in range(0, self._rows, rows):
             part = slice(start, min(start + rows, self._rows))
@@ -112,11 +121,19 @@ class ParquetTable(Table):
     def _read(self, names: Sequence[str], rows: int, text: str) -> Iterator[Columns]:
         import pyarrow as pa
 
-        try:
-            for batch in self._file.iter_batches(batch_size=min(rows, 1 << 17), columns=list(names)):
-                yield {name: _from_arrow(batch.column(name), self.path, name) for name in names}
-        except (pa.ArrowException, OSError) as error:
-            raise CatalogError(f"{self.path}: damaged ({' '.join(str(error).split())[:160]}); write it again") from None
+        batches = self._file.iter_batches(batch_size=min(rows, 1 << 17), columns=list(names))
+        while True:
+            try:
+                batch = next(batches, None)
+            except (pa.ArrowException, OSError) as error:
+                reason = " ".join(str(error).split())[:160]
+                raise CatalogError(f"{self.path}: damaged ({reason}); get the file again") from None
+            if batch is None:
+                return
+            yield {name: _from_arrow(batch.column(name), self.path, name) for name in names}
+
+    def _description(self) -> str:
+        return (self._file.schema_arrow.metadata or {}).get(b"table_meta_yaml", b"").decode("utf-8", "replace")
 
 
 def _from_arrow(array: Any, path: str, name: str) -> NDArray[Any]:
@@ -126,13 +143,23 @@ def _from_arrow(array: Any, path: str, name: str) -> NDArray[Any]:
     if pa.types.is_dictionary(kind):
         return _from_arrow(array.dictionary_decode(), path, name)
     if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind):
-        return np.array([[np.nan if v is None else v for v in row or ()] for row in array.to_pylist()], float)
+        return _vectors(array.to_pylist())
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return np.array(["" if value is None else value for value in array.to_pylist()], dtype=np.str_)
     if pa.types.is_integer(kind) and array.null_count:
-        if kind.bit_width == 64:
-            raise CatalogError(f"{path}: column {name!r} has missing integers; fill or drop them")
-        return np.asarray(array.cast(pa.float64()).to_numpy(zero_copy_only=False))
+        try:
+            return np.asarray(array.cast(pa.float64()).to_numpy(zero_copy_only=False))
+        except pa.ArrowInvalid:
+            raise CatalogError(f"{path}: column {name!r} has missing integers; fill or drop them") from None
     if pa.types.is_decimal(kind):
         return np.array([np.nan if value is None else float(value) for value in array.to_pylist()])
-    return np.asarray(array.to_numpy(zero_copy_only=False))
+    values = np.asarray(array.to_numpy(zero_copy_only=False))
+    return values.astype(np.str_) if values.dtype.kind in "mM" else values
+
+
+def _vectors(rows: list[Any]) -> NDArray[Any]:
+    """Return lists as a vector column; lists of different lengths, or of no numbers, as text."""
+    try:
+        return np.array([[np.nan if value is None else value for value in row or ()] for row in rows], np.float64)
+    except (ValueError, TypeError):
+        return np.array(["" if row is None else str(row) for row in rows], dtype=np.str_)

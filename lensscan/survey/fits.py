@@ -8,11 +8,13 @@ becomes a `StampError` with a status; special files (FIFOs, directories, devices
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import stat
+import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -314,7 +316,8 @@ def open_fitsio(path: str) -> Any:
 
     os.close(open_regular(path))
     try:
-        return fitsio.FITS(path, "r")
+        with _literal(path) as name:
+            return fitsio.FITS(name, "r")
     except (OSError, ValueError, RuntimeError) as error:
         raise StampError(Status.UNREADABLE, f"{path}: {' '.join(str(error).split())}") from None
 
@@ -323,7 +326,21 @@ def create_fitsio(path: str) -> Any:
     """Create a FITS file with fitsio, replacing an old one; raises OSError."""
     import fitsio
 
-    return fitsio.FITS(path, "rw", clobber=True)
+    if "[" in path or "(" in path:
+        raise OSError("cfitsio writes no file with [ or ( in its path; give another name")
+    return fitsio.FITS(os.path.join(".", path), "rw", clobber=True)
+
+
+@contextlib.contextmanager
+def _literal(path: str) -> Iterator[str]:
+    """Give a name by which cfitsio opens this very file: it takes [ for a filter, a leading ~ for a home."""
+    if "[" not in path:
+        yield os.path.join(".", path)
+        return
+    with tempfile.TemporaryDirectory(prefix="lensscan-") as folder:
+        link = os.path.join(folder, "link.fits")
+        os.symlink(os.path.abspath(path), link)
+        yield link
 
 
 def read_compressed(handle: Any, hdu: Hdu, section: tuple[slice, slice] | None = None) -> NDArray[Any]:

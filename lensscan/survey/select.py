@@ -192,9 +192,11 @@ class Selector:
             if missing:
                 key = f"bands.{missing[0]}.mag"
                 raise CatalogError(f"the catalog has no magnitude {missing[0]!r}; set {key} in the survey file")
-            value = numexpr.evaluate(
-                step.value, {name: chunk.mags[name] for name in names}, {}, truediv=True, casting="same_kind"
-            )
+            magnitudes = {name: chunk.mags[name] for name in names}
+            try:
+                value = numexpr.evaluate(step.value, magnitudes, {}, truediv=True, casting="same_kind")
+            except (ArithmeticError, ValueError, TypeError) as error:
+                raise ConfigError(f"cut step {step.value!r} cannot be evaluated ({error}); correct it") from None
             value = np.broadcast_to(value, keep.shape)
             sentinel = _any(chunk.sentinel, names, chunk.n)
             unknown = ~np.isfinite(value) & ~sentinel

@@ -123,7 +123,8 @@ class SelectionWriter:
 def _stored(values: NDArray[Any], name: str) -> Any:
     kind = values.dtype.kind
     if kind == "U":
-        return f"S{max(values.dtype.itemsize, 4)}"
-    if kind in "biuf":
+        width = f"S{max(values.dtype.itemsize, 4)}"
+        return width if values.ndim == 1 else (width, values.shape[1:])
+    if kind in "biufc":
         return values.dtype if values.ndim == 1 else (values.dtype, values.shape[1:])
     raise CatalogError(f"column {name!r} has dtype {values.dtype}, which a FITS table cannot hold")

@@ -19,6 +19,9 @@ from lensscan.survey.fits import open_fitsio
 __all__ = ["Table", "open_table", "split_element"]
 
 Columns = dict[str, NDArray[Any]]
+MASK = ".mask"
+"""Ending of the column in which astropy stores which values of another are masked, where a format has no such thing."""
+OTHER_ANGLE = re.compile(r"(rad|hour|hr|h\b|arcmin|arcsec|mas\b)", re.IGNORECASE)
 ELEMENT = re.compile(r"(.+)\[(\d+)\]")
 
 
@@ -60,6 +63,30 @@ class Table(ABC):
     def _read(self, names: Sequence[str], rows: int, text: str) -> Iterator[Columns]:
         """Yield whole columns (vector columns too) in pieces of at most about `rows` rows."""
 
+    def _description(self) -> str:
+        """Return what astropy wrote about the columns, as YAML; "" if it did not write the table."""
+        return ""
+
+    def unit(self, name: str) -> str:
+        """Return the unit that the file states for a column, "" if it states none."""
+        text = " ".join(self._description().split())
+        found = re.search(rf"\{{name: {re.escape(name)}, unit: (?:!astropy\.units\.Unit \{{unit: )?([^,}}]+)", text)
+        return found.group(1).strip() if found else ""
+
+    def check_degrees(self, name: str, key: str) -> None:
+        """Raise `CatalogError` if a position is stated in another unit than degrees."""
+        unit = self.unit(name) if name in self.names else ""
+        if OTHER_ANGLE.match(unit):
+            raise CatalogError(
+                f"{self.path}: column {name!r} is in {unit}, positions are in degrees; convert the column, "
+                f"or name another one as {key} in the survey file"
+            )
+
+    def _missing(self, piece: Columns, name: str) -> NDArray[np.bool_] | None:
+        """Return which values of a column are missing: where astropy has put a mask column beside it."""
+        mask = piece.get(name + MASK)
+        return None if mask is None or mask.dtype.kind != "b" or not mask.any() else mask
+
     def has(self, name: str) -> bool:
         """Tell whether a column, or the vector column of an element, exists."""
         return split_element(name)[0] in self.names or name in self.names
@@ -88,7 +115,16 @@ class Table(ABC):
         """
         known = set(self.names)
         plain = list(dict.fromkeys(name if name in known else split_element(name)[0] for name in names))
-        for piece in self._read(plain, rows, text):
+        masks = [name + MASK for name in plain if name + MASK in known and name + MASK not in plain]
+        for piece in self._read([*plain, *masks], rows, text):
+            for name in plain:
+                missing = self._missing(piece, name)
+                if missing is not None:
+                    if name == text:
+                        raise CatalogError(
+                            f"{self.path}: id column {name!r} is empty in some rows; give every row an id"
+                        )
+                    piece[name] = _without(piece[name], missing)
             yield {name: self._column(piece, name, known) for name in names}
 
     def _column(self, piece: Columns, name: str, known: set[str]) -> NDArray[Any]:
@@ -100,6 +136,15 @@ class Table(ABC):
             shape = values.shape[1:]
             raise CatalogError(f"{self.path}: column {column!r} has no element {element}; its shape is {shape}")
         return _native(values[:, element])
+
+
+def _without(values: NDArray[Any], missing: NDArray[np.bool_]) -> NDArray[Any]:
+    """Return a column with NaN, or empty text, where a value is missing."""
+    if values.dtype.kind in "SUO":
+        return np.where(missing, values.dtype.type() if values.dtype.kind != "O" else "", values)
+    if values.dtype.kind in "biu":
+        values = values.astype(np.float64)
+    return np.where(missing, np.nan, values).astype(values.dtype)
 
 
 def _native(values: NDArray[Any]) -> NDArray[Any]:
@@ -127,6 +172,14 @@ class FitsTable(Table):
             self._file.close()
             raise CatalogError(f"{path}: holds no table, or was cut short; give a FITS file with a binary table")
         self._hdu: Any = tables[0]
+        header = self._hdu.read_header()
+        columns = range(1, len(self.names) + 1)
+        self._units = {header.get(f"TTYPE{n}"): header[f"TUNIT{n}"] for n in columns if f"TUNIT{n}" in header}
+        self._nulls = {
+            header.get(f"TTYPE{n}"): int(header[f"TNULL{n}"]) + int(header.get(f"TZERO{n}", 0))
+            for n in columns
+            if f"TNULL{n}" in header and str(header[f"TNULL{n}"]).lstrip("-").isdecimal()
+        }
 
     def close(self) -> None:
         """Close the file."""
@@ -141,6 +194,16 @@ class FitsTable(Table):
     def n_rows(self) -> int:
         """Number of rows."""
         return int(self._hdu.get_nrows())
+
+    def unit(self, name: str) -> str:
+        """Return the unit that the file states for a column, "" if it states none."""
+        return str(self._units.get(name, "")).strip()
+
+    def _missing(self, piece: Columns, name: str) -> NDArray[np.bool_] | None:
+        if name in self._nulls and piece[name].dtype.kind in "iu":
+            missing = piece[name] == self._nulls[name]
+            return missing if missing.any() else None
+        return super()._missing(piece, name)
 
     def _read(self, names: Sequence[str], rows: int, text: str) -> Iterator[Columns]:
         for start in range(0, self.n_rows, rows):

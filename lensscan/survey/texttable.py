@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
+import itertools
+import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,37 +36,54 @@ class TextTable(Table):
             self._skip, line = self._first_line()
         except (OSError, UnicodeDecodeError, EOFError) as error:
             raise CatalogError(f"{path}: not readable as text ({error})") from None
-        self._separator = next((mark for mark in (",", ";", "\t", "|") if mark in line), " " if " " in line else ",")
-        self._names = [name.strip().strip('"') for name in line.split(self._separator)]
+        bare = re.sub('"[^"]*"', "", line)
+        self._separator = next((mark for mark in (",", ";", "\t", "|") if mark in bare), " " if " " in bare else ",")
+        fields = next(csv.reader([line], delimiter=self._separator, skipinitialspace=True))
+        self._names = [name.strip() for name in fields]
 
     def _first_line(self) -> tuple[int, str]:
-        skip = 0
-        opener = gzip.open if self.path.endswith(".gz") else open
-        with opener(self.path, "rt", encoding="utf-8-sig") as stream:  # spreadsheets begin with a byte order mark
-            for line in stream:
+        with self._open() as data, io.TextIOWrapper(data, encoding="utf-8-sig") as stream:
+            for skip, line in enumerate(stream):
                 if not line.startswith("#") and line.strip():
                     return skip, line.strip()
-                skip += 1
         raise CatalogError(f"{self.path}: empty; the first line must name the columns")
+
+    def _open(self) -> IO[bytes]:
+        return cast(IO[bytes], gzip.open(self.path)) if self.path.endswith(".gz") else open(self.path, "rb")
+
+    def _source(self) -> Any:
+        """Return what pyarrow reads: the file; where blanks separate, the file with one blank where there are more."""
+        return _Aligned(self._open()) if self._separator == " " and ".ecsv" not in self.path.lower() else self.path
 
     def close(self) -> None:
         """Nothing stays open between readings."""
 
+    def check(self, name: str, key: str, survey: str) -> None:
+        """Raise `CatalogError` if a column is missing, or if two have its name."""
+        super().check(name, key, survey)
+        if self._names.count(name) > 1:
+            raise CatalogError(f"{self.path}: {self._names.count(name)} columns are named {name!r}; rename all but one")
+
+    def _description(self) -> str:
+        with self._open() as data, io.TextIOWrapper(data, encoding="utf-8-sig") as stream:
+            head = itertools.takewhile(lambda line: line.startswith("#"), stream)
+            return "\n".join(line.lstrip("# ") for line in head)
+
     @property
     def names(self) -> list[str]:
         """Names of the columns."""
-        return list(self._names)
+        return [name for name in dict.fromkeys(self._names) if name]
 
     def _read(self, names: Sequence[str], rows: int, text: str) -> Iterator[Columns]:
         import pyarrow as pa
-        from pyarrow import csv
+        from pyarrow import csv as arrow
 
         try:
-            reader = csv.open_csv(
-                self.path,
-                csv.ReadOptions(block_size=BYTES_PER_BLOCK, skip_rows=self._skip + 1, column_names=self._names),
-                csv.ParseOptions(delimiter=self._separator),
-                csv.ConvertOptions(
+            reader = arrow.open_csv(
+                self._source(),
+                arrow.ReadOptions(block_size=BYTES_PER_BLOCK, skip_rows=self._skip + 1, column_names=self._names),
+                arrow.ParseOptions(delimiter=self._separator),
+                arrow.ConvertOptions(
                     include_columns=list(names),
                     column_types=dict.fromkeys(names, pa.string()),
                     strings_can_be_null=False,
@@ -75,8 +96,32 @@ class TextTable(Table):
                         name: _typed(np.asarray(part.column(name).to_pylist(), dtype=np.str_), name == text)
                         for name in names
                     }
-        except pa.ArrowInvalid as error:
-            raise CatalogError(f"{self.path}: {' '.join(str(error).split())[:200]}") from None
+        except (pa.ArrowInvalid, OSError, EOFError) as error:
+            raise CatalogError(f"{self.path}: {' '.join(str(error).split())[:200]}; correct the file") from None
+
+
+class _Aligned(io.RawIOBase):
+    """The bytes of a table whose columns are aligned by blanks, with one blank between any two values."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._rest = stream, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while len(self._rest) < len(buffer):
+            lines = self._stream.readlines(BYTES_PER_BLOCK)
+            if not lines:
+                break
+            self._rest += b"".join(line if b'"' in line else b" ".join(line.split()) + b"\n" for line in lines)
+        size = min(len(buffer), len(self._rest))
+        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
 
 
 def _typed(words: NDArray[np.str_], identifier: bool) -> NDArray[Any]:

@@ -196,3 +196,14 @@ def test_unknown_format_and_unwritable_folder(output, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match="cannot write"):
         export(output, "csv", tmp_path / "file" / "x.csv")
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_an_export_never_replaces_what_it_is_made_from(tmp_path, to):
+    source = make_output(tmp_path, n=20)
+    before = source.read_bytes()
+    (tmp_path / "link").symlink_to(source)
+    for name in (source, tmp_path / "link"):
+        with pytest.raises(OutputError, match="would be lost; give another output"):
+            export(source, to, name)
+    assert source.read_bytes() == before

@@ -60,6 +60,8 @@ def test_circular_bases_are_refused(tmp_path):
         ({"psf": {"kind": "airy"}}, "airy"),
         ({"lenss": {}}, "did you mean 'lens'"),
         ({"base": "nowhere"}, "nowhere"),
+        ({"base": "des-griz", "band": {"g": {"fwhm": [-1.0, 0.1]}}}, "band.g has a number below zero"),
+        ({"base": "des-griz", "band": {"r": {"sigma": [1.0, float("nan"), 2.0]}}}, "band.r has a number below zero"),
     ],
 )
 def test_bad_recipes_are_refused_in_one_line(change, message):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
+import fitsio
 import h5py
+import numpy as np
 import pytest
 from tiny_survey import Survey, make_survey
 
@@ -53,6 +55,50 @@ def test_missing_files_among_others_are_failed_rows(survey: Survey, tmp_path):
     finally:
         for path in away.iterdir():
             path.rename(stamps / path.name)
+
+
+def test_a_scan_never_replaces_its_catalog(survey: Survey, tmp_path, capsys):
+    out = tmp_path / "catalog.h5"
+    with h5py.File(out, "w") as file:
+        file["catalog"] = fitsio.read(str(survey.folder / "catalog.fits"))
+    before = out.read_bytes()
+    assert main(survey.args(out, "--catalog", str(out), "--set", "overwrite=true")) == ExitCode.ERROR
+    assert "would be lost; give another output" in capsys.readouterr().err
+    assert out.read_bytes() == before
+
+
+def with_columns(survey: Survey, folder, keep: list[str]) -> list[str]:
+    """Write a catalog with odd columns, and a survey file that keeps some of them; return the changed arguments."""
+    table = fitsio.read(str(survey.folder / "catalog.fits"))[:6]
+    odd = {"S/N": np.arange(6.0), "S_N": np.ones(6), "vec": np.ones((6, 3)), "turn": np.ones(6, complex)}
+    columns = {name: table[name] for name in table.dtype.names} | odd
+    fitsio.write(str(folder / "odd.fits"), columns)
+    text = (survey.folder / "tiny.toml").read_text().replace('keep = ["mag_i"]', f"keep = {keep}")
+    (folder / "odd.toml").write_text(text)
+    return ["--catalog", str(folder / "odd.fits"), "--survey", str(folder / "odd.toml")]
+
+
+def test_columns_with_a_slash_and_elements_of_vectors_are_carried(survey: Survey, tmp_path):
+    assert main(survey.args(tmp_path / "out.h5", *with_columns(survey, tmp_path, ["S/N", "vec[1]"]))) == ExitCode.OK
+    with h5py.File(tmp_path / "out.h5") as file:
+        rows = file["scores/row"][()]
+        np.testing.assert_array_equal(file["scores/cat_S_N"][()], rows)
+        np.testing.assert_array_equal(file["scores/cat_vec[1]"][()], np.ones(len(rows)))
+    assert len(rows) > 0
+
+
+@pytest.mark.parametrize(
+    ("keep", "words"),
+    [
+        (["vec"], "'vec' of catalog.keep holds 3 values a row; name elements, such as 'vec[0]'"),
+        (["turn"], "'turn' of catalog.keep has dtype complex128; keep numbers or text only"),
+        (["S/N", "S_N"], "would be named cat_S_N like another; keep one of them"),
+    ],
+)
+def test_columns_that_no_output_can_carry_are_refused_before_the_scan(survey: Survey, tmp_path, capsys, keep, words):
+    more = with_columns(survey, tmp_path, keep)
+    assert main(survey.args(tmp_path / "out.h5", "--dry-run", *more)) == ExitCode.ERROR
+    assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,112 @@ def test_values_that_cannot_be_used_are_named_with_the_file(tmp_path, line, word
     assert words in str(error.value)
 
 
+LINES = ["id,ra,mag_g,flag", "7,10.5,21.5,1", "8,11.5,22.5,0"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("mark.csv", "\ufeff" + "\n".join(LINES)),
+        ("aligned.txt", "\n".join("  " + line.replace(",", "    ") for line in LINES)),
+        ("bars.txt", "\n".join("| " + line.replace(",", " | ") + " |" for line in LINES)),
+        ("comma.csv", "\n".join([LINES[0] + ',"a, b"', *(line + ",0" for line in LINES[1:])])),
+    ],
+)
+def test_text_tables_as_spreadsheets_and_editors_write_them(tmp_path, name, text):
+    (tmp_path / name).write_text(text + "\n")
+    (chunk,) = read(open_catalog(str(tmp_path / name), PLAIN, everything=True))
+    assert chunk.id.tolist() == [7, 8]
+    assert chunk.ra.tolist() == [10.5, 11.5]
+    assert chunk.mags["g"].tolist() == [21.5, 22.5]
+    assert "" not in chunk.columns
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    (tmp_path / "c.csv").write_text("id,mag_g,flag,mag_g\n7,21,1,5\n")
+    with pytest.raises(CatalogError, match="2 columns are named 'mag_g'; rename"):
+        open_catalog(str(tmp_path / "c.csv"), PLAIN).require(("g",))
+
+
+def masked(what: str) -> Table:
+    data = Table(table(IDS["int64"], False), masked=True)
+    data[what].mask = [False, False, True, False]
+    data["mag_g"].data.data[:] = 21.0
+    return data
+
+
+def write_masked(data: Table, path, kind: str) -> str:
+    if kind == "parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        columns = {name: pa.array(data[name].tolist()) for name in data.colnames}
+        pq.write_table(pa.table(columns), path)
+    else:
+        data.write(path, **({"path": "table", "serialize_meta": True} if kind == "h5" else {}))
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["fits", "h5", "ecsv", "csv", "parquet"])
+def test_masked_values_are_missing(tmp_path, kind):
+    (chunk,) = read(open_catalog(write_masked(masked("mag_g"), tmp_path / f"c.{kind}", kind), PLAIN))
+    np.testing.assert_array_equal(chunk.mags["g"], [21.0, 21.0, np.nan, 21.0])
+    assert chunk.id.tolist() == IDS["int64"].tolist()
+    with pytest.raises(CatalogError, match=r"empty in some rows; give|has missing integers"):
+        read(open_catalog(write_masked(masked("id"), tmp_path / f"id.{kind}", kind), PLAIN))
+
+
+@pytest.mark.parametrize("kind", ["fits", "h5", "ecsv"])
+def test_positions_in_radians_are_refused(tmp_path, kind):
+    data = table(IDS["int64"], False)
+    data["ra"].unit = "deg"
+    (chunk,) = read(open_catalog(write_masked(data, tmp_path / f"deg.{kind}", kind), PLAIN))
+    assert chunk.ra.tolist() == data["ra"].tolist()
+    data["dec"].unit = "rad"
+    with pytest.raises(CatalogError, match=r"column 'dec' is in rad, .* as catalog.dec in the survey file"):
+        open_catalog(write_masked(data, tmp_path / f"rad.{kind}", kind), PLAIN)
+
+
+def test_parquet_columns_of_any_kind_are_read_or_become_text(tmp_path):
+    import datetime
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    day = datetime.datetime(2020, 1, 2)
+    columns = {"id": [1, 2], "flag": [0, 1], "when": [day, None], "lists": [[1.0], [1.0, 2.0]], "words": [["a"], None]}
+    pq.write_table(pa.table(columns), tmp_path / "c.parquet")
+    (chunk,) = read(open_catalog(str(tmp_path / "c.parquet"), PLAIN, everything=True))
+    assert chunk.columns["when"][0].startswith("2020-01-02T00:00")
+    assert chunk.columns["lists"].tolist() == ["[1.0]", "[1.0, 2.0]"]
+    assert chunk.columns["words"].tolist() == ["['a']", ""]
+
+
+@pytest.mark.parametrize("name", ["c.parquet", "c.csv.gz"])
+def test_a_file_damaged_inside_is_named(tmp_path, name):
+    data = table(np.arange(5000), False)
+    path = write(data, tmp_path, name.partition(".")[2])
+    content = Path(path).read_bytes()
+    damaged = content[:4] + b"\xff" * 400 + content[404:] if name == "c.parquet" else content[: len(content) // 2]
+    Path(path).write_bytes(damaged)
+    with pytest.raises(CatalogError, match=rf"{path}: .*(get the file again|correct the file)") as error:
+        read(open_catalog(path, PLAIN))
+    assert "\n" not in str(error.value)
+
+
+def test_a_column_keeps_the_kind_of_its_first_chunk(tmp_path):
+    path = tmp_path / "c.csv"
+    path.write_text("id,flag,mag_g\n1,1.5,20\n2,2,20\n3,3,20\n")
+    assert [chunk.columns["flag"].tolist() for chunk in read(open_catalog(str(path), PLAIN), 2)] == [[1.5, 2.0], [3.0]]
+    path.write_text("id,flag,mag_g\n1,1,20\n2,2,20\n")
+    parts = [str(path), str(tmp_path / "d.csv")]
+    (tmp_path / "d.csv").write_text("id,flag,mag_g\n3,3.5,20\n")
+    catalog = open_catalog(f"{tmp_path}/?.csv", PLAIN)
+    assert catalog.paths == parts
+    with pytest.raises(CatalogError, match="'flag' is signed integers before row 2 and fractions after it"):
+        read(catalog, 2)
+
+
 def test_nothing_there():
     with pytest.raises(CatalogError, match="no catalog"):
         open_catalog("/nowhere/*.fits", SURVEY)

@@ -12,7 +12,16 @@ from survey import zoo
 
 from lensscan.errors import StampError
 from lensscan.schema import Status
-from lensscan.survey.fits import decode, open_regular, read_all, reentrant, scan, scan_descriptor
+from lensscan.survey.fits import (
+    create_fitsio,
+    decode,
+    open_fitsio,
+    open_regular,
+    read_all,
+    reentrant,
+    scan,
+    scan_descriptor,
+)
 from lensscan.survey.header import parse_header
 
 GOOD = zoo.stamp(zoo.pixels())
@@ -83,6 +92,30 @@ def test_special_files_are_never_opened(tmp_path):
         with pytest.raises(StampError) as error:
             open_regular(str(path))
         assert error.value.status == status
+
+
+@pytest.mark.parametrize("name", ["a [1].fits", "a(b)+1.fits", "~a.fits", "!a.fits", "stdin.fits", "-.fits"])
+def test_cfitsio_reads_the_file_of_that_name_whatever_it_means_to_it(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU(np.array([(7,)], [("a", "i4")]))]).writeto(f"./{name}")
+    for path in (name, str(tmp_path / name)):
+        with open_fitsio(path) as file:
+            assert file[1]["a"][:].tolist() == [7]
+
+
+@pytest.mark.parametrize("name", ["~a.fits", "!a.fits", "stdin.fits", "a b.fits"])
+def test_cfitsio_writes_the_file_of_that_name(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with create_fitsio(name) as file:
+        file.write(np.array([(7,)], [("a", "i4")]))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["a [1].fits", "a (b).fits"])
+def test_a_name_that_cfitsio_cannot_write_is_refused(tmp_path, name):
+    with pytest.raises(OSError, match="give another name"):
+        create_fitsio(str(tmp_path / name))
+    assert not list(tmp_path.iterdir())
 
 
 def test_sizes_are_bounded(tmp_path):

@@ -159,3 +159,36 @@ def test_a_full_disk_is_74_and_leaves_nothing(tmp_path, capsys, limit):
     assert code == ExitCode.DISK
     assert "free disk space" in capsys.readouterr().err
     assert not list(out.iterdir())
+
+
+def test_a_selection_holds_vectors_of_text_and_complex_numbers(tmp_path, capsys):
+    data = Table({"id": [1, 2], "mag_g": [20.0, 20.0], "mag_i": [18.0, 18.0]})
+    data["words"], data["turn"] = [["a", "bb"], ["c", "d"]], np.array([1j, 2])
+    data.write(tmp_path / "c.fits")
+    (tmp_path / "cut.toml").write_text('name = "c"\n[[step]]\nvalue = "g - i"\nmin = 1\n')
+    out = str(tmp_path / "s.fits")
+    assert (
+        main(["select", str(tmp_path / "c.fits"), "--survey", "des", "--cut", f"{tmp_path}/cut.toml", "-o", out]) == 0
+    )
+    found = Table.read(out, hdu=1)
+    assert found["words"].tolist() == [["a", "bb"], ["c", "d"]]
+    assert found["turn"].tolist() == [1j, 2]
+
+
+def test_a_value_that_overflows_is_said_in_one_line(tmp_path):
+    cut = Cut("c", (CutStep("g ** 9999 ** 99", min=0.0),))
+    data = Table({"id": [1], "mag_g": [20.0]})
+    data.write(tmp_path / "c.fits")
+    survey = load_survey("des")
+    (chunk,) = open_catalog(str(tmp_path / "c.fits"), survey).chunks()
+    with pytest.raises(ConfigError, match=r"'g \*\* 9999 \*\* 99' cannot be evaluated"):
+        Selector(survey, cut).apply(chunk)
+
+
+def test_a_selection_never_replaces_its_catalog(tmp_path, capsys):
+    path = catalog(tmp_path, mag_g=[20.0, 20.0], mag_i=[18.0, 19.9])
+    (tmp_path / "cut.toml").write_text('name = "c"\n[[step]]\nvalue = "g - i"\nmin = 1\n')
+    command = ["select", path, "--survey", "des", "--cut", f"{tmp_path}/cut.toml", "-o", path, "--overwrite"]
+    assert main(command) == 1
+    assert "is the input" in capsys.readouterr().err
+    assert len(Table.read(path)) == 2
