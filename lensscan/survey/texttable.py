@@ -42,18 +42,18 @@ class TextTable(Table):
         self._names = [name.strip() for name in fields]
 
     def _first_line(self) -> tuple[int, str]:
-        with self._open() as data, io.TextIOWrapper(data, encoding="utf-8-sig") as stream:
+        with self._bytes() as data, io.TextIOWrapper(data, encoding="utf-8-sig") as stream:
             for skip, line in enumerate(stream):
                 if not line.startswith("#") and line.strip():
                     return skip, line.strip()
         raise CatalogError(f"{self.path}: empty; the first line must name the columns")
 
-    def _open(self) -> IO[bytes]:
-        return cast(IO[bytes], gzip.open(self.path)) if self.path.endswith(".gz") else open(self.path, "rb")
+    def _bytes(self) -> IO[bytes]:
+        return cast(IO[bytes], gzip.open(self.path, "rb")) if self.path.endswith(".gz") else open(self.path, "rb")
 
     def _source(self) -> Any:
         """Return what pyarrow reads: the file; where blanks separate, the file with one blank where there are more."""
-        return _Aligned(self._open()) if self._separator == " " and ".ecsv" not in self.path.lower() else self.path
+        return _Aligned(self._bytes()) if self._separator == " " and ".ecsv" not in self.path.lower() else self.path
 
     def close(self) -> None:
         """Nothing stays open between readings."""
@@ -65,7 +65,7 @@ class TextTable(Table):
             raise CatalogError(f"{self.path}: {self._names.count(name)} columns are named {name!r}; rename all but one")
 
     def _description(self) -> str:
-        with self._open() as data, io.TextIOWrapper(data, encoding="utf-8-sig") as stream:
+        with self._bytes() as data, io.TextIOWrapper(data, encoding="utf-8-sig") as stream:
             head = itertools.takewhile(lambda line: line.startswith("#"), stream)
             return "\n".join(line.lstrip("# ") for line in head)
 
