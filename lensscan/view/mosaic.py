@@ -65,8 +65,11 @@ def read_truth(path: str | Path) -> dict[str, bool]:
         columns = {name.lower(): name for name in table.colnames}
         ids, lens = table[columns["id"]], table[columns["is_lens"]]
     except (OSError, KeyError, ValueError, TypeError) as error:
+        reason = (
+            f"no column {error.args[0]}" if isinstance(error, KeyError) else getattr(error, "strerror", None) or error
+        )
         raise OutputError(
-            f"cannot use {path} as truth ({error}); give a table with the columns id and is_lens"
+            f"cannot use {path} as truth ({reason}); give a table with the columns id and is_lens"
         ) from None
     yes = {"true", "t", "yes", "1", "1.0"}
     return {_text(name): _text(flag).lower() in yes for name, flag in zip(ids.tolist(), lens.tolist(), strict=True)}

@@ -83,8 +83,9 @@ def test_ring_and_truth(output, tmp_path):
 
 def test_truth_without_its_columns(tmp_path):
     Table({"name": [1]}).write(tmp_path / "truth.csv")
-    for path in (tmp_path / "truth.csv", tmp_path / "none.csv"):
-        with pytest.raises(OutputError, match="columns id and is_lens"):
+    for name, reason in (("truth.csv", "no column id"), ("none.csv", "No such file or directory")):
+        path = tmp_path / name
+        with pytest.raises(OutputError, match=rf"as truth \({reason}\); give a table with the columns id and is_lens"):
             read_truth(path)
 
 
