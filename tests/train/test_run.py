@@ -320,7 +320,6 @@ def test_a_rank_that_alone_has_an_error_says_it(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("lensscan.mpi.abort", abort)
     monkeypatch.setattr("lensscan.cli.ranks.time.sleep", waited.append)
     monkeypatch.setattr("lensscan.cli.ranks.signal.signal", lambda number, handler: None)
-    monkeypatch.setattr("lensscan.cli.train.signal.signal", lambda number, handler: None)
     monkeypatch.setattr("lensscan.process.tune_allocator", lambda: None)
     with pytest.raises(SystemExit) as left:
         main(["train", str(tmp_path / "none.toml")])
