@@ -131,8 +131,9 @@ def _top(table: QTable, n: int, clean: bool) -> list[str]:
     title = f"top {min(n, len(leaders))} of {len(leaders):,} {which}" if len(leaders) else f"no {which}"
     if hidden:
         title += f" (left out: {hidden:,} further members of a group{', or flagged' if clean else ''})"
+    lines = ["", title, *(_flagged(clean_leaders(table)) if clean else [])]
     if not len(leaders) or not n:
-        return ["", title]
+        return lines
     rows = []
     for row in leaders[:n]:
         theta, error = _value(row["theta_E"]), _value(row["theta_E_err"])
@@ -143,7 +144,14 @@ def _top(table: QTable, n: int, clean: bool) -> list[str]:
             " ".join(flag_names(int(row["flags"]))),
         ])  # fmt: skip
     head = ["rank", "id", "ra", "dec", "logit", "p_lens", 'theta_E ["]', "S/N", "flags"]
-    return ["", title, *(_cut_off(line) for line in format_table(head, rows))]
+    return [*lines, *(_cut_off(line) for line in format_table(head, rows))]
+
+
+def _flagged(leaders: QTable) -> list[str]:
+    """Return a line that counts the warning flags for which `clean` leaves candidates out."""
+    flags = np.asarray(leaders["flags"]) & int(UNCLEAN)
+    counts = Counter(name for bits in flags[flags != 0] for name in flag_names(int(bits)))
+    return [f"flagged: {', '.join(f'{name} {count:,}' for name, count in counts.most_common())}"] if counts else []
 
 
 def _expected(leaders: QTable) -> list[str]:

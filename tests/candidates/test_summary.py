@@ -13,6 +13,7 @@ from lensscan.candidates.flags import UNCLEAN
 from lensscan.candidates.summary import _expected, clean_leaders, format_table, probability, summary
 from lensscan.cli.main import main
 from lensscan.scan.merge import MergeSettings, merge
+from lensscan.schema import flag_names
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,11 @@ def test_leaders_only_and_clean(output):
     clean = clean_leaders(table, clean=True)
     assert ((np.asarray(clean["flags"]) & int(UNCLEAN)) == 0).all()
     assert 0 < len(clean) < len(leaders)
+    flags = [int(bits) & int(UNCLEAN) for bits in leaders["flags"]]
+    names = [name for bits in flags for name in flag_names(bits)]
+    said = next(line for line in summary(output, clean=True) if line.startswith("flagged: "))
+    assert sorted(said.removeprefix("flagged: ").split(", ")) == sorted(f"{k} {names.count(k)}" for k in set(names))
+    assert not any(line.startswith("flagged: ") for line in summary(output))
 
 
 def test_table_is_aligned():
