@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -29,6 +30,7 @@ __all__ = [
     "default_batch",
     "device_key",
     "device_name",
+    "gpu_number",
     "settle_threads",
     "stamp_source",
 ]
@@ -63,6 +65,16 @@ def device_key(device: str, precision: str) -> str:
         versions = f"torch {torch.__version__}; cuda {torch.version.cuda}; cudnn {torch.backends.cudnn.version()}"
         return f"{name}; {versions}; {precision}"
     return f"cpu {torch.backends.cpu.get_cpu_capability()}; torch {torch.__version__}"
+
+
+def gpu_number(device: str) -> int:
+    """Return a number (63 bits) that no other GPU of any node has, made from the UUID of this rank's; 0 on a CPU."""
+    if device != "cuda":
+        return 0
+    import torch
+
+    uuid = str(torch.cuda.get_device_properties(0).uuid)
+    return int.from_bytes(hashlib.sha256(uuid.encode()).digest()[:8]) >> 1 or 1
 
 
 def stamp_source(settings: ScanSettings, survey: Survey, frame: Frame) -> StampSource:
@@ -111,6 +123,7 @@ def build_engine(settings: ScanSettings, local_size: int) -> Engine:
         attempts.suspects,
         attempts.finished,
         regression,
+        gpu_number(device),
     )
 
 

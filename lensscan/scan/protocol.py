@@ -5,7 +5,7 @@ from -> to            kind       fields                                      mea
 ====================  =========  ==========================================  ==================================
 worker -> root        HELLO      -                                           the rank is up, before the plan
 root -> worker        START      -                                           the plan stands; load it and models
-worker -> root        READY      capacity                                    wants up to `capacity` blocks
+worker -> root        READY      capacity, rows                              wants up to `capacity` blocks
 root -> worker        BLOCK      block, attempt                              score this block
 worker -> root        DONE       block, rows, failed, reasons                its shard is durably renamed
 worker -> root        FAIL       block, code                                 the block failed; the rank is alive
@@ -59,7 +59,8 @@ class Message:
     block : int
         Block number, -1 where it means nothing.
     rows, failed : int
-        Rows finished; rows among them that failed.  In BYE, `rows` is the peak memory of the rank, bytes.
+        Rows finished; rows among them that failed.  In BYE, `rows` is the peak memory of the rank, bytes;
+        in READY the number of its GPU, 0 on a CPU.
     code : int
         Exit code, attempt number or capacity, by kind.
     seconds : float

@@ -61,6 +61,7 @@ class Root:
     fatal_code: int | None = None
     abandoned: bool = False
     lost: set[int] = field(default_factory=set)  # ranks that died before there was a scheduler
+    gpus: dict[int, list[int]] = field(default_factory=dict)  # ranks on each GPU, by its number
     _scheduler: Scheduler | None = None
     _progress: Progress | None = None
     _beaten: float = 0.0
@@ -244,11 +245,25 @@ class Root:
         if message.kind == Kind.BYE:
             self.note("left", rank=message.rank, code=message.code, peak_memory=message.rows)
         if message.kind == Kind.READY:
-            self.note("ready", rank=message.rank, cpu=round(time.process_time(), 3))
+            self._ready(message)
         new = message.kind == Kind.DONE and message.block not in self._scheduler.done
         self.act(self._scheduler.on_message(message, time.monotonic()))
         if new:
             self._count(message)
+
+    def _ready(self, message: Message) -> None:
+        """Note the rank's GPU; the second rank on one is a mistake of the launch, told once."""
+        device = {"gpu": f"{message.rows:016x}"} if message.rows else {}
+        self.note("ready", rank=message.rank, cpu=round(time.process_time(), 3), **device)
+        ranks = self.gpus.setdefault(message.rows, []) if message.rows else [message.rank]
+        if message.rank in ranks:
+            return
+        ranks.append(message.rank)
+        if len(ranks) == 2 and sum(len(others) > 1 for others in self.gpus.values()) == 1:
+            self.warn(
+                f"ranks {ranks[0]} and {ranks[1]} share a GPU, perhaps others too (log.jsonl: ready); they only hinder "
+                f"each other: start as many ranks on a node as it has GPUs"
+            )
 
     def _count(self, message: Message) -> None:
         assert self._progress is not None

@@ -62,6 +62,8 @@ class Engine:
         Told the number of each block whose shard stands.
     regression : Regression, optional
         Gives the posteriors in place of the scorer.
+    gpu : int
+        Number of the GPU, see `gpu_number`; 0 on a CPU.
     """
 
     plan: Plan
@@ -72,6 +74,7 @@ class Engine:
     suspects: Callable[[int, Rows], list[int]] = lambda block, rows: []
     finished: Callable[[int], None] = lambda block: None
     regression: Regression | None = None
+    gpu: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -143,7 +146,7 @@ class Worker(threading.Thread):
         except Exception as error:
             self._give_up(error)
             return
-        self._say(Kind.READY, code=CAPACITY)
+        self._say(Kind.READY, code=CAPACITY, rows=engine.gpu)
         writer = ThreadPoolExecutor(1, thread_name_prefix="writer")
         try:
             self._loop(engine, writer)

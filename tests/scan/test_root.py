@@ -13,8 +13,10 @@ from lensscan.mpi import World
 from lensscan.scan import root as root_module
 from lensscan.scan import run as run_module
 from lensscan.scan import shards
+from lensscan.scan.engine import gpu_number
 from lensscan.scan.protocol import Kind, Message
 from lensscan.scan.root import Root
+from lensscan.scan.scheduler import Scheduler
 from lensscan.scan.settings import ScanSettings
 from lensscan.scan.signals import StopRequest
 
@@ -119,3 +121,24 @@ def test_a_disk_too_small_for_the_scan_is_told_before_it(root, monkeypatch, caps
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=10**9))
     run_module._look_at_space(root, needed)
     assert ("1 GB are free" in capsys.readouterr().err) == warned
+
+
+@pytest.mark.parametrize(
+    "gpus,warned", [((0, 0, 0), []), ((5, 6, 7), []), ((5, 6, 5), ["0 and 2"]), ((5, 6, 6, 5, 5), ["1 and 2"])]
+)
+def test_ranks_that_share_a_gpu_are_told_once(root, capsys, gpus, warned):
+    root._scheduler = Scheduler([0] * 9, set(), expected=len(gpus))
+    for rank, gpu in [*enumerate(gpus), *enumerate(gpus)]:
+        root._on_message(Message(Kind.READY, rank, code=1, rows=gpu))
+    said = [line for line in capsys.readouterr().err.splitlines() if "share a GPU" in line]
+    assert len(said) == len(warned)
+    assert all(f"ranks {ranks} share" in line for ranks, line in zip(warned, said, strict=True))
+
+
+def test_every_gpu_has_a_number_of_its_own(monkeypatch):
+    uuids = iter(["8b2c", "8b2d", "8b2c"])
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda index: SimpleNamespace(uuid=next(uuids)))
+    first, second, again = (gpu_number("cuda") for _ in range(3))
+    assert first == again != second
+    assert all(0 < number < 1 << 63 for number in (first, second))
+    assert gpu_number("cpu") == 0
