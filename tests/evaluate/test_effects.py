@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -121,6 +122,21 @@ def test_coverage_is_the_share_inside(known):
                 share = outcome.coverage[f"{level:g}.{name}"]
                 assert share.value == pytest.approx(level ** (1 / factor), abs=4 * 0.5 / 30)
                 assert share.low <= share.value <= share.high
+
+
+def test_contents_are_those_of_central_intervals_and_of_the_region_of_all_seven(monkeypatch):
+    """A rank of 0.9 lies at the edge of the central 80 %."""
+
+    def reduced(posterior, truth):
+        n = len(truth)
+        inside = {"joint_5": np.full(n, 0.9), "joint_7": np.full(n, 0.5)}
+        return SimpleNamespace(ranks={name: np.full(n, 0.9) for name in PARAMETERS}, credibility=inside)
+
+    monkeypatch.setattr("lensscan.evaluate.effects.conditions_of", lambda recipe: conditions_of(recipe)[:1])
+    monkeypatch.setattr("lensscan.evaluate.effects.reduce_posteriors", reduced)
+    (found,) = measure_effects(settings()).outcomes
+    assert [found.coverage[f"0.68.{name}"].value for name in ("theta_E", "sy", "joint_7")] == [0, 0, 1]
+    assert found.coverage["0.95.theta_E"].value == 1
 
 
 def test_every_condition_is_measured_on_the_same_lenses(measured):

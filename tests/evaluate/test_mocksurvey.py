@@ -12,10 +12,11 @@ import pytest
 from lensscan.candidates.ensemble import Ensemble
 from lensscan.cli.main import main
 from lensscan.errors import ConfigError, ExitCode, PlanMismatch
-from lensscan.evaluate import mocksurveyreport
+from lensscan.evaluate import mocksurveyreport, toplists
 from lensscan.evaluate.members import Group, Lineup, line_up
 from lensscan.evaluate.mocksurvey import Objects, SurveySettings, rare, run_survey, stated_prevalence, survey_set
 from lensscan.evaluate.toplists import SHARES, lengths, measure_lists
+from lensscan.metrics.bootstrap import Bootstrap
 from lensscan.metrics.calibration import Calibration
 from lensscan.mocks.recipes import CLASSES, load_recipe, make_recipe
 from lensscan.nets.card import LensDensity
@@ -98,6 +99,18 @@ def test_a_perfect_scorer_finds_all_and_a_random_one_its_share(planted):
     assert best.figures["tpr_at_fpr_0.0001"].value == 1
     assert random.figures["tpr_at_fpr_0.01"].value == pytest.approx(0.01, abs=0.006)
     assert best.completeness[-1].value == 1
+
+
+def test_objects_on_one_real_stamp_are_resampled_together(monkeypatch):
+    drawn_by = []
+    monkeypatch.setattr(toplists, "Bootstrap", lambda cluster, n: drawn_by.append(cluster) or Bootstrap(cluster, n))
+    objects = drawn(300, 30, 20, [known])
+    objects.truth["stamp"][5:8], objects.truth["stamp"][40], objects.truth["stamp"][310] = 0, 7, 7
+    measure_lists(settings(replicates=2), objects)
+    (cluster,) = drawn_by
+    assert cluster[5] == cluster[6] == cluster[7] != cluster[0]
+    assert cluster[40] == cluster[310], "a lens besides on a galaxy of the survey"
+    assert len(np.unique(cluster)) == 320 - 2 - 1
 
 
 def test_the_page_shows_every_ranking_and_its_false_positives(planted):

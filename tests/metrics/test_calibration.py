@@ -170,6 +170,11 @@ def test_reliability_by_hand():
     assert error == pytest.approx((0.35 + 0.15) / 2)
 
 
+def test_a_heavy_row_lies_in_the_bin_of_its_middle():
+    diagram = reliability(np.array([0.1, 0.9]), np.array([False, True]), 2, np.array([1.0, 3.0]))
+    assert diagram.count.tolist() == [1, 3]
+
+
 def test_log_loss_by_hand():
     logit = np.array([0.0, np.log(3.0)])
     assert log_loss(logit, np.array([True, True])) == pytest.approx((np.log(2) + np.log(4 / 3)) / 2)
@@ -237,6 +242,11 @@ def test_isotonic_regression_pools_what_falls():
     np.testing.assert_allclose(found.count, [1, 2, 2, 1, 1])
     assert found.largest() == pytest.approx(0.4)
     assert np.isnan(isotonic(p, label, np.zeros(7)).largest())
+
+
+def test_isotonic_regression_pools_by_mass():
+    found = isotonic(np.array([0.2, 0.4]), np.array([1.0, 0.0]), np.array([1.0, 3.0]))
+    np.testing.assert_allclose(found.observed, [0.25, 0.25])
 
 
 def test_isotonic_regression_finds_a_known_distortion():
