@@ -176,9 +176,17 @@ def test_an_ensemble_of_a_file_is_surveyed_with_its_members(tmp_path):
     assert "expected_p_lens_over_true_top_100" in found["both"].figures
 
 
+def test_a_survey_too_small_for_any_list_is_one_list():
+    (found,) = measure_lists(settings(n=80, replicates=3), drawn(80, 8, 10, [perfect]))
+    assert found.figures["count_purity_top_80"].value == pytest.approx(0.1)
+    assert found.figures["expected_completeness_top_80"].value == pytest.approx(1.0)
+    assert found.lenses == {80: 8}
+
+
 def test_lists_have_the_shares_of_the_published_ones():
     assert lengths(1_000_000) == {100: "", 149: "first_list", 1000: "", 2680: "two_lists", 10_000: ""}
     assert set(lengths(2000)) == {5, 100, 1000}
+    assert lengths(80) == {80: ""}
     assert len(SHARES) == 2
     anchored = mocksurveyreport.load_anchors()
     values = {name: value for anchor in anchored for name, value in anchor.values.items() if name[:6] == "survey"}
