@@ -20,6 +20,7 @@ from lensscan.evaluate.modular import (
     ModularSettings,
     Rows,
     _of_batch,
+    _of_models,
     compare,
     convergence,
     image_psnr,
@@ -27,6 +28,7 @@ from lensscan.evaluate.modular import (
     verdict,
 )
 from lensscan.evaluate.modularreport import lines, report, shown_rows
+from lensscan.metrics.calibration import Calibration
 from lensscan.metrics.selective import ambiguity
 from lensscan.mocks.recipes import load_recipe, make_recipe
 from lensscan.mocks.simulate import simulate
@@ -129,6 +131,22 @@ def test_the_peak_of_all_images_is_that_of_the_blend():
         assert found[f"{space}.deblended of source"][0] == pytest.approx(20.0)
         assert found[f"{space}.denoised of source"][0] == pytest.approx(20 * np.log10(10 / 9))
         assert found[f"{space}.denoised of blend"][0] == np.inf
+
+
+def test_logits_are_calibrated_and_estimates_are_the_mean_of_the_mixture():
+    card = dataclasses.replace(models(1)[0].card, calibration=Calibration("platt", 2.0, -1.0))
+    mean = np.zeros((4, 2, 7))
+    mean[:, 0, 3], mean[:, 1, 3] = 1.0, 3.0
+    mixed = {"logit": np.ones((4, 1)), "post_mean": mean, "post_weight": np.tile([0.75, 0.25], (4, 1))}
+    plain = {"logit": np.zeros((4, 1)), "post_mean": mean[:, :1]}
+    scorers = [
+        SimpleNamespace(submit=lambda slot, found=found: SimpleNamespace(result=lambda: found))
+        for found in (mixed, plain)
+    ]
+    logit, estimate = _of_models([SimpleNamespace(card=card)] * 2, scorers, None, 3)
+    assert logit.tolist() == [[1.0] * 3, [-1.0] * 3]
+    np.testing.assert_allclose(estimate[:, :, 3], [[1.5] * 3, [1.0] * 3])
+    np.testing.assert_allclose(estimate[:, :, 0], 1.0, err_msg="from latent space")
 
 
 def test_few_nats_and_scattered_points_are_uncertain():

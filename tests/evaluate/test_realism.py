@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,9 +18,9 @@ from lensscan.evaluate import probes as probes_of
 from lensscan.evaluate import realism
 from lensscan.evaluate.gatereport import failing, lines, report, write_realism
 from lensscan.evaluate.probes import LIGHT, LIMITS, LINEAR, MIXED, Verdict, plain_features, run_probe
-from lensscan.evaluate.realism import RealismSettings, allowed_above, measure_realism
+from lensscan.evaluate.realism import RealismSettings, _check_model, allowed_above, measure_realism
 from lensscan.evaluate.recall import Found, compare_recall
-from lensscan.evaluate.samples import galaxy_light, match_brightness, real_sample
+from lensscan.evaluate.samples import Sample, galaxy_light, match_brightness, real_sample
 from lensscan.metrics.bootstrap import Bootstrap, Estimate
 from lensscan.mocks.dataset import Dataset
 from lensscan.mocks.realsky import real_sky
@@ -217,6 +218,34 @@ def test_a_survey_of_the_recipes_own_mocks_passes(gated):
     assert check.threshold.low <= check.threshold.value <= check.threshold.high
     assert (check.logits["mock non-lens"] >= check.threshold.value).mean() <= 0.1
     assert check.above == (check.logits["real non-lens"] >= check.threshold.value).sum()
+
+
+def test_painted_lenses_are_compared_with_simulated_ones():
+    """Of those on real stamps all lie above the 99 % threshold, of those on simulated galaxies half."""
+    logits = {
+        1200: np.concatenate([np.arange(1000.0), np.tile([2000.0, -1.0], 50), np.full(100, -1.0)]),
+        36: np.r_[np.full(33, 5.0), np.full(3, 990.0)],
+        60: np.full(60, 1500.0),
+    }
+
+    def sample(n, **truth):
+        return Sample(
+            np.zeros((n, 1, 2, 2), np.float32), None, np.ones((n, 1), bool), np.ones((n, 1)), truth, np.arange(n)
+        )
+
+    def lenses(n):
+        return {"theta_E": np.ones(n), "snr_arc": np.full(n, 30.0)}
+
+    own = np.arange(1200)
+    mocks = sample(1200, is_lens=own >= 1000, stamp=np.where(own >= 1100, 3, -1), **lenses(1200))
+    model = SimpleNamespace(score=lambda images, *given, **named: {"logit": logits[len(images)]})
+    asked = SimpleNamespace(model=model, batch=64, device="cpu", replicates=20)
+    found = _check_model(asked, mocks, sample(36), sample(60, **lenses(60)), lambda what, done, total: None)
+    assert found.threshold.value == 990.0
+    assert (found.above, found.n, found.allowed) == (3, 36, 2)
+    assert found.recall.painted.value == 1.0
+    assert found.recall.mock.value == pytest.approx(0.5), "without the mocks on real stamps"
+    assert found.recall.difference.low > 0
 
 
 def test_report_and_pictures(gated, tmp_path):
