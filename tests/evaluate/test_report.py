@@ -94,7 +94,7 @@ def test_challenge_figures_count_the_systems_below_the_label_rule(monkeypatch):
 
 def test_objects_that_could_not_be_scored_are_objects(monkeypatch):
     monkeypatch.setattr("lensscan.evaluate.detection.LARGE", 1000)
-    sample = scored(400)
+    sample = without_posteriors(scored(400), 0)
     assert "1000 objects, this one has 400" in assess(sample, 0.26, 2).outcomes[0].detection.omitted["tpr0"]
     failed = dataclasses.replace(sample, failed=600)
     assert "tpr0" in assess(failed, 0.26, 2).outcomes[0].detection.figures
@@ -106,7 +106,7 @@ def test_the_light_of_a_galaxy_is_not_predicted_by_its_twin(monkeypatch):
         "lensscan.evaluate.report.linear_scores",
         lambda features, lens, galaxy=None: given.append(galaxy) or features[:, 0],
     )
-    sample = scored(300, vague=0.3)
+    sample = without_posteriors(scored(300, vague=0.3), 0)
     sample.truth["stamp"] = np.arange(300) // 2
     (outcome,) = assess(sample, 0.26, 2).outcomes
     trivial_scores(sample, 2, outcome.bootstrap)
