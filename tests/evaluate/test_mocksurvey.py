@@ -14,7 +14,16 @@ from lensscan.cli.main import main
 from lensscan.errors import ConfigError, ExitCode, PlanMismatch
 from lensscan.evaluate import mocksurveyreport, toplists
 from lensscan.evaluate.members import Group, Lineup, line_up
-from lensscan.evaluate.mocksurvey import Objects, SurveySettings, rare, run_survey, stated_prevalence, survey_set
+from lensscan.evaluate.mocksurvey import (
+    Block,
+    Objects,
+    SurveySettings,
+    _Work,
+    rare,
+    run_survey,
+    stated_prevalence,
+    survey_set,
+)
 from lensscan.evaluate.toplists import SHARES, lengths, measure_lists
 from lensscan.metrics.bootstrap import Bootstrap
 from lensscan.metrics.calibration import Calibration
@@ -291,6 +300,29 @@ def test_another_survey_in_the_folder_is_refused(whole, change, what):
     with pytest.raises(PlanMismatch, match=re.escape(what)) as refused:
         run_survey(settings(**change), whole[0])
     assert "\n" not in str(refused.value)
+
+
+def test_what_failed_or_is_neither_is_left_out_and_counted_in_the_survey_alone():
+    vague = CLASSES.index("undetectable")
+    stored = {
+        "survey": ([1.0, np.nan, 2.0, 3.0], [True, False, False, False], [0, EDGE_ON, vague, EDGE_ON]),
+        "lenses": ([1.5, np.nan, 2.0, 2.5], [True, True, False, False], [0, 0, vague, EDGE_ON]),
+    }
+    work = object.__new__(_Work)
+    work.blocks = [Block(kind, 0, 4) for kind in stored]
+    work.load = lambda block: (
+        dict.fromkeys(("theta_E", "snr_arc", "stamp"), np.zeros(4))
+        | {
+            "raw": np.array(stored[block.kind][0])[:, None],
+            "is_lens": np.array(stored[block.kind][1]),
+            "klass": np.array(stored[block.kind][2]),
+        }
+    )
+    found = work.read()
+    assert found.raw[:, 0].tolist() == [1.0, 3.0, 1.5]
+    assert found.index.tolist() == [0, 3, 0]
+    assert found.extra.tolist() == [False, False, True]
+    assert (found.failed, found.vague) == (1, 1)
 
 
 def test_models_that_do_not_fit_are_refused(tmp_path):
