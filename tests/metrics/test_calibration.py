@@ -9,6 +9,7 @@ from lensscan.metrics.calibration import (
     KINDS,
     Calibration,
     _Loss,
+    binned,
     brier,
     class_weights,
     expected_calibration_error,
@@ -173,6 +174,12 @@ def test_reliability_by_hand():
 def test_a_heavy_row_lies_in_the_bin_of_its_middle():
     diagram = reliability(np.array([0.1, 0.9]), np.array([False, True]), 2, np.array([1.0, 3.0]))
     assert diagram.count.tolist() == [1, 3]
+
+
+def test_bins_of_equally_many_rows_keep_the_mass_of_the_rows():
+    rows = np.array([0.1, 0.2, 0.8, 0.9]), np.array([0.0, 1.0, 1.0, 1.0]), np.array([1.0, 1.0, 1.0, 97.0])
+    assert binned(*rows, 2, np.ones(4)).count.tolist() == [2, 98]
+    assert binned(*rows, 2).count.tolist() == [3, 97]
 
 
 def test_log_loss_by_hand():

@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from lensscan.metrics.calibration import Calibration
 from lensscan.metrics.posterior import credibility, marginal_coverage
 from lensscan.metrics.scalemixture import GAUSSIAN, ScaleMixture
-from lensscan.mocks.recipes import CLASSES
+from lensscan.mocks.recipes import CLASSES, load_recipe
 from lensscan.nets.card import ThetaPrior
 from lensscan.nets.latent import N_LATENT, PARAMETERS, TRIANGLE, from_latent
 from lensscan.nets.mixture import Mixture
 from lensscan.nets.model import Model, make_trivial
-from lensscan.train.finish import Scored, calibrate, calibrate_logit, evaluate, headline, latent_truth, lens_density
+from lensscan.train.finish import (
+    Scored,
+    calibrate,
+    calibrate_logit,
+    evaluate,
+    headline,
+    latent_truth,
+    lens_density,
+    score_mocks,
+)
 from lensscan.train.settings import Augmentation, Finish
 
 WIDTH = np.array([0.1, 0.05, 0.05, 0.04, 0.04, 0.2, 0.2])
 STATED = np.array([0.5, 2.0, 2.0, 1.0, 1.0, 1.25, 1.25])
-HEAVY = ScaleMixture((0.8, 0.2), (0.5, 3.0))
+HEAVY, WIDER = ScaleMixture((0.8, 0.2), (0.5, 3.0)), ScaleMixture((0.5, 0.5), (0.5, 1.5))
 
 
 def scores(n=20_000, seed=1, scale=(1.0,) * 7, shape=GAUSSIAN, tail=GAUSSIAN) -> Scored:
@@ -179,6 +190,35 @@ def test_what_is_fitted_on_what(monkeypatch):
     assert asked == [(400, prior), (500, prior)]
     assert (card.calibration, card.f_lens) == calibrate_logit(own, "platt")
     assert calibrate(start, one, Finish(kind="platt"), Augmentation(), eight).card.calibration != card.calibration
+
+
+def test_scored_mocks_have_the_tail_of_their_views_and_a_pool_has_none(monkeypatch):
+    n, plain = 5, make_trivial("gr", 32, 0.2)
+    tails = {"posterior_tail": HEAVY, "posterior_tail_views": WIDER, "posterior_scale_views": (1.0,) * 7}
+    one = Model(dataclasses.replace(plain.card, **tails), plain.module)
+
+    def columns(*chunk):
+        k = len(models)
+        return {
+            "logit": np.arange(k, dtype=float)[None].repeat(n, axis=0),
+            "post_mean": np.zeros((n, k, N_LATENT)),
+            "post_cov": np.zeros((n, k, len(TRIANGLE))),
+            "post_weight": np.ones((n, k)),
+            "sigma": np.ones((n, 2)),
+            "fwhm": np.ones((n, 2)),
+            "truth is_lens": np.ones(n, bool),
+        }
+
+    stub = SimpleNamespace(frame=None, device=torch.device("cpu"))
+    monkeypatch.setattr("lensscan.train.finish.Scorer", lambda *given, **named: stub)
+    monkeypatch.setattr("lensscan.train.finish.allocate", lambda *given, **named: None)
+    monkeypatch.setattr("lensscan.train.finish._score_chunk", columns)
+    recipe = load_recipe("des-griz")
+    for models, views, tail in (([one], None, HEAVY), ([one], 8, WIDER), ([one, one], 8, GAUSSIAN)):
+        found = score_mocks(models, recipe, 1, n, views=views)
+        assert found.posterior.tail == tail
+        assert (found.logit == (len(models) - 1) / 2).all()
+        np.testing.assert_allclose(found.posterior.weight.sum(axis=1), 1.0)
 
 
 def test_scale_keeps_the_dihedral_rules(model):
