@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lensscan.errors import ConfigError
 from lensscan.evaluate.posteriors import PARAMETERS, reduce_posteriors, truth_table
 from lensscan.evaluate.predict import Scoring
+from lensscan.evaluate.report import clusters
 from lensscan.evaluate.testsets import SEEDS, SealedSet
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, difference, resample
 from lensscan.metrics.deviations import Deviations
@@ -57,7 +58,7 @@ class Outcome:
     widths : dict of Estimate
         Half-width of the central 68 % of the errors, by parameter.
     differences : dict of Estimate
-        The same minus that under ``everything``, paired: the same lenses in every resample.
+        The same minus that under ``everything``, paired: the same galaxies in every resample.
     bias : dict of Estimate
         Median error.
     coverage : dict of Estimate
@@ -123,6 +124,7 @@ def measure_effects(settings: EffectsSettings, progress: Progress = lambda what,
     conditions = conditions_of(settings.recipe)
     estimates, contents, hidden = [], [], []
     truth: Floats | None = None
+    galaxy = np.arange(settings.n)
     for number, condition in enumerate(conditions):
         testset = ConditionSet(settings, condition)
         scored = settings.predict([settings.model], testset, partial(_tell, progress, number, len(conditions)))
@@ -134,6 +136,7 @@ def measure_effects(settings: EffectsSettings, progress: Progress = lambda what,
         found = np.full((settings.n, len(PARAMETERS)), np.nan)
         found[scored.rows[rows]] = np.stack([columns[name] for name in PARAMETERS], axis=1)
         true = truth_table(scored.truth, rows)
+        galaxy[scored.rows] = clusters(scored)
         if truth is None:
             truth = np.full_like(found, np.nan)
             truth[scored.rows[rows]] = true
@@ -145,7 +148,7 @@ def measure_effects(settings: EffectsSettings, progress: Progress = lambda what,
         contents.append(inside)
         hidden.append(float(np.concatenate(testset.shares).mean()) if testset.shares else float("nan"))
     assert truth is not None
-    return compare_conditions(settings, conditions, np.stack(estimates), np.stack(contents), truth, hidden)
+    return compare_conditions(settings, conditions, np.stack(estimates), np.stack(contents), truth, hidden, galaxy)
 
 
 def _tell(progress: Progress, number: int, of: int, done: int, total: int) -> None:
@@ -159,6 +162,7 @@ def compare_conditions(
     contents: Floats,
     truth: Floats,
     hidden: list[float],
+    galaxy: NDArray[np.int64] | None = None,
 ) -> Effects:
     """Summarise what was found under k conditions, ``everything`` first.
 
@@ -174,6 +178,8 @@ def compare_conditions(
     truth : (n, 7) array
     hidden : list of float
         See `Outcome`.
+    galaxy : (n,) int array, optional
+        Lenses on one galaxy share a number, and are resampled together; default: each on its own.
 
     Raises
     ------
@@ -198,7 +204,8 @@ def compare_conditions(
                 values |= {f"{number}.{level:g}.{name}": float(x) for name, x in zip(REGIONS, shares, strict=True)}
         return values
 
-    figures = resample(statistic, Bootstrap(np.flatnonzero(good), settings.replicates))
+    shared = np.flatnonzero(good) if galaxy is None else galaxy[good]
+    figures = resample(statistic, Bootstrap(shared, settings.replicates))
     outcomes = []
     for number, condition in enumerate(conditions):
         widths, bias = ({name: figures[f"{number}.{kind}.{name}"] for name in PARAMETERS} for kind in ("width", "bias"))

@@ -13,6 +13,7 @@ import numpy as np
 from lensscan.candidates.ensemble import Ensemble, read_ensemble
 from lensscan.errors import ConfigError
 from lensscan.evaluate.predict import Predictions
+from lensscan.metrics.scalemixture import GAUSSIAN
 from lensscan.nets.mixture import Mixture, widen
 from lensscan.nets.model import Model
 
@@ -105,7 +106,9 @@ def pool(group: Group, members: Sequence[Predictions]) -> Predictions:
     """Return what an ensemble says, pooled as in a scan: mean raw logit, posteriors that count alike."""
     ensemble, card = group.ensemble, group.model.card
     raw = sum(each.raw for each in members[1:]) + members[0].raw
-    posteriors = [each.posterior for each in members]
+    posteriors, tail = [each.posterior for each in members], ensemble.posterior_tail
+    if not ensemble.posterior_scale:  # a card by hand leaves posteriors, and the tails of each member, alone
+        posteriors, tail = [each.plain() for each in posteriors], GAUSSIAN
     cov = np.concatenate([np.asarray(each.cov) for each in posteriors], axis=1)
     return Predictions(
         card=card,
@@ -114,7 +117,7 @@ def pool(group: Group, members: Sequence[Predictions]) -> Predictions:
             np.concatenate([each.mean for each in posteriors], axis=1),
             widen(cov, ensemble.posterior_scale),
             np.concatenate([each.weight for each in posteriors], axis=1) / len(members),
-            ensemble.posterior_tail,
+            tail,
         ),
         flags=np.bitwise_or.reduce([each.flags for each in members]),
         fwhm=members[0].fwhm,

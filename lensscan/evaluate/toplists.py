@@ -83,10 +83,13 @@ class Found:
 
 
 def lengths(n: int) -> dict[int, str]:
-    """Return the lengths of the lists in a survey of n objects, each with the name in `SHARES` that it has, if any."""
+    """Return the lengths of the lists in a survey of n objects, each with the name in `SHARES` that it has, if any.
+
+    A survey too small for all of them has one list: the whole.
+    """
     found = {top: "" for top in TOP if top < n}
     found |= {round(share * n): name for name, share in SHARES.items() if round(share * n) > 0}
-    return dict(sorted(found.items()))
+    return dict(sorted(found.items())) or {n: ""}
 
 
 def entrants_of(settings: SurveySettings, objects: Objects) -> list[Entrant]:

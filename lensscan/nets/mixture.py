@@ -70,6 +70,18 @@ class Mixture:
         """Latent covariances of the components, before their tail's factors, (n, K, 7, 7)."""
         return unpack_triangle(self.cov)
 
+    def plain(self) -> Mixture:
+        """Return the same posteriors as mixtures of Gaussians: one for each component and factor of its tail."""
+        if self.tail.gaussian:
+            return self
+        n, _, width = self.cov.shape
+        factors, shares = np.array(self.tail.factors), np.array(self.tail.weights)
+        return Mixture(
+            np.repeat(self.mean, len(factors), axis=1),
+            (self.cov[:, :, None] * factors[:, None]).reshape(n, -1, width),
+            (self.weight[:, :, None] * shares).reshape(n, -1),
+        )
+
     def columns(self) -> dict[str, npt.NDArray[np.float32]]:
         """Return the catalog's columns; see `lensscan.nets.posterior.posterior_columns`."""
         return posterior_columns(self.mean, self.cov, self.weight, (self.tail,) * self.mean.shape[1])

@@ -162,7 +162,7 @@ class Model:
         Raises
         ------
         ModelError
-            If the images do not have the card's bands.
+            If the images do not have the card's bands, or something else does not have the shape of the images.
         """
         from lensscan.nets.scoring import score_stamps
 

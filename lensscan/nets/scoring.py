@@ -47,6 +47,10 @@ def score_stamps(
     if prevalence is not None and not 0 < prevalence < 1:
         raise ModelError(f"prevalence must lie between 0 and 1, not {prevalence}")
     n = len(images)
+    _require_shape(model, "mask", mask, images.shape)
+    _require_shape(model, "present", present, (n, n_bands))
+    for name, values in (("fwhm", fwhm), ("sigma", sigma)):
+        _require_shape(model, name, values, (n_bands,), (n, n_bands), ())
     missing = ~np.isfinite(images)
     if mask is not None:
         missing |= np.asarray(mask, bool)
@@ -63,6 +67,13 @@ def score_stamps(
         parts.append({name: column[: slot.n].copy() for name, column in columns.items()})
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return _table(model, columns, prevalence, Pooling.of([model.card], views or 0))
+
+
+def _require_shape(model: Model, name: str, values: Any, *shapes: tuple[int, ...]) -> None:
+    """Raise a `ModelError` for what does not belong to the images, before numpy stretches it over other rows."""
+    if values is not None and np.shape(values) not in shapes:
+        wanted = " or ".join(str(shape) for shape in shapes if shape)
+        raise ModelError(f"model {model.card.name}: {name} has shape {np.shape(values)}, not {wanted}")
 
 
 def _per_band(values: Sequence[float] | Floats | None, n: int, n_bands: int) -> NDArray[np.float32]:

@@ -64,7 +64,7 @@ class Best:
         return 0 < self.patience <= self.stale
 
     def see(self, values: Mapping[str, float], step: int, weights: Mapping[str, Tensor]) -> None:
-        """Take note of a validation, and keep a copy of its weights if it is the best.
+        """Take note of a validation, and keep a copy of its weights if it is the best; any figure is better than NaN.
 
         Raises
         ------
@@ -75,7 +75,8 @@ class Best:
             known = [name for name in ("auroc", "bce", "nll") if name in values]
             raise ModelError(f"a validation of this network has no {self.monitor}; set monitor to {' or '.join(known)}")
         value = values[self.monitor]
-        if self.weights and not (value > self.value if self.monitor in HIGHER else value < self.value):
+        better = value > self.value if self.monitor in HIGHER else value < self.value
+        if self.weights and not better and (math.isnan(value) or not math.isnan(self.value)):
             self.stale += 1
             return
         self.value, self.step, self.stale = value, step, 0

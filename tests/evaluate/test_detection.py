@@ -9,9 +9,10 @@ import pytest
 from scipy import stats
 from synthetic_scores import scored
 
-from lensscan.evaluate.detection import completeness_table, detect, false_positives
+from lensscan.evaluate.detection import BINS, _fitted, _noise, completeness_table, detect, false_positives
 from lensscan.evaluate.report import clusters
 from lensscan.metrics.bootstrap import Bootstrap
+from lensscan.metrics.calibration import binned, class_weights
 from lensscan.metrics.detection import wilson
 from lensscan.mocks.labels import ambiguous
 from lensscan.mocks.recipes import CLASSES
@@ -51,6 +52,31 @@ def test_stated_purity_is_the_true_one_for_calibrated_logits():
     assert abs(true.value - exact) < 3 * (true.high - true.low) / 3.92
     assert true.high - true.low < 0.25
     assert "true_purity_prevalence_0.0001" in found.omitted
+
+
+def honest(n, share, seed):
+    """Return calibrated logits of two Gaussians, a `share` of lenses, and labels."""
+    rng = np.random.default_rng(seed)
+    lens = np.arange(n) < share * n
+    return 2 * rng.normal(np.where(lens, 1.0, -1.0)), lens
+
+
+def test_noise_of_the_calibration_error_is_what_honest_models_stay_below():
+    """Sets of one lens in ten: nine or more of ten honest models, and by no more than a little."""
+    limits = _noise(*honest(1000, 0.1, 1), seed=2)
+    errors = []
+    for seed in range(3, 63):
+        logit, lens = honest(1000, 0.1, seed)
+        errors.append((_even_error(logit, lens), _fitted(logit, lens, 0.5).largest()))
+    for limit, found in zip(limits, np.transpose(errors), strict=True):
+        assert (found < limit).mean() >= 0.85
+        assert limit < 1.2 * found.max()
+
+
+def _even_error(logit, lens):
+    order = np.argsort(logit)
+    p = 1 / (1 + np.exp(-logit[order]))
+    return binned(p, lens[order].astype(float), class_weights(lens, 0.5)[order], BINS).error()
 
 
 def test_intervals_of_the_threshold_widen_towards_rare_false_positives(found):
@@ -113,6 +139,15 @@ def test_completeness_counts_every_lensed_system():
     assert table["cmu"]["value"] == pytest.approx(above[chosen].mean())
     assert table["cmu"]["low"] < table["cmu"]["value"] < table["cmu"]["high"]
     assert sum(cell["n"] for cell in table["by_seeing"]) == lensed.sum()
+
+
+def test_completeness_by_seeing_takes_the_median_band():
+    """One arcsec in three bands of 0.5, 0.8 and 4 arcsec, one of them unknown, or all."""
+    fwhm = np.array([[0.5, 0.8, 4.0], [np.nan, 0.5, 0.5], [np.nan] * 3])
+    truth = {"is_lens": np.ones(3, bool), "theta_E": np.ones(3), "snr_arc": np.full(3, 30.0)}
+    cells = completeness_table(np.array([True, False, True]), truth, fwhm)["by_seeing"]
+    assert [cell["n"] for cell in cells] == [0, 0, 0, 1, 0, 1], "1 / 0.8 and 1 / 0.5"
+    assert (cells[3]["value"], cells[5]["value"]) == (1.0, 0.0)
 
 
 def test_twins_share_a_cluster():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -80,6 +81,38 @@ def test_differences_are_paired(known):
             assert percent.high - percent.low < 1e-6, "the same lenses in every resample"
 
 
+def test_lenses_on_one_galaxy_are_resampled_together():
+    """Four lenses on each of 100 real galaxies, alike but for nothing: no more is known than from 100 lenses."""
+    conditions, rng = [Condition("everything", "", math.nan, RECIPE)], np.random.default_rng(5)
+    truth, errors, contents = rng.normal(size=(100, 7)), rng.normal(size=(1, 100, 7)), rng.uniform(size=(1, 100, 8))
+    galaxy = np.arange(100)
+    alone, twins, apart = (
+        compare_conditions(
+            settings(replicates=200),
+            conditions,
+            np.tile(truth + errors, (1, k, 1)),
+            np.tile(contents, (1, k, 1)),
+            np.tile(truth, (k, 1)),
+            [math.nan],
+            shared,
+        ).outcomes[0]
+        for k, shared in ((1, galaxy), (4, np.tile(galaxy, 4)), (4, None))
+    )
+    for table, name in (("widths", "theta_E"), ("bias", "x"), ("coverage", "0.68.e1")):
+        width, twin, free = (
+            each.high - each.low for each in (getattr(found, table)[name] for found in (alone, twins, apart))
+        )
+        assert twin == pytest.approx(width, rel=0.1)
+        assert free < 0.7 * width
+
+
+def test_the_galaxies_are_those_of_the_real_stamps(monkeypatch):
+    monkeypatch.setattr("lensscan.evaluate.effects.conditions_of", lambda recipe: conditions_of(recipe)[:1])
+    monkeypatch.setattr("lensscan.evaluate.effects.clusters", lambda scored: np.full(len(scored.rows), -1))
+    found = measure_effects(settings()).outcomes[0].widths["theta_E"]
+    assert found.low == found.value == found.high, "one galaxy, one resample"
+
+
 def test_coverage_is_the_share_inside(known):
     """Contents are uniform to the power f, so that a region of content c holds c to the power 1 / f."""
     found, factors = known
@@ -89,6 +122,21 @@ def test_coverage_is_the_share_inside(known):
                 share = outcome.coverage[f"{level:g}.{name}"]
                 assert share.value == pytest.approx(level ** (1 / factor), abs=4 * 0.5 / 30)
                 assert share.low <= share.value <= share.high
+
+
+def test_contents_are_those_of_central_intervals_and_of_the_region_of_all_seven(monkeypatch):
+    """A rank of 0.9 lies at the edge of the central 80 %."""
+
+    def reduced(posterior, truth):
+        n = len(truth)
+        inside = {"joint_5": np.full(n, 0.9), "joint_7": np.full(n, 0.5)}
+        return SimpleNamespace(ranks={name: np.full(n, 0.9) for name in PARAMETERS}, credibility=inside)
+
+    monkeypatch.setattr("lensscan.evaluate.effects.conditions_of", lambda recipe: conditions_of(recipe)[:1])
+    monkeypatch.setattr("lensscan.evaluate.effects.reduce_posteriors", reduced)
+    (found,) = measure_effects(settings()).outcomes
+    assert [found.coverage[f"0.68.{name}"].value for name in ("theta_E", "sy", "joint_7")] == [0, 0, 1]
+    assert found.coverage["0.95.theta_E"].value == 1
 
 
 def test_every_condition_is_measured_on_the_same_lenses(measured):

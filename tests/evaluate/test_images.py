@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from lensscan.evaluate.images import measure_images
+from lensscan.candidates.positions import TrueImages
+from lensscan.evaluate.images import _Errors, measure_images
 from lensscan.nets.latent import TRIANGLE, to_latent
 from lensscan.nets.mixture import Mixture
 
@@ -76,6 +79,25 @@ def test_wrong_numbers_are_counted(truth):
     assert found["posterior.all.right_number"].value == 0
     assert np.isnan(found["posterior.all.dx.half_width_68"].value)
     assert found["true_source.all.right_number"].value > 0.95
+
+
+def test_errors_are_those_of_the_later_images_and_of_the_true_delay():
+    """Two images: the first arrives at 0 by definition, the second after 12 days, 10 in truth; one row has another."""
+    nothing = np.full((2, 6), np.nan)
+
+    def images(first, second):
+        return np.column_stack([[first, first], [second, second], nothing])
+
+    place = images(0.5, 1.0)
+    true = TrueImages(place, place, np.ones((2, 8)), images(0.0, 10.0), np.array([2, 2]))
+    delays = np.stack([images(0.0, days) for days in (12.0, 9.0, 13.0)], axis=1)
+    places = np.stack([images(9.0, 1.25)] * 3, axis=1)
+    guess = SimpleNamespace(n_images=np.array([2, 4]), values={"x": places, "y": places, "delay": delays})
+    found = dict(_Errors.of(guess, true).figures(np.ones(2, bool), None))
+    assert found["right_number"] == 0.5
+    assert found["dx.bias"] == found["dy.bias"] == pytest.approx(0.25), "nobody looks at the first image"
+    assert found["delay.bias"] == pytest.approx(0.2)
+    assert found["delay.inside_68"] == 1.0
 
 
 def test_other_masses_are_said_so_and_single_images_give_nothing(truth):

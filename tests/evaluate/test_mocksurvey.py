@@ -12,10 +12,20 @@ import pytest
 from lensscan.candidates.ensemble import Ensemble
 from lensscan.cli.main import main
 from lensscan.errors import ConfigError, ExitCode, PlanMismatch
-from lensscan.evaluate import mocksurveyreport
+from lensscan.evaluate import mocksurveyreport, toplists
 from lensscan.evaluate.members import Group, Lineup, line_up
-from lensscan.evaluate.mocksurvey import Objects, SurveySettings, rare, run_survey, stated_prevalence, survey_set
+from lensscan.evaluate.mocksurvey import (
+    Block,
+    Objects,
+    SurveySettings,
+    _Work,
+    rare,
+    run_survey,
+    stated_prevalence,
+    survey_set,
+)
 from lensscan.evaluate.toplists import SHARES, lengths, measure_lists
+from lensscan.metrics.bootstrap import Bootstrap
 from lensscan.metrics.calibration import Calibration
 from lensscan.mocks.recipes import CLASSES, load_recipe, make_recipe
 from lensscan.nets.card import LensDensity
@@ -100,6 +110,18 @@ def test_a_perfect_scorer_finds_all_and_a_random_one_its_share(planted):
     assert best.completeness[-1].value == 1
 
 
+def test_objects_on_one_real_stamp_are_resampled_together(monkeypatch):
+    drawn_by = []
+    monkeypatch.setattr(toplists, "Bootstrap", lambda cluster, n: drawn_by.append(cluster) or Bootstrap(cluster, n))
+    objects = drawn(300, 30, 20, [known])
+    objects.truth["stamp"][5:8], objects.truth["stamp"][40], objects.truth["stamp"][310] = 0, 7, 7
+    measure_lists(settings(replicates=2), objects)
+    (cluster,) = drawn_by
+    assert cluster[5] == cluster[6] == cluster[7] != cluster[0]
+    assert cluster[40] == cluster[310], "a lens besides on a galaxy of the survey"
+    assert len(np.unique(cluster)) == 320 - 2 - 1
+
+
 def test_the_page_shows_every_ranking_and_its_false_positives(planted):
     wanted, found, objects = planted
     page = mocksurveyreport.make_page(wanted, objects, found, {})
@@ -163,9 +185,17 @@ def test_an_ensemble_of_a_file_is_surveyed_with_its_members(tmp_path):
     assert "expected_p_lens_over_true_top_100" in found["both"].figures
 
 
+def test_a_survey_too_small_for_any_list_is_one_list():
+    (found,) = measure_lists(settings(n=80, replicates=3), drawn(80, 8, 10, [perfect]))
+    assert found.figures["count_purity_top_80"].value == pytest.approx(0.1)
+    assert found.figures["expected_completeness_top_80"].value == pytest.approx(1.0)
+    assert found.lenses == {80: 8}
+
+
 def test_lists_have_the_shares_of_the_published_ones():
     assert lengths(1_000_000) == {100: "", 149: "first_list", 1000: "", 2680: "two_lists", 10_000: ""}
     assert set(lengths(2000)) == {5, 100, 1000}
+    assert lengths(80) == {80: ""}
     assert len(SHARES) == 2
     anchored = mocksurveyreport.load_anchors()
     values = {name: value for anchor in anchored for name, value in anchor.values.items() if name[:6] == "survey"}
@@ -270,6 +300,29 @@ def test_another_survey_in_the_folder_is_refused(whole, change, what):
     with pytest.raises(PlanMismatch, match=re.escape(what)) as refused:
         run_survey(settings(**change), whole[0])
     assert "\n" not in str(refused.value)
+
+
+def test_what_failed_or_is_neither_is_left_out_and_counted_in_the_survey_alone():
+    vague = CLASSES.index("undetectable")
+    stored = {
+        "survey": ([1.0, np.nan, 2.0, 3.0], [True, False, False, False], [0, EDGE_ON, vague, EDGE_ON]),
+        "lenses": ([1.5, np.nan, 2.0, 2.5], [True, True, False, False], [0, 0, vague, EDGE_ON]),
+    }
+    work = object.__new__(_Work)
+    work.blocks = [Block(kind, 0, 4) for kind in stored]
+    work.load = lambda block: (
+        dict.fromkeys(("theta_E", "snr_arc", "stamp"), np.zeros(4))
+        | {
+            "raw": np.array(stored[block.kind][0])[:, None],
+            "is_lens": np.array(stored[block.kind][1]),
+            "klass": np.array(stored[block.kind][2]),
+        }
+    )
+    found = work.read()
+    assert found.raw[:, 0].tolist() == [1.0, 3.0, 1.5]
+    assert found.index.tolist() == [0, 3, 0]
+    assert found.extra.tolist() == [False, False, True]
+    assert (found.failed, found.vague) == (1, 1)
 
 
 def test_models_that_do_not_fit_are_refused(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -18,14 +19,20 @@ from lensscan.evaluate.modular import (
     GAIN,
     ModularSettings,
     Rows,
+    _of_batch,
+    _of_models,
     compare,
     convergence,
+    image_psnr,
     measure_modular,
     verdict,
 )
 from lensscan.evaluate.modularreport import lines, report, shown_rows
+from lensscan.metrics.calibration import Calibration
 from lensscan.metrics.selective import ambiguity
 from lensscan.mocks.recipes import load_recipe, make_recipe
+from lensscan.mocks.simulate import simulate
+from lensscan.nets.intermediate import Intermediate
 from lensscan.nets.model import Card, Model, build_network, make_trivial
 from lensscan.render.modules import latent_diagram, principal_plane
 
@@ -107,6 +114,60 @@ def test_end_to_end_is_not_the_papers_baseline(wrong):
     assert said.startswith("no claim against the published 0.94: that needs resnet50 at 0.82")
     assert "--baseline" in said
     assert verdict(comparison(recipe="argonne2017")) == "no claim: nothing is published of this recipe"
+
+
+def test_the_peak_of_all_images_is_that_of_the_blend():
+    """A source of 1 in a blend of 10, deblended to nothing: 20 dB, in flux; a tenth of all in normalised images."""
+    stub = SimpleNamespace(
+        shown=np.full((1, 1, 2, 2), 1.0),
+        denoised=np.full((1, 1, 2, 2), 1.0),
+        deblended=np.zeros((1, 1, 2, 2)),
+        normalised=lambda flux: flux / 10,
+        flux=lambda image: 10 * image,
+    )
+    found = image_psnr(stub, np.full((1, 1, 2, 2), 10.0), np.full((1, 1, 2, 2), 1.0))
+    for space in ("asinh", "flux"):
+        assert found[f"{space}.nothing of source"][0] == pytest.approx(20.0)
+        assert found[f"{space}.deblended of source"][0] == pytest.approx(20.0)
+        assert found[f"{space}.denoised of source"][0] == pytest.approx(20 * np.log10(10 / 9))
+        assert found[f"{space}.denoised of blend"][0] == np.inf
+
+
+def test_logits_are_calibrated_and_estimates_are_the_mean_of_the_mixture():
+    card = dataclasses.replace(models(1)[0].card, calibration=Calibration("platt", 2.0, -1.0))
+    mean = np.zeros((4, 2, 7))
+    mean[:, 0, 3], mean[:, 1, 3] = 1.0, 3.0
+    mixed = {"logit": np.ones((4, 1)), "post_mean": mean, "post_weight": np.tile([0.75, 0.25], (4, 1))}
+    plain = {"logit": np.zeros((4, 1)), "post_mean": mean[:, :1]}
+    scorers = [
+        SimpleNamespace(submit=lambda slot, found=found: SimpleNamespace(result=lambda: found))
+        for found in (mixed, plain)
+    ]
+    logit, estimate = _of_models([SimpleNamespace(card=card)] * 2, scorers, None, 3)
+    assert logit.tolist() == [[1.0] * 3, [-1.0] * 3]
+    np.testing.assert_allclose(estimate[:, :, 3], [[1.5] * 3, [1.0] * 3])
+    np.testing.assert_allclose(estimate[:, :, 0], 1.0, err_msg="from latent space")
+
+
+def test_few_nats_and_scattered_points_are_uncertain():
+    recipe = make_recipe({"base": "slpipe2019", "size": SIZE}, "test")
+    mocks = simulate(recipe, seed=3, n=2, layers=True)
+    images = np.zeros((2, 3, SIZE, SIZE), np.float32)
+    made = Intermediate(
+        np.ones((2, 3), np.float32), 2.0, images, images, images, np.zeros((2, 4)), np.ones((2, 4)),
+        np.array([[-1.0, 1.0], [-3.0, 3.0]]), np.array([4.0, 1.0]),
+    )  # fmt: skip
+
+    class Stub:
+        card = models(1)[0].card
+
+        def __call__(self, *stamps):
+            return made
+
+    stated = _of_batch(Stub(), mocks, slice(0, 2), np.array([[4.0, 0.5]]), np.zeros((1, 2, 7)))
+    for name, values in stated.uncertainty.items():
+        assert values[1] > values[0], name
+    np.testing.assert_allclose(stated.uncertainty["logit_spread"], [1.0, 3.0])
 
 
 def test_half_of_the_mocks_tell_whether_end_to_end_has_converged(found):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,13 +14,14 @@ from scipy.ndimage import gaussian_filter
 from lensscan.cli.main import main
 from lensscan.config import find, read_toml
 from lensscan.errors import ConfigError
+from lensscan.evaluate import probes as probes_of
 from lensscan.evaluate import realism
 from lensscan.evaluate.gatereport import failing, lines, report, write_realism
 from lensscan.evaluate.probes import LIGHT, LIMITS, LINEAR, MIXED, Verdict, plain_features, run_probe
-from lensscan.evaluate.realism import RealismSettings, allowed_above, measure_realism
+from lensscan.evaluate.realism import RealismSettings, _check_model, allowed_above, measure_realism
 from lensscan.evaluate.recall import Found, compare_recall
-from lensscan.evaluate.samples import galaxy_light, match_brightness, real_sample
-from lensscan.metrics.bootstrap import Estimate
+from lensscan.evaluate.samples import Sample, galaxy_light, match_brightness, real_sample
+from lensscan.metrics.bootstrap import Bootstrap, Estimate
 from lensscan.mocks.dataset import Dataset
 from lensscan.mocks.realsky import real_sky
 from lensscan.mocks.recipes import make_recipe
@@ -116,6 +118,14 @@ def test_views_of_few_galaxies_count_as_few():
     assert found.auroc.low < 0.5 < found.auroc.high + 0.1, "a galaxy's other views are never fitted on"
 
 
+def test_both_kinds_of_one_galaxy_are_resampled_together(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(probes_of, "Bootstrap", lambda cluster, n: drawn.append(cluster) or Bootstrap(cluster, n))
+    galaxy, labels = np.tile(np.arange(40), 4), np.arange(160) < 80
+    run_probe("x", np.random.default_rng(1).normal(size=(160, 2)), labels, galaxy, 0.6, 3)
+    assert np.bincount(drawn[0]).tolist() == [2] * 40, "one object of each label, on one galaxy"
+
+
 def test_verdicts_say_what_the_interval_leaves_open():
     def figure(value, low, high):
         return Estimate(value, low, high, np.empty(0))
@@ -162,7 +172,23 @@ def test_recall_is_compared_at_equal_theta_E_and_snr():
     worse = dataclasses.replace(painted, passed=painted.passed & (np.arange(2000) % 2 == 0))
     assert compare_recall(worse, mock, 200).difference.high < -0.2
     assert found.share == 1
+    assert found.painted.value == pytest.approx(painted.passed.mean()), "the painted lenses stay as they are"
     assert compare_recall(painted, lenses(3, 10, 1.0, easy), 50) is None
+
+
+def test_lenses_on_one_galaxy_are_found_or_missed_together():
+    """Ten alike on each of 60 galaxies say no more than one on each, on either side."""
+    rng = np.random.default_rng(11)
+    passed = rng.random(60) < 0.5
+    few = Found(passed, np.ones(60), np.full(60, 30.0), np.arange(60))
+    many = Found(*(np.repeat(getattr(few, name), 10) for name in ("passed", "theta_E", "snr", "galaxy")))
+    apart = dataclasses.replace(many, galaxy=np.arange(600))
+    widths = [
+        [figure.high - figure.low for figure in (found.painted, found.mock)]
+        for found in (compare_recall(each, each, 200) for each in (few, many, apart))
+    ]
+    np.testing.assert_allclose(widths[1], widths[0], rtol=0.35)
+    assert max(widths[2]) < 0.5 * min(widths[0])
 
 
 def test_a_resample_without_common_cells_tells_nothing():
@@ -192,6 +218,34 @@ def test_a_survey_of_the_recipes_own_mocks_passes(gated):
     assert check.threshold.low <= check.threshold.value <= check.threshold.high
     assert (check.logits["mock non-lens"] >= check.threshold.value).mean() <= 0.1
     assert check.above == (check.logits["real non-lens"] >= check.threshold.value).sum()
+
+
+def test_painted_lenses_are_compared_with_simulated_ones():
+    """Of those on real stamps all lie above the 99 % threshold, of those on simulated galaxies half."""
+    logits = {
+        1200: np.concatenate([np.arange(1000.0), np.tile([2000.0, -1.0], 50), np.full(100, -1.0)]),
+        36: np.r_[np.full(33, 5.0), np.full(3, 990.0)],
+        60: np.full(60, 1500.0),
+    }
+
+    def sample(n, **truth):
+        return Sample(
+            np.zeros((n, 1, 2, 2), np.float32), None, np.ones((n, 1), bool), np.ones((n, 1)), truth, np.arange(n)
+        )
+
+    def lenses(n):
+        return {"theta_E": np.ones(n), "snr_arc": np.full(n, 30.0)}
+
+    own = np.arange(1200)
+    mocks = sample(1200, is_lens=own >= 1000, stamp=np.where(own >= 1100, 3, -1), **lenses(1200))
+    model = SimpleNamespace(score=lambda images, *given, **named: {"logit": logits[len(images)]})
+    asked = SimpleNamespace(model=model, batch=64, device="cpu", replicates=20)
+    found = _check_model(asked, mocks, sample(36), sample(60, **lenses(60)), lambda what, done, total: None)
+    assert found.threshold.value == 990.0
+    assert (found.above, found.n, found.allowed) == (3, 36, 2)
+    assert found.recall.painted.value == 1.0
+    assert found.recall.mock.value == pytest.approx(0.5), "without the mocks on real stamps"
+    assert found.recall.difference.low > 0
 
 
 def test_report_and_pictures(gated, tmp_path):

@@ -9,12 +9,13 @@ from synthetic_scores import posteriors, scored
 
 from lensscan.evaluate.posteriors import (
     PARAMETERS,
+    _reduce,
     likelihoods,
     log_jacobian,
     reduce_posteriors,
     truth_table,
 )
-from lensscan.evaluate.regression import CONVENTIONS, KEPT, _surest, convert, groups_of, regress
+from lensscan.evaluate.regression import CONVENTIONS, KEPT, _indicators, _surest, convert, groups_of, regress
 from lensscan.lens.conventions import from_axis_ratio
 from lensscan.metrics.bootstrap import Bootstrap
 from lensscan.metrics.deviations import Deviations
@@ -126,6 +127,54 @@ def test_likelihood_in_physical_units_by_numbers():
     truth[:, 1], truth[:, 2] = e1[inside], e2[inside]
     nll = likelihoods(to_latent(truth), truth, repeated(mean, packed, len(truth)))["e1_e2"]
     assert np.exp(-nll).sum() * (axis[1] - axis[0]) ** 2 == pytest.approx(1.0, abs=0.01)
+
+
+def test_joint_likelihoods_of_what_is_independent_are_sums():
+    latent, mean, packed = posteriors(50, np.random.default_rng(6))
+    nll = likelihoods(latent, from_latent(latent), Mixture.single(mean, packed))
+    five = nll["theta_E"] + nll["e1_e2"] + nll["x"] + nll["y"]
+    np.testing.assert_allclose(nll["joint_5"], five)
+    np.testing.assert_allclose(nll["joint_7"], five + nll["sx"] + nll["sy"])
+
+
+def test_regions_do_not_depend_on_the_unit():
+    """Positions in units ten times as small: the same samples lie nearer to the same references."""
+    rng = np.random.default_rng(3)
+    truth = from_latent(0.2 * rng.normal(size=(200, 7)))
+    samples = from_latent(to_latent(truth)[:, None] + 0.1 * rng.normal(size=(200, 40, 7)))
+    unit = np.array([1, 1, 1, 10, 10, 10, 10])
+    scale, box = truth.std(axis=0), np.quantile(truth, [0.01, 0.99], axis=0)
+    found, other = (
+        _reduce(samples * u, truth * u, scale * u, (box[0] * u, box[1] * u), np.random.default_rng(1))
+        for u in (np.ones(7), unit)
+    )
+    for name in ("tarp.joint_5", "tarp.joint_7"):
+        np.testing.assert_allclose(found[name], other[name])
+
+
+def test_outliers_are_counted_in_the_unit_of_each_parameter(exact):
+    _, truth, reduced = exact
+    table, names = _indicators(reduced, truth, 0.05)
+    shares = dict(zip(names, table.mean(axis=0), strict=True))
+    off = np.abs(reduced.median - truth)
+    for k, name, most in ((0, "theta_E", 0.15 * truth[:, 0]), (1, "e1", 0.2), (2, "e2", 0.2), (3, "x", 0.05)):
+        assert shares[f"outliers.{name}"] == pytest.approx((off[:, k] > most).mean()), name
+    assert shares["outliers.x"] > 0.2 > shares["outliers.e1"]
+
+
+def test_twins_do_not_predict_each_other_from_their_light(monkeypatch):
+    given = []
+    monkeypatch.setattr(
+        "lensscan.evaluate.regression.linear_values",
+        lambda features, truth, galaxy=None: given.append(galaxy) or np.zeros_like(truth),
+    )
+    sample = scored(400)
+    lens = sample.truth["is_lens"]
+    truth = truth_table(sample.truth, lens)
+    galaxy = np.arange(len(truth)) // 2
+    reduced = reduce_posteriors(sample.models[0].posterior[lens], truth)
+    regress(reduced, truth, {}, 0.263, sample.features[lens], Bootstrap(galaxy, 1))
+    assert given[0] is galaxy
 
 
 def test_latent_and_back():

@@ -13,9 +13,10 @@ from lensscan.errors import ConfigError
 from lensscan.evaluate.detection import cut_words
 from lensscan.evaluate.galleries import class_name
 from lensscan.evaluate.markup import figure
-from lensscan.evaluate.report import LIKELY, NATURAL, assess, compare, plain
+from lensscan.evaluate.report import LIKELY, NATURAL, assess, clusters, compare, plain, trivial_scores
 from lensscan.metrics.bootstrap import Estimate
 from lensscan.metrics.detection import auroc
+from lensscan.mocks.labels import ambiguous
 from lensscan.mocks.recipes import CLASSES
 from lensscan.nets.card import ThetaPrior
 from lensscan.nets.prior import natural_rows
@@ -89,6 +90,30 @@ def test_challenge_figures_count_the_systems_below_the_label_rule(monkeypatch):
     assert "tpr10" in outcome.detection.figures, "the set has 2,000 objects, lensed but hidden ones among them"
     kept = scored(1999, vague=0.2)
     assert "1999" in assess(kept, 0.26, 3).outcomes[0].detection.omitted["tpr10"]
+
+
+def test_objects_that_could_not_be_scored_are_objects(monkeypatch):
+    monkeypatch.setattr("lensscan.evaluate.detection.LARGE", 1000)
+    sample = without_posteriors(scored(400), 0)
+    assert "1000 objects, this one has 400" in assess(sample, 0.26, 2).outcomes[0].detection.omitted["tpr0"]
+    failed = dataclasses.replace(sample, failed=600)
+    assert "tpr0" in assess(failed, 0.26, 2).outcomes[0].detection.figures
+
+
+def test_the_light_of_a_galaxy_is_not_predicted_by_its_twin(monkeypatch):
+    given = []
+    monkeypatch.setattr(
+        "lensscan.evaluate.report.linear_scores",
+        lambda features, lens, galaxy=None: given.append(galaxy) or features[:, 0],
+    )
+    sample = without_posteriors(scored(300, vague=0.3), 0)
+    sample.truth["stamp"] = np.arange(300) // 2
+    (outcome,) = assess(sample, 0.26, 2).outcomes
+    trivial_scores(sample, 2, outcome.bootstrap)
+    clear = ~ambiguous(sample.truth)
+    assert not clear.all()
+    assert all(np.array_equal(galaxy, clusters(sample)[clear]) for galaxy in given)
+    assert len(given) == 5
 
 
 def test_figures_are_those_of_the_plain_functions():

@@ -129,6 +129,21 @@ def test_lenses_that_no_resample_draws_are_unknown_not_missed():
     assert (covered.value, covered.low, covered.high) == (1.0, 1.0, 1.0)
 
 
+def test_mocks_on_one_real_stamp_are_resampled_together():
+    """Each row four times on a stamp of its own: no more is known than from one."""
+    rows = scored(500)
+    many = np.tile(np.arange(500), 4)
+    (model,) = rows.models
+    twins = dataclasses.replace(
+        model, logit=model.logit[many], posterior=model.posterior[many], flags=model.flags[many], fwhm=model.fwhm[many]
+    )
+    truth = {name: column[many] for name, column in rows.truth.items()} | {"stamp": many}
+    four = dataclasses.replace(rows, rows=np.arange(2000), truth=truth, features=rows.features[many], models=[twins])
+    one, found = measure_cell(rows, model, 200).figures, measure_cell(four, twins, 200).figures
+    for name in ("auroc", "theta_E_68", "coverage_68"):
+        assert found[name].high - found[name].low == pytest.approx(one[name].high - one[name].low, rel=0.3), name
+
+
 def test_the_calibration_error_is_that_of_the_stated_probability():
     """A cap of 0 says one half of everything above: the ranking does not notice, the calibration error does."""
     rows = scored(4000)

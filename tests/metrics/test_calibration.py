@@ -9,6 +9,7 @@ from lensscan.metrics.calibration import (
     KINDS,
     Calibration,
     _Loss,
+    binned,
     brier,
     class_weights,
     expected_calibration_error,
@@ -170,6 +171,17 @@ def test_reliability_by_hand():
     assert error == pytest.approx((0.35 + 0.15) / 2)
 
 
+def test_a_heavy_row_lies_in_the_bin_of_its_middle():
+    diagram = reliability(np.array([0.1, 0.9]), np.array([False, True]), 2, np.array([1.0, 3.0]))
+    assert diagram.count.tolist() == [1, 3]
+
+
+def test_bins_of_equally_many_rows_keep_the_mass_of_the_rows():
+    rows = np.array([0.1, 0.2, 0.8, 0.9]), np.array([0.0, 1.0, 1.0, 1.0]), np.array([1.0, 1.0, 1.0, 97.0])
+    assert binned(*rows, 2, np.ones(4)).count.tolist() == [2, 98]
+    assert binned(*rows, 2).count.tolist() == [3, 97]
+
+
 def test_log_loss_by_hand():
     logit = np.array([0.0, np.log(3.0)])
     assert log_loss(logit, np.array([True, True])) == pytest.approx((np.log(2) + np.log(4 / 3)) / 2)
@@ -237,6 +249,11 @@ def test_isotonic_regression_pools_what_falls():
     np.testing.assert_allclose(found.count, [1, 2, 2, 1, 1])
     assert found.largest() == pytest.approx(0.4)
     assert np.isnan(isotonic(p, label, np.zeros(7)).largest())
+
+
+def test_isotonic_regression_pools_by_mass():
+    found = isotonic(np.array([0.2, 0.4]), np.array([1.0, 0.0]), np.array([1.0, 3.0]))
+    np.testing.assert_allclose(found.observed, [0.25, 0.25])
 
 
 def test_isotonic_regression_finds_a_known_distortion():

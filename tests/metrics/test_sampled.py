@@ -110,6 +110,13 @@ def test_crps_of_a_gaussian():
     np.testing.assert_allclose(crps(samples, truth), exact, atol=0.02)
 
 
+def test_crps_of_two_samples_is_unbiased():
+    """The truth in the middle: 2 phi(0) - 1 / sqrt(pi)."""
+    samples = np.random.default_rng(7).normal(size=(40_000, 2))
+    exact = 2 * stats.norm.pdf(0) - 1 / np.sqrt(np.pi)
+    assert crps(samples, np.zeros(40_000)).mean() == pytest.approx(exact, abs=0.02)
+
+
 def test_crps_punishes_a_wrong_width():
     right, wide, narrow = (crps(*posterior(width)[:2]).mean() for width in (1.0, 2.0, 0.4))
     assert right < min(wide, narrow)

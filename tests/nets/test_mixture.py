@@ -12,7 +12,7 @@ from lensscan.errors import ModelError
 from lensscan.metrics.scalemixture import GAUSSIAN, ScaleMixture
 from lensscan.nets.card import Card
 from lensscan.nets.latent import N_COV, TRIANGLE
-from lensscan.nets.mixture import Mixture, Pooling
+from lensscan.nets.mixture import Mixture, Pooling, widen
 from lensscan.nets.model import Model, make_trivial
 from lensscan.nets.posterior import COLUMNS, posterior_columns
 
@@ -69,6 +69,30 @@ def test_mixture_rows_centre_and_columns():
     np.testing.assert_allclose(part.centre[0], weight[0] @ mean[0])
     expected = posterior_columns(mean, cov, weight, (HEAVY, HEAVY))
     np.testing.assert_array_equal(mixture.columns()["e1"], expected["e1"])
+
+
+def test_a_tail_written_out_is_the_same_posterior():
+    mean, cov, weight = components(40, 2)
+    tailed = Mixture(mean, cov, weight, HEAVY)
+    plain = tailed.plain()
+    assert plain.tail.gaussian
+    assert plain.mean.shape == (40, 4, 7)
+    found, expected = plain.columns(), tailed.columns()
+    for name in ("theta_E", "theta_E_q025", "x_err", "sy_err"):
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-6, err_msg=name)
+    linear = [k for k, (_, j) in enumerate(TRIANGLE) if j > 2]
+    np.testing.assert_allclose(found["cov"][:, linear], expected["cov"][:, linear], rtol=1e-4, atol=1e-6)
+    gaussian = Mixture(mean, cov, weight)
+    assert gaussian.plain() is gaussian
+
+
+def test_factors_act_on_standard_deviations():
+    cov = np.arange(1.0, 1 + N_COV)
+    found = widen(cov, (2.0, 3.0, 1.0, 1.0, 1.0, 1.0, 5.0))
+    assert found[TRIANGLE.index((0, 0))] == 4 * cov[TRIANGLE.index((0, 0))]
+    assert found[TRIANGLE.index((1, 0))] == 6 * cov[TRIANGLE.index((1, 0))]
+    assert found[TRIANGLE.index((6, 0))] == 10 * cov[TRIANGLE.index((6, 0))]
+    assert found[TRIANGLE.index((4, 3))] == cov[TRIANGLE.index((4, 3))]
 
 
 def test_card_keeps_the_tail(tmp_path):

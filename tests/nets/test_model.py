@@ -173,6 +173,21 @@ def test_p_lens_without_prevalence_is_nan(model):
     assert np.isnan(model.score(images(2))["p_lens"]).all()
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"mask": np.zeros((2, 32, 32), bool)}, r"mask has shape \(2, 32, 32\), not \(2, 2, 32, 32\)"),
+        ({"present": np.ones(2, bool)}, r"present has shape \(2,\), not \(2, 2\)"),
+        ({"fwhm": np.ones((2, 1))}, r"fwhm has shape \(2, 1\), not \(2,\) or \(2, 2\)"),
+        ({"sigma": [1.0, 2.0, 3.0]}, r"sigma has shape \(3,\), not \(2,\) or \(2, 2\)"),
+    ],
+)
+def test_what_numpy_would_stretch_over_other_rows_is_refused(model, given, words):
+    """A mask (n, H, W) of as many stamps as bands would be taken for one of bands."""
+    with pytest.raises(ModelError, match=rf"^model [^\n]*: {words}$"):
+        model.score(images(2), **given)
+
+
 def test_wrong_bands_are_refused(model):
     with pytest.raises(ModelError, match="bands g, r"):
         model.score(np.zeros((3, 4, 32, 32)))

@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from lensscan.metrics.calibration import Calibration
 from lensscan.metrics.posterior import credibility, marginal_coverage
 from lensscan.metrics.scalemixture import GAUSSIAN, ScaleMixture
-from lensscan.mocks.recipes import CLASSES
+from lensscan.mocks.recipes import CLASSES, load_recipe
 from lensscan.nets.card import ThetaPrior
 from lensscan.nets.latent import N_LATENT, PARAMETERS, TRIANGLE, from_latent
 from lensscan.nets.mixture import Mixture
 from lensscan.nets.model import Model, make_trivial
-from lensscan.train.finish import Scored, calibrate, evaluate, headline, latent_truth, lens_density
+from lensscan.train.finish import (
+    Scored,
+    calibrate,
+    calibrate_logit,
+    evaluate,
+    headline,
+    latent_truth,
+    lens_density,
+    score_mocks,
+)
 from lensscan.train.settings import Augmentation, Finish
 
 WIDTH = np.array([0.1, 0.05, 0.05, 0.04, 0.04, 0.2, 0.2])
 STATED = np.array([0.5, 2.0, 2.0, 1.0, 1.0, 1.25, 1.25])
-HEAVY = ScaleMixture((0.8, 0.2), (0.5, 3.0))
+HEAVY, WIDER = ScaleMixture((0.8, 0.2), (0.5, 3.0)), ScaleMixture((0.5, 0.5), (0.5, 1.5))
 
 
 def scores(n=20_000, seed=1, scale=(1.0,) * 7, shape=GAUSSIAN, tail=GAUSSIAN) -> Scored:
@@ -163,6 +174,53 @@ def test_eight_views_have_a_scale_of_their_own(model):
     assert model.card.scale_of(1) == model.card.posterior_scale
 
 
+def test_what_is_fitted_on_what(monkeypatch):
+    """Widths of one view and of eight on nature's lenses, the logit on mocks scored with the card's own views."""
+    asked = []
+
+    def note(scored, prior):
+        asked.append((len(scored.logit), prior))
+        return (1.0,) * 7, GAUSSIAN
+
+    monkeypatch.setattr("lensscan.train.finish.recalibrate", note)
+    plain, prior = make_trivial("gr", 32, 0.2), ThetaPrior(0.5, 3.0, (1.0,) * 9, (2.0,) * 9)
+    start = Model(dataclasses.replace(plain.card, theta_E_prior=prior), plain.module)
+    one, eight, own = scores(n=400), scores(n=500, seed=2), scores(n=600, seed=3)
+    card = calibrate(start, one, Finish(kind="platt"), Augmentation(), eight, own).card
+    assert asked == [(400, prior), (500, prior)]
+    assert (card.calibration, card.f_lens) == calibrate_logit(own, "platt")
+    assert calibrate(start, one, Finish(kind="platt"), Augmentation(), eight).card.calibration != card.calibration
+
+
+def test_scored_mocks_have_the_tail_of_their_views_and_a_pool_has_none(monkeypatch):
+    n, plain = 5, make_trivial("gr", 32, 0.2)
+    tails = {"posterior_tail": HEAVY, "posterior_tail_views": WIDER, "posterior_scale_views": (1.0,) * 7}
+    one = Model(dataclasses.replace(plain.card, **tails), plain.module)
+
+    def columns(*chunk):
+        k = len(models)
+        return {
+            "logit": np.arange(k, dtype=float)[None].repeat(n, axis=0),
+            "post_mean": np.zeros((n, k, N_LATENT)),
+            "post_cov": np.zeros((n, k, len(TRIANGLE))),
+            "post_weight": np.ones((n, k)),
+            "sigma": np.ones((n, 2)),
+            "fwhm": np.ones((n, 2)),
+            "truth is_lens": np.ones(n, bool),
+        }
+
+    stub = SimpleNamespace(frame=None, device=torch.device("cpu"))
+    monkeypatch.setattr("lensscan.train.finish.Scorer", lambda *given, **named: stub)
+    monkeypatch.setattr("lensscan.train.finish.allocate", lambda *given, **named: None)
+    monkeypatch.setattr("lensscan.train.finish._score_chunk", columns)
+    recipe = load_recipe("des-griz")
+    for models, views, tail in (([one], None, HEAVY), ([one], 8, WIDER), ([one, one], 8, GAUSSIAN)):
+        found = score_mocks(models, recipe, 1, n, views=views)
+        assert found.posterior.tail == tail
+        assert (found.logit == (len(models) - 1) / 2).all()
+        np.testing.assert_allclose(found.posterior.weight.sum(axis=1), 1.0)
+
+
 def test_scale_keeps_the_dihedral_rules(model):
     scale = model.card.posterior_scale
     assert scale[1] == scale[2]
@@ -203,6 +261,10 @@ def test_ranges_and_prior(model):
     assert 3 < low < 5.1
     assert 19.9 < high < 26
     assert model.card.fwhm_range["r"][1] == pytest.approx(2 * np.exp(0.08), rel=0.02)
+    usual = Augmentation()
+    widen = np.exp(2 * (usual.gain + usual.sigma))
+    edges = np.quantile(scores().sigma[:, 0], [0.001, 0.999])
+    np.testing.assert_allclose((low, high), (edges[0] / widen, edges[1] * widen), rtol=1e-3)
     assert set(model.card.prior) == set(PARAMETERS)
 
 
@@ -218,6 +280,20 @@ def test_evaluation_is_plain_json(model):
     rates = found["false_positives"]
     assert "lens" not in rates
     assert np.mean([rate["above"] for rate in rates.values()]) == pytest.approx(0.01, abs=0.004)
+
+
+def test_figures_of_the_evaluation_by_hand(model):
+    """Outliers are relative to theta_E; a capped probability costs what it says, not what the logit would."""
+    found = scores(n=2000, seed=6)
+    theta_E = found.truth["theta_E"][found.is_lens]
+    off = np.abs(np.exp(found.posterior.mean[found.is_lens, 0, 0]) / theta_E - 1) > 0.15
+    assert 0.1 < off.mean() < 0.2
+    timid = dataclasses.replace(model.card, calibration=Calibration(cap=0.5))
+    said = evaluate(timid, found)
+    assert said["parameters"]["theta_E"]["outliers_15_percent"] == pytest.approx(off.mean(), abs=1e-4)
+    p = timid.calibration.p_lens(found.logit, found.is_lens.mean())
+    loss = -np.log(np.where(found.is_lens, p, 1 - p)).mean()
+    assert said["log_loss"] == pytest.approx(loss, rel=1e-4)
 
 
 def test_rates_that_the_sample_cannot_show_are_left_out(model):

@@ -99,6 +99,16 @@ def test_losses_are_better_when_lower():
     assert best.weights["weight"].tolist() == [1.0]
 
 
+@pytest.mark.parametrize("monitor", ["nll", "auroc"])
+def test_any_figure_is_better_than_none(monitor):
+    """A first validation may overflow; nothing is above or below NaN, and it must not stay the best for that."""
+    best = Best(monitor, 3)
+    for step, value in enumerate([float("nan"), float("nan"), 0.4, float("nan")]):
+        best.see({monitor: value}, step, {"weight": torch.tensor([float(step)])})
+    assert (best.value, best.step, best.stale) == (0.4, 2, 1)
+    assert best.weights["weight"].tolist() == [2.0]
+
+
 def test_a_figure_that_no_validation_has_is_one_line():
     with pytest.raises(ModelError, match="no auroc; set monitor to nll"):
         Best("auroc", 1).see({"nll": 0.3}, 2, {})
