@@ -9,6 +9,7 @@ import logging
 import platform
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -79,6 +80,8 @@ class TrainRun:
         Returns the exit code of a stop that was asked for.
     report : callable
         Takes progress lines.
+    hold : callable
+        Takes the folder, and gives a context in which nobody else trains there.
     """
 
     settings: TrainSettings
@@ -87,6 +90,7 @@ class TrainRun:
     backend: str
     stop: Callable[[], ExitCode | None]
     report: Callable[[str], None]
+    hold: Callable[[Path], AbstractContextManager[Any]] = contextlib.nullcontext
 
     @property
     def folder(self) -> Path:
@@ -106,6 +110,11 @@ class TrainRun:
             self.report(f"{self.output} is complete, nothing to do")
             return ExitCode.OK
         self.folder.mkdir(parents=True, exist_ok=True)
+        with self.hold(self.folder):
+            return self._run(recipe)
+
+    def _run(self, recipe: Recipe) -> ExitCode:
+        """Train and finish in the folder that is held."""
         engine = start_engine(self.backend, self.device)
         if engine.rank == 0 and (warning := galaxies_apart(recipe)):
             self.report(warning)
