@@ -28,7 +28,8 @@ def estimate_sigma(images: Tensor, mask: Tensor | None = None) -> Tensor:
     """Estimate the noise per pixel of each stamp and band from the border.
 
     The median absolute deviation of the unmasked border pixels (a frame of 1/12 of the side), taken again
-    without the pixels beyond 3 sigma.
+    without the pixels beyond 3 sigma.  Where the whole border is masked, as of a small stamp that was padded, it is
+    the border of what is not.
 
     Parameters
     ----------
@@ -40,12 +41,28 @@ def estimate_sigma(images: Tensor, mask: Tensor | None = None) -> Tensor:
     Returns
     -------
     Tensor, (n, C), float32
-        nJy per pixel; NaN where the whole border is masked.
+        nJy per pixel; NaN where all is masked.
     """
-    width = max(2, images.shape[-1] // 12)
-    values = _border(images, width)
-    if mask is not None:
-        values = values.masked_fill(_border(mask, width), math.nan)
+    width = _width(images)
+    if mask is None:
+        return _clipped(_border(images, width))
+    sigma = _clipped(_border(images, width).masked_fill(_border(mask, width), math.nan))
+    for row, band in sigma.isnan().nonzero().tolist():
+        there = ~mask[row, band]
+        if there.any():
+            rows, columns = (there.any(dim=axis).nonzero() for axis in (1, 0))
+            inner = (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
+            pixels = images[row, band].masked_fill(~there, math.nan)[inner]
+            sigma[row, band] = _clipped(_border(pixels, _width(pixels)))
+    return sigma
+
+
+def _width(images: Tensor) -> int:
+    return max(2, images.shape[-1] // 12)
+
+
+def _clipped(values: Tensor) -> Tensor:
+    """Return the clipped spread of values along the last axis, NaN left out."""
     ordered = _sorted(values)
     count = ordered.isfinite().sum(dim=-1, keepdim=True)
     deviation = _sorted((values - _middle(ordered, count)).abs_())

@@ -30,6 +30,16 @@ def test_sigma_ignores_the_middle_and_bright_neighbours():
     assert (estimate_sigma(images) / clean).max() < 1.1
 
 
+def test_sigma_of_a_padded_stamp_is_that_of_its_own_border():
+    images, mask = torch.zeros(40, 2, 64, 64), torch.ones(40, 2, 64, 64, dtype=torch.bool)
+    small = noise(size=44)
+    small[:, :, 10:34, 10:34] += 1e5
+    images[:, :, 10:54, 10:54], mask[:, :, 10:54, 10:54] = small, False
+    assert torch.equal(estimate_sigma(images, mask), estimate_sigma(small))
+    mask[3, 1] = True
+    assert estimate_sigma(images, mask).isnan().nonzero().tolist() == [[3, 1]]
+
+
 def test_sigma_skips_masked_pixels():
     images = noise()
     mask = torch.zeros_like(images, dtype=torch.bool)

@@ -12,7 +12,6 @@ from lensscan.cli.main import main
 from lensscan.errors import ConfigError
 from lensscan.site.jobscript import Job, folder, render, sites
 
-
 SCAN = 'catalog = "c.fits"\nsurvey = "des"\nstamps = "packs:packs"\nmodel = "des-griz"\n'
 
 

@@ -139,7 +139,8 @@ def test_finish_anew_keeps_the_weights(trained):
 @pytest.mark.slow
 def test_finish_refuses_the_model_of_another_training(trained):
     folder = trained[0]
-    other = train(folder, "--finish", str(folder / "small.safetensors"), "--set", "seed=5", "-o", str(folder / "no.safetensors"))
+    words = ["--finish", str(folder / "small.safetensors"), "--set", "seed=5", "-o", str(folder / "no.safetensors")]
+    other = train(folder, *words)
     assert other.code == ExitCode.ERROR
     assert "settings_digest differs" in other.err
     assert other.err.strip().count("\n") == 0
