@@ -204,7 +204,7 @@ def test_who_has_the_known_position_is_on_its_page(output, tmp_path, monkeypatch
     from lensscan.view import images as view
 
     Table({"id": read_candidates(output)["id"][-1:], "px": [0.5], "py": [0.4]}).write(tmp_path / "seen.csv")
-    request = ImageRequest(samples=20, table=tmp_path / "seen.csv", first_image=("px", "py"))
+    request = ImageRequest(samples=20, table=str(tmp_path / "seen.csv"), first_image=("px", "py"))
     drawn = {}
 
     def draw(candidates, chosen, prediction, stamps, page):
