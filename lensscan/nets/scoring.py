@@ -104,7 +104,9 @@ def _fill(
     slot.present[:n], slot.fwhm[:n], slot.sigma[:n] = present, fwhm, sigma
     slot.origin[:n] = np.array(place.offset) * frame.pixel_scale
     slot.padding[:n] = place.padding
-    doubtful = slot.mask[:n].any(axis=(1, 2, 3)) if slot.masked else np.zeros(n, bool)
+    doubtful = np.zeros(n, bool)
+    if slot.masked:
+        doubtful |= slot.mask[:n].any(axis=(1, 2, 3))
     settle(slot, 0, n, frame, doubtful, check_piece(slot.images)[:n])
     slot.close(n)
 
