@@ -175,8 +175,9 @@ def find(kind: str, name: str | Path) -> Path:
     if not path.is_file():
         close = difflib.get_close_matches(text, shipped(kind), 1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
+        way = f"for the file here write ./{text}" if Path(text).is_file() else "or give a path"
         raise ConfigError(
-            f"{kind}: no shipped {text!r}{hint}; shipped are: {', '.join(shipped(kind)) or 'none'}; or give a path"
+            f"{kind}: no shipped {text!r}{hint}; shipped are: {', '.join(shipped(kind)) or 'none'}; {way}"
         )
     return path
 
@@ -321,7 +322,8 @@ def _scalar(kind: Any, value: Any, where: str) -> Any:
         options = typing.get_args(kind)
         if value in options:
             return value
-        raise ConfigError(f"{where} must be one of {', '.join(map(str, options))}, not {value!r}")
+        known = ", ".join(str(option) or "''" for option in options)
+        raise ConfigError(f"{where} must be one of {known}, not {value!r}")
     raise ConfigError(f"{where} must be {getattr(kind, '__name__', kind)}, not {value!r}")
 
 

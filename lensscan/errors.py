@@ -115,13 +115,18 @@ def disk_error(error: BaseException, path: object) -> DiskError | None:
     """Return a `DiskError` if `error` means that the disk is full or failing, else None.
 
     h5py reports a full disk as OSError at the write and as RuntimeError at the close, the second without
-    an errno, cfitsio by its status of a failed write alone, so the text is looked at too.
+    an errno, cfitsio by its status of a failed write alone, so the text is looked at too.  torch, which closes its
+    file all the same, hides the error of the write behind another one.
     """
-    text = str(error).lower()
-    known = getattr(error, "errno", None) in DISK_ERRNOS
     told = (*(f"errno = {number}" for number in sorted(DISK_ERRNOS)), "no space left", CFITSIO_WRITE_ERROR)
-    if known or any(words in text for words in told):
-        return DiskError(
-            f"cannot write {path}: {error}; free disk space (or raise the quota) and run the same command again"
-        )
+    found: BaseException | None = error
+    while found is not None:
+        number = getattr(found, "errno", None)
+        if number in DISK_ERRNOS or any(words in str(found).lower() for words in told):
+            what = getattr(found, "strerror", None) or found
+            remedy = "free disk space (or raise the quota) and run the same command again"
+            if number == errno.EROFS:
+                remedy = "choose a folder that can be written to"
+            return DiskError(f"cannot write {path}: {what}; {remedy}")
+        found = found.__context__
     return None

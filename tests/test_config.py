@@ -23,7 +23,7 @@ class Inner:
 class Outer:
     name: str
     size: float
-    kind: Literal["a", "b"] = "a"
+    kind: Literal["a", "b", ""] = "a"
     many: tuple[float, ...] = ()
     inner: Inner = field(default_factory=Inner)
 
@@ -41,7 +41,7 @@ def test_values_are_converted_and_nested() -> None:
         ({"inner": {"dept": 1}}, "f.toml: inner: unknown key 'dept'; did you mean 'depth'?"),
         ({"size": "big"}, "f.toml: size must be float, not 'big'"),
         ({"size": True}, "f.toml: size must be float, not True"),
-        ({"kind": "c"}, "f.toml: kind must be one of a, b, not 'c'"),
+        ({"kind": "c"}, "f.toml: kind must be one of a, b, '', not 'c'"),
         ({"many": 3}, "f.toml: many must be a list, not 3"),
         ({"many": [1, "x"]}, "f.toml: many[1] must be float, not 'x'"),
         ({"inner": 3}, "f.toml: inner must be a table, not 3"),
@@ -56,6 +56,14 @@ def test_what_does_not_fit_is_named(change: dict[str, object], message: str) -> 
 def test_a_missing_key_is_named() -> None:
     with pytest.raises(ConfigError, match=r"^f.toml: missing key 'size'; add it$"):
         build(Outer, {"name": "x"}, "f.toml")
+
+
+def test_a_file_by_a_bare_name_is_told_how_to_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").write_text("a = 1\n")
+    with pytest.raises(ConfigError, match=r"for the file here write \./mine$"):
+        find("surveys", "mine")
+    assert find("surveys", "./mine").is_file()
 
 
 def test_names_and_paths(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ def test_the_file_appears_in_one_step_and_its_folder_is_made(tmp_path: Path) -> 
     ("error", "raised", "words"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), DiskError, "free disk space"),
+        (OSError(errno.EROFS, "Read-only file system"), DiskError, "system; choose a folder that can be written to"),
         (PermissionError(errno.EACCES, "Permission denied"), OutputError, "Permission denied; check the folder"),
         (ValueError("a bug"), ValueError, "a bug"),
     ],

@@ -180,7 +180,9 @@ def _take_apart(
     done = 0
     for row, file in enumerate(files):
         best = next((light for light in lights if light.ok[row]), None)
-        if batch.status[row] != Status.PENDING:
+        if batch.status[row] == Status.WRONG_BANDS and args.method != MODULE:
+            _say(file, f"bands are missing, {', '.join(frame.bands)} are looked for; name those it has by --bands")
+        elif batch.status[row] != Status.PENDING:
             _say(file, STATUS_TEXT[Status(int(batch.status[row]))])
         elif best is None:
             _say(file, "; ".join(dict.fromkeys(REASONS[str(light.reason[row])] for light in lights)))

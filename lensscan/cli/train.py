@@ -9,17 +9,20 @@ models that differ by their seed alone, one after the other.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import functools
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lensscan.cli.arguments import add_assignments, at_least, need_gpu, seconds
 from lensscan.cli.ranks import leave_to_root
 from lensscan.errors import ConfigError, ExitCode, LensscanError
+from lensscan.scan.lock import RunLock
 from lensscan.scan.signals import StopRequest
 
 if TYPE_CHECKING:
@@ -97,8 +100,10 @@ def train(args: argparse.Namespace, stop: StopRequest) -> ExitCode:
     torch.set_num_threads(args.threads)
     device = choose_device(args.device, settings.precision)
     output = Path(args.output or f"{settings.name}.safetensors")
+    if output.suffix != ".safetensors":
+        raise ConfigError(f"output {output} must end in .safetensors, by which a model file is known")
     report = Reporter(sys.stderr.isatty())
-    work = TrainRun(settings, output, device, args.backend, stop.check, report)
+    work = TrainRun(settings, output, device, args.backend, stop.check, report, functools.partial(hold, report=report))
     if args.finish is None:
         return train_each(trainings(work, args.seeds), report) if args.seeds else work.run()
     if args.seeds:
@@ -106,6 +111,20 @@ def train(args: argparse.Namespace, stop: StopRequest) -> ExitCode:
     if mpi.launched_size() not in (None, 1):
         raise ConfigError("--finish is work for one process; run it without mpiexec")
     return work.finish(Model.load(args.finish))
+
+
+@contextlib.contextmanager
+def hold(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
+    """Lock the folder of a training against other jobs; the ranks of one have it through the first."""
+    from lensscan import mpi
+
+    if mpi.launched_rank() > 0:
+        yield
+        return
+    with RunLock(folder / "lock", "training").kept() as note:
+        if note:
+            report(note)
+        yield
 
 
 def trainings(work: TrainRun, number: int) -> list[TrainRun]:

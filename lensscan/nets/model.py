@@ -157,12 +157,13 @@ class Model:
         -------
         QTable
             ``logit`` (calibrated) ``logit_raw p_lens theta_E e1 e2 x y sx sy``, their ``_err``, the quantiles
-            of theta_E, ``cov snr flags``; positions in arcsec from the centre of the given stamps.
+            of theta_E, ``cov snr flags``; positions in arcsec from the centre of the given stamps.  NaN where a
+            scan would fail the row: too little is there.
 
         Raises
         ------
         ModelError
-            If the images do not have the card's bands, or something else does not have the shape of the images.
+            If the images do not have the card's bands or are too small, or something else does not have their shape.
         """
         from lensscan.nets.scoring import score_stamps
 

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from lensscan.errors import ModelError
 from lensscan.nets.mixture import Pooling
 from lensscan.nets.scorer import Scorer
-from lensscan.survey.placement import place_centred
-from lensscan.survey.stamps import Batch, allocate
+from lensscan.schema import Status
+from lensscan.survey.placement import MIN_FILL, place_centred
+from lensscan.survey.quality import check_piece, settle
+from lensscan.survey.stamps import Batch, Frame, allocate
 
 if TYPE_CHECKING:
     from lensscan.nets.model import Model
@@ -44,6 +46,9 @@ def score_stamps(
     if images.ndim != 4 or images.shape[1] != n_bands:
         wanted = f"(n, {n_bands}, height, width) for bands {', '.join(model.card.bands)}"
         raise ModelError(f"model {model.card.name}: images have shape {images.shape}, not {wanted}")
+    if min(images.shape[2:]) < MIN_FILL * model.card.size:
+        what = f"images of {images.shape[2]} x {images.shape[3]} pixels are less than half as wide as its stamps"
+        raise ModelError(f"model {model.card.name}: {what}, {model.card.size}; give larger cut-outs")
     if prevalence is not None and not 0 < prevalence < 1:
         raise ModelError(f"prevalence must lie between 0 and 1, not {prevalence}")
     n = len(images)
@@ -61,9 +66,12 @@ def score_stamps(
     parts: list[dict[str, NDArray[Any]]] = []
     for start in range(0, max(n, 1), batch):
         rows = slice(start, min(start + batch, n))
-        _fill(slot, model.card.pixel_scale, images[rows], missing[rows], seen[rows], sides[0][rows], sides[1][rows])
+        _fill(slot, model.frame(), images[rows], missing[rows], seen[rows], sides[0][rows], sides[1][rows])
         columns = scorer.submit(slot).result()
-        columns["origin"] = slot.origin
+        columns |= {"origin": slot.origin, "flags": slot.flags | columns["flags"]}
+        for name in ("logit", "post_mean", "post_cov", "snr"):
+            columns[name] = columns[name].copy()
+            columns[name][slot.status != Status.PENDING] = np.nan
         parts.append({name: column[: slot.n].copy() for name, column in columns.items()})
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return _table(model, columns, prevalence, Pooling.of([model.card], views or 0))
@@ -82,17 +90,17 @@ def _per_band(values: Sequence[float] | Floats | None, n: int, n_bands: int) -> 
 
 def _fill(
     slot: Batch,
-    pixel_scale: float,
+    frame: Frame,
     images: Floats,
     missing: NDArray[np.bool_],
     present: NDArray[np.bool_],
     fwhm: NDArray[np.float32],
     sigma: NDArray[np.float32],
 ) -> None:
-    """Fill one slot as the scan's readers do: crop or pad about the centre, zero missing pixels."""
+    """Fill one slot as the scan's readers do: crop or pad about the centre, settle which rows can be scored."""
     n = len(images)
     slot.clear()
-    place = place_centred((images.shape[2], images.shape[3]), slot.images.shape[-1])
+    place = place_centred((images.shape[2], images.shape[3]), frame.size)
     for row in range(n):
         for band in np.flatnonzero(present[row]):
             bad = missing[row, band]
@@ -101,7 +109,12 @@ def _fill(
                 place.put_mask(bad, slot.mask_of(row)[band])
         slot.images[row, ~present[row]] = 0.0
     slot.present[:n], slot.fwhm[:n], slot.sigma[:n] = present, fwhm, sigma
-    slot.origin[:n] = np.array(place.offset) * pixel_scale
+    slot.origin[:n] = np.array(place.offset) * frame.pixel_scale
+    slot.padding[:n] = place.padding
+    doubtful = np.zeros(n, bool)
+    if slot.masked:
+        doubtful |= slot.mask[:n].any(axis=(1, 2, 3))
+    settle(slot, 0, n, frame, doubtful, check_piece(slot.images)[:n])
     slot.close(n)
 
 

@@ -1,13 +1,17 @@
 """The lock of a run folder: names its owner, is kept fresh, and is taken over when the owner is dead.
 
-The lock prevents waste, not corruption: two jobs on one folder would still only rename identical shards.
+The lock of a scan prevents waste, not corruption: two jobs on one folder would still only rename identical shards.
+Of two trainings with other settings the later one would replace checkpoint and model of the other.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,9 +48,12 @@ class RunLock:
     ----------
     path : Path
         The lock file.
+    work : str
+        What owners do, for messages.
     """
 
     path: Path
+    work: str = "scan"
     _refreshed: float = field(default=0.0)
     held: bool = False
 
@@ -77,7 +84,7 @@ class RunLock:
             if reason is None:
                 who = f"host {holder.get('host', '?')}, pid {holder.get('pid', '?')}, job {holder.get('job') or 'none'}"
                 raise LockedError(
-                    f"{self.path.parent} is in use by another scan ({who}); "
+                    f"{self.path.parent} is in use by another {self.work} ({who}); "
                     "wait for it, or stop it and run this command again"
                 )
             stale = temporary_name(self.path)
@@ -91,7 +98,7 @@ class RunLock:
             stale.unlink(missing_ok=True)
             if self._create():
                 return f"took over the lock of {self.path.parent}: {reason}"
-        raise LockedError(f"{self.path.parent}: another scan started at the same moment; run this command again")
+        raise LockedError(f"{self.path.parent}: another {self.work} started at the same moment; run this command again")
 
     def _create(self) -> bool:
         try:
@@ -140,3 +147,28 @@ class RunLock:
         if self.held and read_owner(self.path) == self.owner():
             self.path.unlink(missing_ok=True)
         self.held = False
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[str]:
+        """Hold the lock, kept fresh by a thread, during the work within; gives what `acquire` returns.
+
+        Raises
+        ------
+        LockedError
+            As `acquire` does.
+        """
+        note, done = self.acquire(), threading.Event()
+
+        def refresh() -> None:
+            while not done.wait(REFRESH_SECONDS / 2):
+                with contextlib.suppress(OSError):
+                    self.refresh()
+
+        thread = threading.Thread(target=refresh, name="lock", daemon=True)
+        thread.start()
+        try:
+            yield note
+        finally:
+            done.set()
+            thread.join()
+            self.release()

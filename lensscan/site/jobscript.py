@@ -14,8 +14,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from lensscan.config import find, read_toml
+from lensscan.config import check_keys, find, read_toml
 from lensscan.errors import ConfigError
+from lensscan.scan.settings import ScanSettings
 
 __all__ = ["Job", "folder", "render", "sites"]
 
@@ -90,8 +91,8 @@ def render(site: str, job: Job) -> str:
     Raises
     ------
     ConfigError
-        For an unknown site, a malformed wall time, a file that cannot be read or names no output, or a scan and a
-        training at once.
+        For an unknown site, a malformed wall time, a file that cannot be read or that the command would refuse, or a
+        scan and a training at once.
     """
     known = sites()
     if site not in known:
@@ -109,8 +110,9 @@ def render(site: str, job: Job) -> str:
         text = _set_variable(text, "RUN", str(job.run))
         text = _set_variable(text, "OUT", _output_of(job.run))
     if job.train is not None:
+        model = _model_of(job.train)
         text = _set_variable(text, "RUN", job.train)
-        text = _set_variable(text, "OUT", job.output or _model_of(job.train)).replace(SCAN, TRAIN)
+        text = _set_variable(text, "OUT", job.output or model).replace(SCAN, TRAIN)
     return _set_variable(text, "BIN", str(Path(sys.executable).parent))
 
 
@@ -143,17 +145,18 @@ def _check_time(time: str) -> None:
 
 
 def _output_of(run: Path) -> str:
-    output = read_toml(run).get("output")
-    if not isinstance(output, str):
-        raise ConfigError(f"{run}: missing key 'output'; add the HDF5 file that the scan writes")
-    return output
+    """Return what a scan writes; its file is checked whole: a job should not wait in the queue to be refused."""
+    mapping = read_toml(run)
+    check_keys(ScanSettings, mapping, str(run))  # first: a misspelt key looks like a missing one
+    return ScanSettings.from_mapping(mapping, str(run)).output
 
 
 def _model_of(train: str) -> str:
-    name = read_toml(find("training", train)).get("name")
-    if not isinstance(name, str):
-        raise ConfigError(f"{train}: missing key 'name'; add it, or give --output")
-    return f"{name}.safetensors"
+    """Return what a training writes unless it is told otherwise; its file is checked whole, as a scan's is."""
+    from lensscan.train.settings import TrainSettings  # loads torch
+
+    path = find("training", train)
+    return f"{TrainSettings.from_mapping(read_toml(path), str(path)).name}.safetensors"
 
 
 def _set_directive(text: str, pattern: str, replacement: str, value: str) -> str:

@@ -28,7 +28,8 @@ def estimate_sigma(images: Tensor, mask: Tensor | None = None) -> Tensor:
     """Estimate the noise per pixel of each stamp and band from the border.
 
     The median absolute deviation of the unmasked border pixels (a frame of 1/12 of the side), taken again
-    without the pixels beyond 3 sigma.
+    without the pixels beyond 3 sigma.  Where the whole border is masked, as of a small stamp that was padded, it is
+    the border of what is not.
 
     Parameters
     ----------
@@ -40,12 +41,39 @@ def estimate_sigma(images: Tensor, mask: Tensor | None = None) -> Tensor:
     Returns
     -------
     Tensor, (n, C), float32
-        nJy per pixel; NaN where the whole border is masked.
+        nJy per pixel; NaN where all is masked.
     """
-    width = max(2, images.shape[-1] // 12)
-    values = _border(images, width)
-    if mask is not None:
-        values = values.masked_fill(_border(mask, width), math.nan)
+    width = _width(images)
+    if mask is None:
+        return _clipped(_border(images, width))
+    sigma = _clipped(_border(images, width).masked_fill(_border(mask, width), math.nan))
+    lost = (sigma.isnan() & ~mask.all(dim=(-2, -1))).nonzero()
+    if len(lost):
+        there = ~mask[lost[:, 0], lost[:, 1]]
+        boxes, which = torch.unique(_boxes(there), dim=0, return_inverse=True)
+        for number, (top, bottom, left, right) in enumerate(boxes.tolist()):
+            chosen = which == number
+            row, band = lost[chosen].unbind(dim=1)
+            pixels = images[row, band].masked_fill(~there[chosen], math.nan)[:, top:bottom, left:right]
+            sigma[row, band] = _clipped(_border(pixels, _width(pixels)))
+    return sigma
+
+
+def _boxes(there: Tensor) -> Tensor:
+    """Return the first row, the last but one, and the same of the columns, (n, 4), of what is there (n, S, S)."""
+    bounds = []
+    for axis in (2, 1):
+        along = there.any(dim=axis).int()
+        bounds += [along.argmax(dim=1), along.shape[1] - along.flip(1).argmax(dim=1)]
+    return torch.stack(bounds, dim=1)
+
+
+def _width(images: Tensor) -> int:
+    return max(2, images.shape[-1] // 12)
+
+
+def _clipped(values: Tensor) -> Tensor:
+    """Return the clipped spread of values along the last axis, NaN left out."""
     ordered = _sorted(values)
     count = ordered.isfinite().sum(dim=-1, keepdim=True)
     deviation = _sorted((values - _middle(ordered, count)).abs_())

@@ -98,7 +98,9 @@ class Table(ABC):
             by_case = [known for known in self.names if known.lower() == name.lower()]
             nearest = by_case or close
             hint = f"nearest is {nearest[0]!r}" if nearest else "columns: " + ", ".join(self.names[:12])
-            remedy = f"set {key} in the survey file ({survey})" if key else "correct the template of the stamps"
+            remedy = "correct the template of the stamps, or what else names it"
+            if key:
+                remedy = f"set {key} in the survey file ({survey})"
             raise CatalogError(f"{self.path}: no column {name!r} ({hint}); {remedy}")
 
     def pieces(self, names: Sequence[str], rows: int, text: str = "") -> Iterator[Columns]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from lensscan.errors import ConfigError, LauncherError
 from lensscan.mpi import launched_rank, launched_size
 
-__all__ = ["BACKENDS", "Engine", "Horovod", "Serial", "TorchDistributed", "choose", "start_engine"]
+__all__ = ["BACKENDS", "Engine", "Horovod", "Serial", "TorchDistributed", "choose", "device_name", "start_engine"]
 
 BACKENDS = ("auto", "none", "torch", "horovod")
 QUIET = {"HOROVOD_CYCLE_TIME": "5", "OMPI_MCA_mpi_yield_when_idle": "1"}
@@ -210,3 +210,10 @@ def start_engine(backend: str, device: torch.device) -> Engine:
     if name == "torch":
         return TorchDistributed(device)
     return Horovod(device) if name == "horovod" else Serial()
+
+
+def device_name(device: torch.device) -> str:
+    """Say in words on what a training runs, for its card."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return f"cpu, {torch.get_num_threads()} thread"

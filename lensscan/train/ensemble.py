@@ -33,14 +33,18 @@ def recipes_of(cards: Sequence[Card]) -> list[Recipe]:
     Raises
     ------
     ModelError
-        If a card names none, or one that makes other mocks here than it did then.
+        If a card names none, one that is not shipped, or one that makes other mocks here than it did then.
     """
     found: dict[str, Recipe] = {}
     for card in cards:
         name = str(card.training.get("recipe", ""))
         if not name:
             raise ModelError(f"model {card.name} does not state its recipe; give one with --recipe")
-        recipe = load_recipe(name)
+        try:
+            recipe = load_recipe(name)
+        except ConfigError:
+            what = f"model {card.name} was trained on recipe {name}, which is not shipped"
+            raise ModelError(f"{what}; give its file with --recipe") from None
         if recipe.digest != card.training.get("recipe_digest"):
             raise ModelError(f"model {card.name}: recipe {name} makes other mocks now; give one with --recipe")
         found[recipe.digest] = recipe

@@ -190,12 +190,13 @@ def _index(folder: str, changed: tuple[int, ...], frame: Frame, recipe: str) -> 
 def _check_stamps(mocks: MockFolder, frame: Frame, recipe: str) -> None:
     """Raise a `ConfigError` for stamps of other bands, sizes or pixels than the recipe makes."""
     bands, size, scale = mocks.bands, frame.size, frame.pixel_scale
+    found, wanted = " ".join(bands), _words(frame.bands, frame.size, frame.pixel_scale)
     if mocks.packs is not None:
         pack = PackFile.open(list_packs(mocks.packs)[0])
         size, scale = pack.rows.dtype["IMAGE"].shape[-1], pack.header.number("PIXSCALE") or scale
         pack.close()
+        found = _words(bands, size, scale)
     if (bands, size, scale) != (frame.bands, frame.size, frame.pixel_scale):
-        found, wanted = _words(bands, size, scale), _words(frame.bands, frame.size, frame.pixel_scale)
         raise ConfigError(
             f"{mocks.name}: holds {found}, and the recipe {recipe} makes {wanted}; "
             "name the recipe that wrote the folder, or write another"

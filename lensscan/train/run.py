@@ -9,6 +9,7 @@ import logging
 import platform
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,7 +30,7 @@ from lensscan.nets.model import Card, Model
 from lensscan.nets.modular import ModularConfig
 from lensscan.nets.prior import LENSES, theta_prior
 from lensscan.train.augment import Sample
-from lensscan.train.distributed import Engine, start_engine
+from lensscan.train.distributed import Engine, device_name, start_engine
 from lensscan.train.finish import calibrate, evaluate, headline, score_mocks
 from lensscan.train.folder import open_folder, with_folder
 from lensscan.train.kept import Kept, Stopped
@@ -79,6 +80,8 @@ class TrainRun:
         Returns the exit code of a stop that was asked for.
     report : callable
         Takes progress lines.
+    hold : callable
+        Takes the folder, and gives a context in which nobody else trains there.
     """
 
     settings: TrainSettings
@@ -87,6 +90,7 @@ class TrainRun:
     backend: str
     stop: Callable[[], ExitCode | None]
     report: Callable[[str], None]
+    hold: Callable[[Path], AbstractContextManager[Any]] = contextlib.nullcontext
 
     @property
     def folder(self) -> Path:
@@ -106,6 +110,11 @@ class TrainRun:
             self.report(f"{self.output} is complete, nothing to do")
             return ExitCode.OK
         self.folder.mkdir(parents=True, exist_ok=True)
+        with self.hold(self.folder):
+            return self._run(recipe)
+
+    def _run(self, recipe: Recipe) -> ExitCode:
+        """Train and finish in the folder that is held."""
         engine = start_engine(self.backend, self.device)
         if engine.rank == 0 and (warning := galaxies_apart(recipe)):
             self.report(warning)
@@ -247,7 +256,7 @@ class TrainRun:
                 "mocks": trainer.stream.mocks_of(max(stages_of(settings).values())),
                 "ranks": engine.size,
                 "backend": engine.name,
-                "device": _device_name(self.device),
+                "device": device_name(self.device),
                 "hours": round(trainer.seconds / 3600, 2),
                 "versions": {
                     "lensscan": __version__,
@@ -437,9 +446,3 @@ def _members(settings: TrainSettings) -> dict[str, Any]:
     if not isinstance(network, CombinationConfig):
         return {}
     return {"members": [list(member) for member in zip(network.members, network.hashes, strict=True)]}
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
-    return f"cpu, {torch.get_num_threads()} thread"

@@ -59,7 +59,7 @@ def draw_pages(path: str | Path, report: ImageReport, page: str | Path, top: int
     page : str or Path
         PNG file.
     top : int
-        Candidates on a page, best first.
+        Candidates on a page, best first; those that a mode predicts come before those without the known position.
 
     Raises
     ------
@@ -69,24 +69,28 @@ def draw_pages(path: str | Path, report: ImageReport, page: str | Path, top: int
         If a page cannot be written.
     """
     page = Path(page)
-    stamps = _read_stamps(path, report.candidates[:top])
     pages = []
     for prediction in report.predictions:
         name = page if prediction.mode == "posterior" else page.with_name(f"{page.stem}-{prediction.mode}{page.suffix}")
-        pages.append(draw_page(report.candidates[:top], prediction, stamps, name))
+        behind = (prediction.n_images == 0) & (prediction.mode != "posterior")
+        chosen = np.argsort(behind, kind="stable")[:top]
+        stamps = _read_stamps(path, report.candidates[chosen])
+        pages.append(draw_page(report.candidates, chosen, prediction, stamps, name))
     return pages
 
 
-def draw_page(candidates: QTable, prediction: Prediction, stamps: list[_Stamp], page: str | Path) -> Path:
-    """Draw the candidates' predictions of one mode; needs no display; returns the path."""
+def draw_page(
+    candidates: QTable, chosen: NDArray[np.intp], prediction: Prediction, stamps: list[_Stamp], page: str | Path
+) -> Path:
+    """Draw the predictions of one mode for the chosen candidates; needs no display; returns the path."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ConfigError("the page needs matplotlib; install lensscan[view], or give --top 0 for no page")
-    columns = min(COLUMNS, len(candidates))
-    rows = -(-len(candidates) // columns)
+    columns = min(COLUMNS, len(chosen))
+    rows = -(-len(chosen) // columns)
     figure = new_figure(3.5 * columns, 3.85 * rows + 0.6, facecolor=BACKGROUND)
-    for k in range(len(candidates)):
-        axes = figure.add_subplot(rows, columns, k + 1, facecolor="black")
-        _draw_candidate(axes, candidates[k], prediction, k, stamps[k])
+    for place, k in enumerate(chosen.tolist()):
+        axes = figure.add_subplot(rows, columns, place + 1, facecolor="black")
+        _draw_candidate(axes, candidates[k], prediction, k, stamps[place])
     figure.suptitle(
         f"predicted images, mode {prediction.mode}: numbered by arrival, circle = minimum, square = saddle point, "
         "dots = posterior samples\n"

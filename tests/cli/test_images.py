@@ -199,6 +199,26 @@ def test_gone_stamps_cost_the_sky_only(output, tmp_path, monkeypatch):
     assert page.stat().st_size > 5_000
 
 
+def test_who_has_the_known_position_is_on_its_page(output, tmp_path, monkeypatch):
+    """A transient was seen in one candidate, far below those of the page of the posteriors."""
+    from lensscan.view import images as view
+
+    Table({"id": read_candidates(output)["id"][-1:], "px": [0.5], "py": [0.4]}).write(tmp_path / "seen.csv")
+    request = ImageRequest(samples=20, table=str(tmp_path / "seen.csv"), first_image=("px", "py"))
+    drawn = {}
+
+    def draw(candidates, chosen, prediction, stamps, page):
+        drawn[prediction.mode] = (chosen.tolist(), len(stamps), page.name)
+        return page
+
+    monkeypatch.setattr(view, "draw_page", draw)
+    view.draw_pages(output, predict_images(output, request), tmp_path / "page.png", 3)
+    assert drawn == {
+        "posterior": ([0, 1, 2], 3, "page.png"),
+        "first_image": ([N - 1, 0, 1], 3, "page-first_image.png"),
+    }
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [

@@ -110,16 +110,18 @@ def test_bad_stamps_cost_one_line_each_and_the_others_are_written(
 ) -> None:
     write_stamp(tmp_path / "good.fits")
     write_stamp(tmp_path / "single.fits", ("r",))
+    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(np.ones((SIZE, SIZE)), name="K")]).writeto(tmp_path / "other.fits")
     (tmp_path / "bad.fits").write_text("no FITS")
-    files = [tmp_path / f"{name}.fits" for name in ("good", "bad", "gone", "single")]
+    files = [tmp_path / f"{name}.fits" for name in ("good", "bad", "gone", "single", "other")]
     assert run(*files, "--survey", survey, "--method", "ica", "-o", tmp_path / "out") == 3
     said = capsys.readouterr()
     assert said.out.splitlines() == ["good: ica"]
     lines = said.err.splitlines()
-    assert len(lines) == 3
+    assert len(lines) == 4
     assert "bad.fits: not a readable FITS file" in lines[0]
     assert "gone.fits: no such file" in lines[1]
-    assert "single.fits: ICA needs two bands" in lines[2]
+    assert "single.fits: ICA needs two bands" in said.err
+    assert "other.fits: bands are missing, g, r, i are looked for; name those it has by --bands" in said.err
 
 
 def test_names_need_not_be_ascii(survey: str, tmp_path: Path) -> None:

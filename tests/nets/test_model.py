@@ -16,6 +16,7 @@ from lensscan.errors import ConfigError, ModelError
 from lensscan.metrics.calibration import Calibration
 from lensscan.nets.model import KEY, Card, Model, build_network, make_trivial
 from lensscan.nets.scorer import Scorer
+from lensscan.schema import Flag
 from lensscan.survey.stamps import allocate
 
 ARCHITECTURE = {"kind": "resnet", "widths": [8, 16], "depths": [1, 1], "hidden": 16, "squeeze": 8}
@@ -161,12 +162,28 @@ def test_larger_stamps_are_cropped_and_the_origin_follows(model):
 def test_smaller_stamps_and_nan_are_masked(model):
     table = model.score(images(3, 20))
     assert np.isfinite(table["logit"]).all()
+    assert len(set(table["logit"])) == 3, "the noise is that of what is there, and the stamps differ"
+    assert (table["flags"] == Flag.MASKED).all()
     stamps = images(3)
     stamps[0, 0, 5, 5] = np.nan
     masked = np.zeros(stamps.shape, bool)
     masked[0, 0, 5, 5] = True
     same = model.score(np.nan_to_num(stamps, nan=1e3), mask=masked)
     assert np.array_equal(model.score(stamps)["logit"], same["logit"])
+
+
+def test_what_a_scan_would_fail_has_no_score(model):
+    stamps = images(4)
+    stamps[1] = np.nan
+    stamps[2, :, :20] = np.nan
+    table = model.score(stamps)
+    for name in ("logit", "theta_E", "snr"):
+        assert np.isnan(table[name]).tolist() == [False, True, True, False], name
+    assert np.array_equal(table["logit"][[0, 3]], model.score(images(4))["logit"][[0, 3]])
+    with pytest.raises(ModelError, match=r"15 x 15 pixels .* 32; give larger"):
+        model.score(images(2, 15))
+    with pytest.raises(ModelError, match=r"fwhm has shape \(3,\)"):
+        model.score(images(4), fwhm=[1.0, 1.0, 1.0])
 
 
 def test_p_lens_without_prevalence_is_nan(model):

@@ -30,6 +30,21 @@ def test_sigma_ignores_the_middle_and_bright_neighbours():
     assert (estimate_sigma(images) / clean).max() < 1.1
 
 
+def test_sigma_of_a_padded_stamp_is_that_of_its_own_border():
+    images, mask = torch.zeros(40, 2, 64, 64), torch.ones(40, 2, 64, 64, dtype=torch.bool)
+    small = noise(size=44)
+    small[:, :, 10:34, 10:34] += 1e5
+    images[:, :, 10:54, 10:54], mask[:, :, 10:54, 10:54] = small, False
+    assert torch.equal(estimate_sigma(images, mask), estimate_sigma(small))
+    images[5, 0], mask[5, 0] = 0.0, True
+    images[5, 0, 20:50, 8:44], mask[5, 0, 20:50, 8:44] = small[5, 0, :30, :36], False
+    mask[3, 1] = True
+    sigma, expected = estimate_sigma(images, mask), estimate_sigma(small)
+    expected[3, 1], expected[5, 0] = math.nan, estimate_sigma(small[5:6, :1, :30, :36])[0, 0]
+    assert torch.equal(sigma.nan_to_num(-1), expected.nan_to_num(-1))
+    assert sigma[5, 0] != sigma[5, 1]
+
+
 def test_sigma_skips_masked_pixels():
     images = noise()
     mask = torch.zeros_like(images, dtype=torch.bool)

@@ -95,3 +95,18 @@ def test_a_disk_too_full_for_the_lock_leaves_none(tmp_path, monkeypatch):
         RunLock(tmp_path / "lock").acquire()
     monkeypatch.undo()
     assert RunLock(tmp_path / "lock").acquire() == ""
+
+
+def test_a_thread_keeps_it_fresh_until_the_work_is_done(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock_module, "REFRESH_SECONDS", 0.02)
+    path = tmp_path / "lock"
+    with RunLock(path, "training").kept() as note:
+        assert note == ""
+        os.utime(path, (0, 0))
+        deadline = time.monotonic() + 30
+        while path.stat().st_mtime == 0 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert path.stat().st_mtime > 0
+        with pytest.raises(LockedError, match="in use by another training"):
+            RunLock(path, "training").acquire()
+    assert not path.exists()

@@ -12,11 +12,13 @@ from lensscan.cli.main import main
 from lensscan.errors import ConfigError
 from lensscan.site.jobscript import Job, folder, render, sites
 
+SCAN = 'catalog = "c.fits"\nsurvey = "des"\nstamps = "packs:packs"\nmodel = "des-griz"\n'
+
 
 @pytest.fixture
 def run_toml(tmp_path: Path) -> Path:
     path = tmp_path / "my run.toml"
-    path.write_text('catalog = "c.fits"\noutput = "big search.h5"\n')
+    path.write_text(SCAN + 'output = "big search.h5"\n')
     return path
 
 
@@ -100,11 +102,30 @@ def test_values_that_cannot_work(job: Job, words: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_run_without_output(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (SCAN, "missing key 'output'"),
+        (SCAN + 'outptu = "x.h5"\n', "did you mean 'output'?"),
+        (SCAN + 'output = "x.h5"\nviews = 3\n', "views must be 1 or 8"),
+        (SCAN + 'output = "x.fits"\n', "must end in .h5"),
+    ],
+)
+def test_a_scan_that_would_be_refused(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "RUN.toml"
-    path.write_text('catalog = "c.fits"\n')
-    with pytest.raises(ConfigError, match="output"):
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
         render("slurm", Job(run=path))
+    assert words in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("output", [None, "x.safetensors"])
+def test_a_training_that_would_be_refused(tmp_path: Path, output: str | None) -> None:
+    path = tmp_path / "TRAIN.toml"
+    path.write_text('name = "x"\nrecipe = "des-griz"\nstepz = 10\n')
+    with pytest.raises(ConfigError, match=r"TRAIN\.toml: unknown key 'stepz'; did you mean 'steps'"):
+        render("slurm", Job(train=str(path), output=output))
 
 
 def test_command_prints_the_script(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -50,6 +51,20 @@ def test_full_disk(tmp_path, monkeypatch):
     with pytest.raises(DiskError, match="free disk space"):
         save_checkpoint(tmp_path / "c.pt", "abc", {"step": 4})
     monkeypatch.setattr(faults, "_faults", [])
+    assert load_checkpoint(tmp_path / "c.pt", "abc")["step"] == 3
+    assert os.listdir(tmp_path) == ["c.pt"]
+
+
+def test_a_disk_that_is_full_while_torch_writes(tmp_path):
+    """torch closes its file all the same, and raises another error over that of the write."""
+    save_checkpoint(tmp_path / "c.pt", "abc", STATE)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+    try:
+        with pytest.raises(DiskError, match="File too large; free disk space"):
+            save_checkpoint(tmp_path / "c.pt", "abc", {"step": 4, "weights": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert load_checkpoint(tmp_path / "c.pt", "abc")["step"] == 3
     assert os.listdir(tmp_path) == ["c.pt"]
 

@@ -122,6 +122,8 @@ def test_recipes_of_a_committee():
     assert names == ["des-griz", "argonne2017"]
     with pytest.raises(ModelError, match="makes other mocks now"):
         recipes_of([dataclasses.replace(one.card, training={"recipe": "des-griz", "recipe_digest": "old"})])
+    with pytest.raises(ModelError, match="recipe mine, which is not shipped; give its file with --recipe"):
+        recipes_of([dataclasses.replace(one.card, training={"recipe": "mine", "recipe_digest": "old"})])
     with pytest.raises(ModelError, match="does not state its recipe"):
         recipes_of([dataclasses.replace(one.card, training={})])
     with pytest.raises(ModelError, match="at least two"):

@@ -243,6 +243,9 @@ def test_folders_that_do_not_fit_are_refused(tmp_path, written):
     assert "at 24 pixels of 0.2 arcsec" in refusal(written, tiny(pixel_scale=0.2))
     assert "no complete folder" in refusal(tmp_path / "none", tiny())
     assert "packs or FITS" in refusal(write(tmp_path / "hdf5", tiny(), n=4, layout="hdf5"), tiny())
+    loose = write(tmp_path / "fits", tiny(), n=4, layout="fits")
+    loose = refusal(loose, tiny(bands=["g", "r"], reference="r", size=32))
+    assert "fits: holds g r i z, and the recipe tiny makes g r at 32 pixels" in loose, "sizes of files are not known"
     modular = {"kind": "modular", "denoise_width": 8, "denoise_depth": 1, "deblend_widths": [8, 8], "latent": 4}
     assert "without noise" in refusal(written, tiny(), network=modular)
 

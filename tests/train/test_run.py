@@ -22,6 +22,7 @@ from lensscan.mocks.dataset import Dataset
 from lensscan.mocks.recipes import load_recipe
 from lensscan.mocks.seeds import TESTSETS
 from lensscan.nets.model import Model
+from lensscan.scan.lock import RunLock
 from lensscan.train.modular import training_flops
 from lensscan.train.settings import TrainSettings
 
@@ -138,11 +139,12 @@ def test_finish_anew_keeps_the_weights(trained):
 @pytest.mark.slow
 def test_finish_refuses_the_model_of_another_training(trained):
     folder = trained[0]
-    other = train(folder, "--finish", str(folder / "small.safetensors"), "--set", "seed=5", "-o", str(folder / "no"))
+    words = ["--finish", str(folder / "small.safetensors"), "--set", "seed=5", "-o", str(folder / "no.safetensors")]
+    other = train(folder, *words)
     assert other.code == ExitCode.ERROR
     assert "settings_digest differs" in other.err
     assert other.err.strip().count("\n") == 0
-    assert not (folder / "no").exists()
+    assert not (folder / "no.safetensors").exists()
 
 
 @pytest.mark.slow
@@ -325,6 +327,22 @@ def test_a_rank_that_alone_has_an_error_says_it(monkeypatch, tmp_path, capsys):
         main(["train", str(tmp_path / "none.toml")])
     assert (left.value.code, waited) == (ExitCode.USAGE, [ROOT_SPEAKS])
     assert capsys.readouterr().err.count("no file") == 1
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [("small", "must end in .safetensors"), ("small.safetensors", "in use by another training")],
+)
+def test_an_output_that_cannot_be_had(tmp_path, output, words):
+    """A file that nothing would take for a model, and one that another job is about to write."""
+    folder = tmp_path / "small.safetensors.run"
+    folder.mkdir()
+    with RunLock(folder / "lock").kept():
+        done = train(tmp_path, "-o", str(tmp_path / output), timeout=120)
+    assert done.code in (ExitCode.ERROR, ExitCode.USAGE), done
+    assert words in done.err
+    assert done.err.strip().count("\n") == 0
+    assert list(folder.iterdir()) == []
 
 
 def test_unknown_training_is_one_line():
