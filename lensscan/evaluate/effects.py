@@ -162,7 +162,7 @@ def compare_conditions(
     contents: Floats,
     truth: Floats,
     hidden: list[float],
-    galaxy: NDArray[np.int64] | None = None,
+    galaxy: NDArray[np.int64],
 ) -> Effects:
     """Summarise what was found under k conditions, ``everything`` first.
 
@@ -178,8 +178,8 @@ def compare_conditions(
     truth : (n, 7) array
     hidden : list of float
         See `Outcome`.
-    galaxy : (n,) int array, optional
-        Lenses on one galaxy share a number, and are resampled together; default: each on its own.
+    galaxy : (n,) int array
+        Lenses on one galaxy share a number, and are resampled together.
 
     Raises
     ------
@@ -204,8 +204,7 @@ def compare_conditions(
                 values |= {f"{number}.{level:g}.{name}": float(x) for name, x in zip(REGIONS, shares, strict=True)}
         return values
 
-    shared = np.flatnonzero(good) if galaxy is None else galaxy[good]
-    figures = resample(statistic, Bootstrap(shared, settings.replicates))
+    figures = resample(statistic, Bootstrap(galaxy[good], settings.replicates))
     outcomes = []
     for number, condition in enumerate(conditions):
         widths, bias = ({name: figures[f"{number}.{kind}.{name}"] for name in PARAMETERS} for kind in ("width", "bias"))

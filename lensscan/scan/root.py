@@ -253,11 +253,12 @@ class Root:
 
     def _ready(self, message: Message) -> None:
         """Note the rank's GPU; the second rank on one is a mistake of the launch, told once."""
-        device = {"gpu": f"{message.rows:016x}"} if message.rows else {}
+        gpu = message.rows
+        device = {"gpu": f"{gpu:016x}"} if gpu else {}
         self.note("ready", rank=message.rank, cpu=round(time.process_time(), 3), **device)
-        ranks = self.gpus.setdefault(message.rows, []) if message.rows else [message.rank]
-        if message.rank in ranks:
+        if not gpu or message.rank in self.gpus.get(gpu, []):
             return
+        ranks = self.gpus.setdefault(gpu, [])
         ranks.append(message.rank)
         if len(ranks) == 2 and sum(len(others) > 1 for others in self.gpus.values()) == 1:
             self.warn(

@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from lensscan.config import check_keys, find, read_toml
+from lensscan.config import find, read_toml
 from lensscan.errors import ConfigError
 from lensscan.scan.settings import ScanSettings
 
@@ -146,9 +146,7 @@ def _check_time(time: str) -> None:
 
 def _output_of(run: Path) -> str:
     """Return what a scan writes; its file is checked whole: a job should not wait in the queue to be refused."""
-    mapping = read_toml(run)
-    check_keys(ScanSettings, mapping, str(run))  # first: a misspelt key looks like a missing one
-    return ScanSettings.from_mapping(mapping, str(run)).output
+    return ScanSettings.from_mapping(read_toml(run), str(run)).output
 
 
 def _model_of(train: str) -> str:

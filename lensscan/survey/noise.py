@@ -60,7 +60,7 @@ def estimate_sigma(images: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def _boxes(there: Tensor) -> Tensor:
-    """Return the first row, the last but one, and the same of the columns, (n, 4), of what is there (n, S, S)."""
+    """Return the rows (first, one past the last) and columns that hold all that is there (n, S, S), (n, 4)."""
     bounds = []
     for axis in (2, 1):
         along = there.any(dim=axis).int()

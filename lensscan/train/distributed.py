@@ -18,7 +18,7 @@ from torch import Tensor
 from lensscan.errors import ConfigError, LauncherError
 from lensscan.mpi import launched_rank, launched_size
 
-__all__ = ["BACKENDS", "Engine", "Horovod", "Serial", "TorchDistributed", "choose", "device_name", "start_engine"]
+__all__ = ["BACKENDS", "Engine", "Horovod", "Serial", "TorchDistributed", "choose", "describe_device", "start_engine"]
 
 BACKENDS = ("auto", "none", "torch", "horovod")
 QUIET = {"HOROVOD_CYCLE_TIME": "5", "OMPI_MCA_mpi_yield_when_idle": "1"}
@@ -212,7 +212,7 @@ def start_engine(backend: str, device: torch.device) -> Engine:
     return Horovod(device) if name == "horovod" else Serial()
 
 
-def device_name(device: torch.device) -> str:
+def describe_device(device: torch.device) -> str:
     """Say in words on what a training runs, for its card."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))

@@ -30,7 +30,7 @@ from lensscan.nets.model import Card, Model
 from lensscan.nets.modular import ModularConfig
 from lensscan.nets.prior import LENSES, theta_prior
 from lensscan.train.augment import Sample
-from lensscan.train.distributed import Engine, device_name, start_engine
+from lensscan.train.distributed import Engine, describe_device, start_engine
 from lensscan.train.finish import calibrate, evaluate, headline, score_mocks
 from lensscan.train.folder import open_folder, with_folder
 from lensscan.train.kept import Kept, Stopped
@@ -256,7 +256,7 @@ class TrainRun:
                 "mocks": trainer.stream.mocks_of(max(stages_of(settings).values())),
                 "ranks": engine.size,
                 "backend": engine.name,
-                "device": device_name(self.device),
+                "device": describe_device(self.device),
                 "hours": round(trainer.seconds / 3600, 2),
                 "versions": {
                     "lensscan": __version__,

@@ -69,14 +69,21 @@ def draw_pages(path: str | Path, report: ImageReport, page: str | Path, top: int
         If a page cannot be written.
     """
     page = Path(page)
+    shown = {prediction.mode: _choose(prediction, top) for prediction in report.predictions}
+    rows = np.unique(np.concatenate([*shown.values(), np.empty(0, dtype=np.intp)]))
+    stamps = dict(zip(rows.tolist(), _read_stamps(path, report.candidates[rows]), strict=True))
     pages = []
     for prediction in report.predictions:
-        name = page if prediction.mode == "posterior" else page.with_name(f"{page.stem}-{prediction.mode}{page.suffix}")
-        behind = (prediction.n_images == 0) & (prediction.mode != "posterior")
-        chosen = np.argsort(behind, kind="stable")[:top]
-        stamps = _read_stamps(path, report.candidates[chosen])
-        pages.append(draw_page(report.candidates, chosen, prediction, stamps, name))
+        mode, chosen = prediction.mode, shown[prediction.mode]
+        name = page if mode == "posterior" else page.with_name(f"{page.stem}-{mode}{page.suffix}")
+        pages.append(draw_page(report.candidates, chosen, prediction, [stamps[k] for k in chosen.tolist()], name))
     return pages
+
+
+def _choose(prediction: Prediction, top: int) -> NDArray[np.intp]:
+    """Return the candidates on a page, best first; behind them those that lack the known position."""
+    behind = (prediction.n_images == 0) & (prediction.mode != "posterior")
+    return np.argsort(behind, kind="stable")[:top]
 
 
 def draw_page(

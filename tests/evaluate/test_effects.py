@@ -61,7 +61,10 @@ def known():
     estimates[4, 7] = np.nan
     hidden = [0.5 * each.value if each.kind == "masks" else math.nan for each in conditions]
     contents = rng.uniform(size=(len(conditions), 900, 8)) ** factors[:, None, None]
-    return compare_conditions(settings(n=900, replicates=60), conditions, estimates, contents, truth, hidden), factors
+    found = compare_conditions(
+        settings(n=900, replicates=60), conditions, estimates, contents, truth, hidden, np.arange(900)
+    )
+    return found, factors
 
 
 def test_differences_are_paired(known):
@@ -96,7 +99,7 @@ def test_lenses_on_one_galaxy_are_resampled_together():
             [math.nan],
             shared,
         ).outcomes[0]
-        for k, shared in ((1, galaxy), (4, np.tile(galaxy, 4)), (4, None))
+        for k, shared in ((1, galaxy), (4, np.tile(galaxy, 4)), (4, np.arange(400)))
     )
     for table, name in (("widths", "theta_E"), ("bias", "x"), ("coverage", "0.68.e1")):
         width, twin, free = (
@@ -199,7 +202,7 @@ def test_a_recipe_without_effects_has_curves_only(known):
     estimates = truth + rng.normal(size=(len(conditions), 40, 7))
     contents = rng.uniform(size=(len(conditions), 40, 8))
     hidden = [0.1 * k for k in range(len(conditions))]
-    bare = compare_conditions(found.settings, conditions, estimates, contents, truth, hidden)
+    bare = compare_conditions(found.settings, conditions, estimates, contents, truth, hidden, np.arange(40))
     assert set(effectsreport.draw(bare)) == {"curves"}
 
 
@@ -207,7 +210,13 @@ def test_too_few_lenses_are_refused():
     conditions = [Condition("everything", "", math.nan, RECIPE)]
     with pytest.raises(ConfigError, match="19 lenses could be measured, 20 are needed"):
         compare_conditions(
-            settings(), conditions, np.zeros((1, 19, 7)), np.zeros((1, 19, 8)), np.zeros((19, 7)), [math.nan]
+            settings(),
+            conditions,
+            np.zeros((1, 19, 7)),
+            np.zeros((1, 19, 8)),
+            np.zeros((19, 7)),
+            [math.nan],
+            np.arange(19),
         )
 
 

@@ -337,10 +337,12 @@ def test_parts_of_the_sky_share_no_cell(truth: Truth) -> None:
         recipe(truth.folder, cells=-1.0)
 
 
-def test_stamps_smaller_than_the_recipe_have_no_noise_to_measure(truth: Truth) -> None:
-    large = recipe(truth.folder, size=60)
-    with pytest.raises(ConfigError, match=rf"no usable stamp in .*missing_file 1, noise_unknown {N - 1}\); check"):
-        load_real_sky(large.canvas, large)
+def test_stamps_smaller_than_the_recipe_are_padded_and_keep_their_noise(truth: Truth) -> None:
+    large, own = (recipe(truth.folder, size=size) for size in (60, SIDE))
+    padded, whole = (load_real_sky(each.canvas, each) for each in (large, own))
+    assert padded.ids.tolist() == whole.ids.tolist()
+    np.testing.assert_array_equal(padded.sigma, whole.sigma)
+    assert padded.sigma[:, 1] == pytest.approx(SIGMA["i"] * NJY, rel=0.2)
 
 
 def test_stamps_without_seeing_or_noise_in_a_band_are_left_out(truth: Truth) -> None:
