@@ -103,7 +103,8 @@ def augment(sample: Sample, settings: Augmentation, seed: int, step: int, first:
     scale_factor = log_normal(settings.pixel_scale, 1)
     unstated = uniform(1) < settings.fwhm_missing
     absent = _absent_band(uniform(2), n_bands, settings.band_missing)
-    mask = _rectangles(uniform(6), n_bands, size, settings)
+    hidden = [_rectangles(uniform(6), n_bands, size, settings)]
+    hidden.append(_frames(uniform(2), size, settings) if settings.pad > 0 else None)
     present = sample.present & ~absent
 
     def shown(values: Tensor) -> Tensor:
@@ -112,16 +113,16 @@ def augment(sample: Sample, settings: Augmentation, seed: int, step: int, first:
     images = shown(sample.images)
     latent = _turn(sample.latent, views, transform_latent)
     missing = None if sample.mask is None else _turn(sample.mask, views, transform_images)
+    hidden.append(missing)
     if settings.noise > 0:
         noise = _row_noise(seed, step, first, images)
         images += noise * (amplitude * estimate_sigma(images, missing).nan_to_num())[:, :, None, None]
-    if missing is not None:
-        mask = missing if mask is None else mask | missing
     images *= present[:, :, None, None]
     blend, arcs = (
         None if layer is None else shown(layer) * present[:, :, None, None] for layer in (sample.blend, sample.arcs)
     )
     fwhm = torch.where(unstated, torch.nan, sample.fwhm * fwhm_factor)
+    mask = _union(hidden, images.shape)
     return Sample(
         images, present, fwhm, sample.is_lens, latent, mask, sigma_factor, scale_factor, blend, arcs, sample.vague
     )
@@ -173,6 +174,24 @@ def _rectangles(draw: Tensor, n_bands: int, size: int, settings: Augmentation) -
     band = (draw[:, 5:] * 2 * n_bands).long()
     chosen = (torch.arange(n_bands, device=draw.device) == band) | (band >= n_bands)
     return rectangle[:, None] & chosen[:, :, None, None]
+
+
+def _frames(draw: Tensor, size: int, settings: Augmentation) -> Tensor:
+    """Return masks (n, 1, S, S): for some rows everything outside of a centred square, as where a scan pads stamps."""
+    side = size * (1 - (1 - settings.pad_side) * draw[:, 1:])
+    width = torch.where(draw[:, :1] < settings.pad, (0.5 * (size - side)).round(), 0.0)
+    axis = torch.arange(size, device=draw.device)
+    outside = (axis < width) | (axis >= size - width)
+    return (outside[:, :, None] | outside[:, None, :])[:, None]
+
+
+def _union(masks: list[Tensor | None], shape: torch.Size) -> Tensor | None:
+    """Return what any of the masks hides, of the shape; None where there is none."""
+    union = None
+    for mask in masks:
+        if mask is not None:
+            union = mask if union is None else union | mask
+    return None if union is None else union.expand(shape)
 
 
 def stated_sigma(sample: Sample) -> Tensor:

@@ -30,7 +30,8 @@ RANGES: Mapping[str, Range] = {
         NOT_NEGATIVE: "min_bands patience stream.chunks optimiser.warmup optimiser.weight_decay optimiser.decay "
         "optimiser.regression augmentation.noise augmentation.gain augmentation.sigma augmentation.fwhm "
         "augmentation.pixel_scale modules.denoise modules.deblend modules.heads modules.weight modules.beta",
-        SHARE: "optimiser.final augmentation.fwhm_missing augmentation.band_missing augmentation.mask",
+        SHARE: "optimiser.final augmentation.fwhm_missing augmentation.band_missing augmentation.mask augmentation.pad",
+        Range(0, 1, "(]"): "augmentation.pad_side",
         Range(0, 1): "optimiser.ema",
         Range(brackets="(]"): "optimiser.clip",
         Range(brackets="[]"): "checkpoint_seconds",
@@ -144,6 +145,9 @@ class Augmentation:
         Probability that one band is absent.
     mask : float
         Probability of a masked rectangle, at most `mask_size` pixels wide.
+    pad : float
+        Probability that only a centred square is there, as of a smaller stamp that was padded; its side is uniform
+        between `pad_side` of the frame's and all of it.
     """
 
     noise: float = 0.3
@@ -155,6 +159,8 @@ class Augmentation:
     band_missing: float = 0.03
     mask: float = 0.1
     mask_size: int = 16
+    pad: float = late(0.0)
+    pad_side: float = late(0.5)
 
 
 @dataclass(frozen=True, slots=True)

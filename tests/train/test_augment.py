@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from toy_mocks import PIXEL_SCALE, toy_source
 
 from lensscan.nets.heads import to_latent
-from lensscan.train.augment import Sample, augment, network_inputs
+from lensscan.train.augment import Sample, augment, network_inputs, stated_sigma
 from lensscan.train.settings import LARGEST_SEED, Augmentation
 
 OFF = Augmentation(noise=0, gain=0, sigma=0, fwhm=0, fwhm_missing=0, pixel_scale=0, band_missing=0, mask=0, mask_size=1)
@@ -68,7 +69,7 @@ def test_input_is_left_alone():
 @pytest.mark.parametrize("cut", [16, 13])
 def test_draws_belong_to_rows_of_the_global_batch(cut):
     sample = toy_source(0, 48)
-    strong = Augmentation(noise=1.0, gain=0.2, band_missing=0.5, mask=0.8, fwhm_missing=0.5)
+    strong = Augmentation(noise=1.0, gain=0.2, band_missing=0.5, mask=0.8, fwhm_missing=0.5, pad=0.5)
     whole = augment(sample, strong, 3, 11, 0, 48)
 
     def part(rows: slice) -> Sample:
@@ -82,6 +83,28 @@ def test_draws_belong_to_rows_of_the_global_batch(cut):
 
 
 FIELDS = ("images", "present", "fwhm", "is_lens", "latent")
+
+
+def test_padded_stamps_show_a_centred_square_and_its_noise():
+    sample = toy_source(0, 256)
+    size = sample.images.shape[-1]
+    out = augment(sample, dataclasses.replace(OFF, pad=0.5, pad_side=0.4), 1, 0, 0, 256)
+    assert torch.equal(out.images, augment(sample, OFF, 1, 0, 0, 256).images), "only the mask says what is there"
+    sides = []
+    for mask in out.mask[:, 0]:
+        there = ~mask
+        side = int(there.any(dim=0).sum())
+        low = (size - side) // 2
+        assert there.sum() == side * side
+        assert there[low : low + side, low : low + side].all()
+        sides.append(side)
+    assert (out.mask == out.mask[:, :1]).all()
+    padded = np.array(sides) < size
+    assert 0.35 < padded.mean() < 0.55
+    assert 0.4 * size - 1 <= min(sides) < 0.5 * size
+    ratio = (stated_sigma(out) / stated_sigma(augment(sample, OFF, 1, 0, 0, 256)))[torch.from_numpy(padded)]
+    assert ratio.isfinite().all()
+    assert 0.8 < float(ratio.median()) < 1.25
 
 
 def test_another_step_is_another_draw():
