@@ -130,3 +130,13 @@ def disk_error(error: BaseException, path: object) -> DiskError | None:
             return DiskError(f"cannot write {path}: {what}; {remedy}")
         found = found.__context__
     return None
+
+
+def file_error(error: Exception) -> LensscanError | None:
+    """Return what a failed access to a file means to the user, None if it is no such failure."""
+    if not isinstance(error, OSError):
+        return None
+    problem = disk_error(error, error.filename or "the output")
+    if problem is None and error.filename is not None:
+        return OutputError(f"cannot use {error.filename}: {error.strerror}; check the path and its permissions")
+    return problem

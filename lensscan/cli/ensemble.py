@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
     """Score, fit and write."""
     import dataclasses
 
-    from lensscan.files import check_folder
+    from lensscan.errors import ConfigError
+    from lensscan.files import check_folder, keep_inputs
     from lensscan.process import tune_allocator
 
     tune_allocator()
@@ -56,6 +57,11 @@ def run(args: argparse.Namespace) -> int:
 
     torch.set_num_threads(args.threads)
     output, names = Path(args.output), list(args.models)
+    if output.suffix != ".toml":
+        raise ConfigError(f"output {output} must end in .toml, by which an ensemble's card is known")
+    passes = [output.with_name(f"{output.stem}-{k}.safetensors") for k in range(1, 1 + (args.mc_dropout or 0))]
+    for path in passes:
+        keep_inputs(path, *names)
     models = _passes(names, args.mc_dropout) if args.mc_dropout else [Model.load(name) for name in names]
     recipes = [load_recipe(name) for name in args.recipe or ()] or recipes_of([model.card for model in models])
     check_folder(output.parent)
@@ -64,9 +70,8 @@ def run(args: argparse.Namespace) -> int:
         models, recipes, args.number, seed, args.kind, args.views, lambda line: print(line, file=sys.stderr)
     )
     if args.mc_dropout:  # not before all else went well
-        paths = [output.with_name(f"{output.stem}-{k}.safetensors") for k in range(1, len(models) + 1)]
-        hashes = tuple(model.save(path) for model, path in zip(models, paths, strict=True))
-        names, ensemble = [str(path) for path in paths], dataclasses.replace(ensemble, hashes=hashes)
+        hashes = tuple(model.save(path) for model, path in zip(models, passes, strict=True))
+        names, ensemble = [str(path) for path in passes], dataclasses.replace(ensemble, hashes=hashes)
     write_ensemble(dataclasses.replace(ensemble, name=output.stem, models=tuple(names)), output)
     print(output)
     return 0

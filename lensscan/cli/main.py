@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from lensscan import __version__
 from lensscan.cli.streams import steady_streams
-from lensscan.errors import ExitCode, LensscanError, OutputError, disk_error
+from lensscan.errors import ExitCode, LensscanError, file_error
 
 __all__ = ["COMMANDS", "main"]
 
@@ -108,16 +108,6 @@ def run_command(args: argparse.Namespace) -> int:
             return int(known.exit_code)
         say(args, f"internal error: {type(error).__name__}: {error}; run again with --debug and report it")
         return int(ExitCode.ERROR)
-
-
-def file_error(error: Exception) -> LensscanError | None:
-    """Return what a failed access to a file means to the user, None if it is no such failure."""
-    if not isinstance(error, OSError):
-        return None
-    problem = disk_error(error, error.filename or "the output")
-    if problem is None and error.filename is not None:
-        return OutputError(f"cannot use {error.filename}: {error.strerror}; check the path and its permissions")
-    return problem
 
 
 def say(args: argparse.Namespace, text: str) -> None:

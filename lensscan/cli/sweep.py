@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from lensscan.cli.arguments import add_assignments, at_least, seconds
 from lensscan.cli.ranks import leave_to_root
 from lensscan.cli.train import choose_device
-from lensscan.errors import ExitCode, LensscanError
+from lensscan.errors import ExitCode, LensscanError, file_error
 from lensscan.scan.signals import StopRequest
 
 if TYPE_CHECKING:
@@ -52,11 +52,11 @@ def run(args: argparse.Namespace) -> int:
     except Exception as error:
         if world.size == 1:
             raise
-        leave_to_root(error, world.rank)
-        if args.debug or not isinstance(error, LensscanError):
+        known = error if isinstance(error, LensscanError) else file_error(error)
+        leave_to_root(known or error, world.rank)
+        if args.debug or known is None:
             traceback.print_exc()
-        number = error.exit_code if isinstance(error, LensscanError) else ExitCode.ERROR
-        mpi.abort(world, int(number), f"lensscan sweep: error: {error}")
+        mpi.abort(world, int(known.exit_code if known else ExitCode.ERROR), f"lensscan sweep: error: {known or error}")
         raise
     world.finalize()
     if code in (ExitCode.INCOMPLETE, ExitCode.INTERRUPTED) and world.rank == 0:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from lensscan.cli.arguments import add_assignments, at_least, need_gpu, seconds
 from lensscan.cli.ranks import leave_to_root
-from lensscan.errors import ConfigError, ExitCode, LensscanError
+from lensscan.errors import ConfigError, ExitCode, LensscanError, file_error
 from lensscan.scan.lock import RunLock
 from lensscan.scan.signals import StopRequest
 
@@ -72,13 +72,13 @@ def run(args: argparse.Namespace) -> int:
     except Exception as error:
         if size == 1:
             raise
-        leave_to_root(error, mpi.launched_rank())
-        if args.debug or not isinstance(error, LensscanError):
+        known = error if isinstance(error, LensscanError) else file_error(error)
+        leave_to_root(known or error, mpi.launched_rank())
+        if args.debug or known is None:
             traceback.print_exc()
-        sys.stderr.write(f"lensscan train: error: {error}\n")
+        sys.stderr.write(f"lensscan train: error: {known or error}\n")
         sys.stderr.flush()
-        code = error.exit_code if isinstance(error, LensscanError) else ExitCode.ERROR
-        mpi.abort(mpi.World(), int(code))
+        mpi.abort(mpi.World(), int(known.exit_code if known else ExitCode.ERROR))
         raise
 
 
@@ -102,7 +102,7 @@ def train(args: argparse.Namespace, stop: StopRequest) -> ExitCode:
     output = Path(args.output or f"{settings.name}.safetensors")
     if output.suffix != ".safetensors":
         raise ConfigError(f"output {output} must end in .safetensors, by which a model file is known")
-    report = Reporter(sys.stderr.isatty())
+    report = Reporter(sys.stderr.isatty(), quiet=mpi.launched_rank() > 0)
     work = TrainRun(settings, output, device, args.backend, stop.check, report, functools.partial(hold, report=report))
     if args.finish is None:
         return train_each(trainings(work, args.seeds), report) if args.seeds else work.run()
@@ -141,10 +141,10 @@ def trainings(work: TrainRun, number: int) -> list[TrainRun]:
 
 
 def train_each(works: Sequence[TrainRun], report: Callable[[str], None]) -> ExitCode:
-    """Train one after the other; several ranks, which cannot be joined twice, do one of them in a call."""
+    """Train one after the other; several ranks, or Horovod, which cannot be joined twice, do one of them in a call."""
     from lensscan import mpi
 
-    alone = mpi.launched_size() in (None, 1)
+    alone = mpi.launched_size() in (None, 1) and works[0].backend != "horovod"
     for number, work in enumerate(works, start=1):
         stood = work.output.exists()
         if not stood:
@@ -178,16 +178,16 @@ def choose_device(name: str, precision: str) -> torch.device:
 
 
 class Reporter:
-    """Prints progress lines: all on a terminal, else one in ten seconds, and whatever is no mere step."""
+    """Prints progress lines: all on a terminal, else one in ten seconds, and whatever is no mere step; or none."""
 
-    def __init__(self, terminal: bool) -> None:
-        self.terminal = terminal
+    def __init__(self, terminal: bool, quiet: bool = False) -> None:
+        self.terminal, self.quiet = terminal, quiet
         self.last = 0.0
 
     def __call__(self, line: str) -> None:
         """Print the line, or keep quiet."""
         now = time.monotonic()
-        if line.startswith("step ") and not self.terminal and now - self.last < 10:
+        if self.quiet or (line.startswith("step ") and not self.terminal and now - self.last < 10):
             return
         self.last = now
         print(line, file=sys.stderr, flush=True)

@@ -32,6 +32,7 @@ from lensscan.mocks.dataset import claim_folder, hash_files
 from lensscan.mocks.recipes import Recipe
 from lensscan.mocks.seeds import MOCK_SURVEY
 from lensscan.mocks.simulate import Mocks
+from lensscan.mocks.tables import LENSES
 from lensscan.mpi import World
 from lensscan.nets.scorer import Scorer
 from lensscan.schema import Status
@@ -42,7 +43,6 @@ SEED = MOCK_SURVEY
 BLOCKS = (128, 2048)
 """Fewest and most objects of a block; between, a sixteenth of the survey."""
 FORMAT = 1
-LENSES = ("lens", "painted")
 KEPT = {"is_lens": np.bool_, "klass": np.int8, "theta_E": np.float32, "snr_arc": np.float32, "stamp": np.int32}
 """Truths that a block keeps, and their types."""
 Columns = dict[str, NDArray[Any]]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lensscan.mocks.recipes import CLASSES, Recipe
 from lensscan.mocks.simulate import draw_truth, simulate
 from lensscan.mocks.systems import prior_draws
+from lensscan.mocks.tables import LENSES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +22,6 @@ __all__ = ["draw_priors", "draw_sheet"]
 SHEET = 32
 DRAWN = 4096
 BINS = (8, 30)
-LENSES = ("lens", "painted")
 LABELS = {
     "mass.theta_E": "theta_E [arcsec]",
     "mass.sigma_v": "sigma_v [km/s]",

@@ -46,6 +46,8 @@ CLASSES = (
     "painted",  # a real galaxy (see CanvasPrior) with a simulated lensed source; a lens if the label rule holds
     "real",  # a real galaxy as it is: the unpainted twin
 )
+LENSES = ("lens", "painted")
+"""Those that can be lenses."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ def network_config(table: Mapping[str, Any], where: str) -> NetworkConfig:
     if not isinstance(table, Mapping):
         raise ConfigError(f"{where} must be a table, not {table!r}")
     arguments = dict(table)
-    kind = arguments.pop("kind", "resnet")
+    kind = str(arguments.pop("kind", "resnet"))
     if kind in BUILT:
         return build(BUILT[kind], arguments, where).checked(where)
     if kind in PUBLISHED:

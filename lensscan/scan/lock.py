@@ -120,9 +120,10 @@ class RunLock:
         """Return why the lock may be taken over, None if its owner must be taken for alive."""
         me = self.owner()
         same_boot = holder.get("host") == me["host"] and holder.get("boot") == me["boot"]
-        if same_boot and start_time(int(holder.get("pid", 0))) != holder.get("start"):
-            return f"its owner, pid {holder.get('pid')} on this host, is dead"
-        if holder.get("job") and holder.get("job") == me["job"] and not same_boot:
+        if same_boot:  # whoever lives here keeps it, also if he was suspended and could not refresh it
+            alive = start_time(int(holder.get("pid", 0))) == holder.get("start")
+            return None if alive else f"its owner, pid {holder.get('pid')} on this host, is dead"
+        if holder.get("job") and holder.get("job") == me["job"]:
             return f"it belongs to an earlier attempt of our job {me['job']}"
         try:
             age = time.time() - self.path.stat().st_mtime

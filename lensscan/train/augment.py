@@ -103,6 +103,7 @@ def augment(sample: Sample, settings: Augmentation, seed: int, step: int, first:
     scale_factor = log_normal(settings.pixel_scale, 1)
     unstated = uniform(1) < settings.fwhm_missing
     absent = _absent_band(uniform(2), n_bands, settings.band_missing)
+    absent &= (sample.present & ~absent).any(dim=1, keepdim=True)  # never the only one there is
     hidden = [_rectangles(uniform(6), n_bands, size, settings)]
     hidden.append(_frames(uniform(2), size, settings) if settings.pad > 0 else None)
     present = sample.present & ~absent
@@ -155,9 +156,7 @@ def _turn(values: Tensor, views: Tensor, transform: Callable[[Tensor, int], Tens
 
 
 def _absent_band(draw: Tensor, n_bands: int, probability: float) -> Tensor:
-    """Return which bands (n, C) go missing: at most one, and never the only one."""
-    if n_bands == 1:
-        return torch.zeros(len(draw), 1, dtype=torch.bool, device=draw.device)
+    """Return which bands (n, C) go missing: at most one."""
     band = (draw[:, 1:] * n_bands).long()
     return (torch.arange(n_bands, device=draw.device) == band) & (draw[:, :1] < probability)
 

@@ -10,6 +10,7 @@ import torch
 
 from lensscan import faults
 from lensscan.errors import OutputError, PlanMismatch, disk_error
+from lensscan.files import temporary_name
 
 __all__ = ["FORMAT", "load_checkpoint", "save_checkpoint"]
 
@@ -32,7 +33,7 @@ def save_checkpoint(path: Path, digest: str, state: dict[str, Any]) -> None:
     DiskError, OutputError
         If it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = temporary_name(path)
     try:
         with open(temporary, "wb") as stream:
             torch.save({"format": FORMAT, "digest": digest, **state}, stream)

@@ -103,7 +103,8 @@ class Scored:
     @property
     def detected(self) -> bool:
         """Whether the network tells lenses from others, and there are both."""
-        return not np.isnan(self.logit).all() and not self.clear.is_lens.all()
+        lens = self.clear.is_lens
+        return not np.isnan(self.logit).all() and bool(lens.any()) and not lens.all()
 
 
 def score_mocks(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from lensscan.errors import ConfigError
+from lensscan.files import replacing
 from lensscan.render.curves import Curve, Panel, plot_panels
 
 __all__ = ["History", "Progress", "require_tensorboard"]
@@ -76,9 +76,8 @@ class History:
                 break
             if record["step"] <= step:
                 self.records.append(record)
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in self.records), encoding="utf-8")
-        os.replace(temporary, self.path)
+        with replacing(self.path, sync=False) as temporary:
+            temporary.write_text("".join(json.dumps(record) + "\n" for record in self.records), encoding="utf-8")
 
     def add(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         """Append a record."""

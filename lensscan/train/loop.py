@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lensscan.errors import ExitCode, ModelError, OutputError
+from lensscan.errors import ExitCode, ModelError, OutputError, PlanMismatch
+from lensscan.files import sweep_temporary, temporary_files
 from lensscan.metrics.detection import auroc, tpr_at_fpr
 from lensscan.nets.architecture import architecture, build_network
 from lensscan.nets.blocks import Network, Outcome
+from lensscan.nets.flow import base_points
 from lensscan.train.augment import Sample, augment, network_inputs, step_seed
 from lensscan.train.batchnorm import synchronise
 from lensscan.train.checkpoint import load_checkpoint, save_checkpoint
@@ -35,6 +37,8 @@ log = logging.getLogger(__name__)
 REPORT_EVERY = 50
 AGREE_EVERY = 10
 VALIDATION_BATCH = 256
+FLOW_SAMPLES = 64
+"""Of a flow's posterior, for the middle of it in a validation."""
 UNDECAYED = ("gain", "shift", "bias")
 """Ends of the names of parameters without weight decay, as are those of batch normalisations; all else is a weight of
 a layer, also where it is a vector (`lensscan.nets.bottleneck`)."""
@@ -67,6 +71,8 @@ class Trainer:
     folder : Path
         Holds the checkpoint and the history.
     device : torch.device
+    recipe_digest : str
+        Of the mocks: a checkpoint of other ones is refused.
     """
 
     def __init__(
@@ -80,11 +86,12 @@ class Trainer:
         engine: Engine,
         folder: Path,
         device: torch.device,
+        recipe_digest: str = "",
     ) -> None:
         if settings.tensorboard:
             require_tensorboard()
         self.settings, self.engine, self.folder, self.device = settings, engine, folder, device
-        self.pixel_scale = pixel_scale
+        self.pixel_scale, self.recipe_digest = pixel_scale, recipe_digest
         torch.manual_seed(settings.seed)
         self.network = build_network(architecture(settings.network), n_bands, size).to(device)
         load_members(self.network, settings.network)
@@ -288,6 +295,7 @@ class Trainer:
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "recipe_digest": self.recipe_digest,
         }
         if self.best.patience:
             state["best"] = self.best.state()
@@ -298,12 +306,21 @@ class Trainer:
 
         Raises
         ------
+        PlanMismatch
+            If it belongs to other settings, or to another recipe.
         OutputError
             On every rank, if they read checkpoints of different steps, or one of other parameters.
         """
         path = self.folder / "checkpoint.pt"
         state = load_checkpoint(path, self.settings.digest)
+        if self.engine.rank == 0:
+            sweep_temporary(temporary_files(path))
         if state is not None:
+            if state.get("recipe_digest", self.recipe_digest) != self.recipe_digest:
+                raise PlanMismatch(
+                    f"checkpoint {path} was trained on another recipe of this name; put the recipe back as it was, "
+                    "or remove the folder, or give another output"
+                )
             self.network.load_state_dict(state["network"])
             self.average.load_state_dict(state["average"])
             try:
@@ -358,19 +375,26 @@ def evaluate(network: Network, sample: Sample, settings: TrainSettings, pixel_sc
             f"{wrong} of {len(logit)} validation mocks have scores that are not finite; the last checkpoint stands: "
             "lower optimiser.lr and run again, or look for mocks that are not finite"
         )
-    if network.scores and not label.all():
+    if network.scores and label.any() and not label.all():
         values = {
             "bce": float(classification_loss(logit, lens, sample.vague)),  # over all rows, as in training
             "auroc": auroc(score, label),
             "tpr_2": tpr_at_fpr(score, label, 1e-2)[0],
             "tpr_3": tpr_at_fpr(score, label, 1e-3)[0],
         }
-    if network.regresses:
-        centre = (torch.exp(outcome.log_weight) * outcome.mean[..., 0]).sum(dim=1)
-        error = torch.exp(centre[lens]) - torch.exp(sample.latent[lens, 0])
+    if network.regresses and bool(lens.any()):
+        error = torch.exp(_centre(network, outcome)[lens]) - torch.exp(sample.latent[lens, 0])
         quantile = torch.quantile(error, torch.tensor([0.16, 0.84], device=error.device))
         values["nll"] = float(posterior_loss(network, outcome, sample.latent, lens))
         if (own := network.own_loss(outcome, sample.latent, lens)) is not None:
             values["own"] = float(own)
         values["theta_E_68"] = float(quantile[1] - quantile[0]) / 2
     return values
+
+
+def _centre(network: Network, outcome: Outcome) -> Tensor:
+    """Return the middle of each posterior's log theta_E (n,): the mean of Gaussians, the median of a flow's samples."""
+    if network.flow is None:
+        return (torch.exp(outcome.log_weight) * outcome.mean[..., 0]).sum(dim=1)
+    base = base_points(FLOW_SAMPLES).to(outcome.mean.device)
+    return network.flow.sample(base, outcome)[..., 0].median(dim=1).values

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from lensscan.errors import ExitCode, ModelError
+from lensscan.files import make_folder
 from lensscan.metrics.images import psnr
 from lensscan.nets.architecture import architecture, build_network
 from lensscan.nets.bottleneck import rate
@@ -219,7 +220,7 @@ def learn_modules(
         if stage == JOINT:
             break
         place = folder / stage
-        place.mkdir(parents=True, exist_ok=True)
+        make_folder(place)
         trainer = make(dataclasses.replace(settings, steps=steps, patience=0), place, stage)
         report(f"stage {stage}: {steps} steps")
         try:

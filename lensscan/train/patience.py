@@ -9,28 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from lensscan.errors import ConfigError, ModelError
-from lensscan.mocks.recipes import Recipe
-from lensscan.nets.architecture import network_class
-from lensscan.train.settings import TrainSettings
+from lensscan.errors import ModelError
 
-__all__ = ["Best", "check_monitor"]
+__all__ = ["Best"]
 
 HIGHER = ("auroc",)
 """Figures of a validation of which more is better; of losses less is."""
-
-
-def check_monitor(settings: TrainSettings, recipe: Recipe) -> None:
-    """Raise a `ConfigError` for a patience that waits for a figure which no validation of the training has."""
-    network = network_class(settings.network)
-    others = any(weight > 0 for name, weight in recipe.classes.items() if name != "lens")
-    known = (["auroc", "bce"] if network.scores and others else []) + (["nll"] if network.regresses else [])
-    if settings.patience and settings.monitor not in known:
-        what = (
-            f"training {settings.name}: patience waits for monitor = {settings.monitor!r}, which its validations lack"
-        )
-        remedy = f"set monitor to {' or '.join(known)}" if known else "leave patience out"
-        raise ConfigError(f"{what} (network or recipe {recipe.name}); {remedy}")
 
 
 @dataclass(slots=True)

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 
 from lensscan import __version__
-from lensscan.errors import ConfigError, ExitCode, ModelError, OutputError
+from lensscan.errors import ExitCode, ModelError, OutputError
+from lensscan.files import make_folder
 from lensscan.metrics.scalemixture import GAUSSIAN
 from lensscan.mocks.recipes import Recipe, held_out, load_recipe
 from lensscan.mocks.seeds import PURPOSES
 from lensscan.nets.architecture import architecture
-from lensscan.nets.classic.classifier import PublishedConfig, scaled
 from lensscan.nets.classic.combination import CombinationConfig
 from lensscan.nets.dihedral import N_VIEWS
 from lensscan.nets.latent import N_LATENT
@@ -30,6 +30,7 @@ from lensscan.nets.model import Card, Model
 from lensscan.nets.modular import ModularConfig
 from lensscan.nets.prior import LENSES, theta_prior
 from lensscan.train.augment import Sample
+from lensscan.train.checks import check_fit
 from lensscan.train.distributed import Engine, describe_device, start_engine
 from lensscan.train.finish import calibrate, evaluate, headline, score_mocks
 from lensscan.train.folder import open_folder, with_folder
@@ -38,19 +39,16 @@ from lensscan.train.loop import Trainer
 from lensscan.train.members import with_members
 from lensscan.train.modular import JOINT, Learned, ModularTrainer, learn_modules, stages_of, training_flops
 from lensscan.train.novelty import MOCKS, add_novelty
-from lensscan.train.patience import check_monitor
 from lensscan.train.settings import TrainSettings
 from lensscan.train.split import galaxies_apart
 from lensscan.train.stream import simulate_sample
+from lensscan.train.units import with_units
 
-__all__ = ["SEEDS", "Mocks", "TrainRun", "label_of", "make_trainer", "mock_seed", "set_precision", "with_units"]
+__all__ = ["SEEDS", "Mocks", "TrainRun", "label_of", "make_trainer", "set_precision"]
 
 log = logging.getLogger(__name__)
 
 SEEDS = PURPOSES
-UNITS_SAMPLE = 2048
-NARROWEST = 1e-3
-"""Least unit of a latent parameter: one that a recipe holds fixed has no spread."""
 TURNED = 5000
 """Most mocks whose eight views are scored, to calibrate their posterior."""
 PLAIN: dict[str, Any] = {
@@ -106,15 +104,22 @@ class TrainRun:
             If the output is the model of other settings.
         """
         recipe = self._prepare()
-        if self._finished(recipe):
-            self.report(f"{self.output} is complete, nothing to do")
+        if (card := self._standing(recipe)) is not None:
+            changed = [
+                key
+                for key in ("name", "version", "notes", "views")
+                if getattr(card, key) != getattr(self.settings, key)
+            ]
+            remedy = f"; its {', '.join(changed)} differ: --finish {self.output} writes anew" if changed else ""
+            self.report(f"{self.output} is complete, nothing to do{remedy}")
             return ExitCode.OK
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         with self.hold(self.folder):
             return self._run(recipe)
 
     def _run(self, recipe: Recipe) -> ExitCode:
         """Train and finish in the folder that is held."""
+        set_precision(self.device, self.settings.precision)
         engine = start_engine(self.backend, self.device)
         if engine.rank == 0 and (warning := galaxies_apart(recipe)):
             self.report(warning)
@@ -136,8 +141,7 @@ class TrainRun:
             If recipe and settings do not fit together.
         """
         recipe = load_recipe(self.settings.recipe)
-        check_bands(self.settings, recipe)
-        check_monitor(self.settings, recipe)
+        check_fit(self.settings, recipe)
         self.settings = with_folder(with_members(self.settings, recipe), recipe)
         return recipe
 
@@ -182,7 +186,7 @@ class TrainRun:
         if wrong:
             what = f"model {trained.card.name} is not of training {self.settings.name}"
             raise ModelError(f"{what}: its {wrong} differs; give the training file it was made with")
-        self._finished(recipe)
+        self._standing(recipe)
         if warning := galaxies_apart(recipe):
             self.report(warning)
         settings = self.settings
@@ -194,7 +198,12 @@ class TrainRun:
             training={**trained.card.training, "seedless_digest": settings.seedless_digest},
             hash="",
         )
-        return self._unless_stopped(lambda: self._write(Model(card, trained.module), recipe))
+        make_folder(self.folder)
+        with self.hold(self.folder):
+            code = self._unless_stopped(lambda: self._write(Model(card, trained.module), recipe))
+        with contextlib.suppress(OSError):  # there is more in the folder of a training than of a finish alone
+            self.folder.rmdir()
+        return code
 
     @staticmethod
     def _unless_stopped(work: Callable[[], None]) -> ExitCode:
@@ -208,13 +217,14 @@ class TrainRun:
     def _identity(self, recipe: Recipe) -> dict[str, str]:
         return {"settings_digest": self.settings.digest, "recipe_digest": recipe.digest}
 
-    def _finished(self, recipe: Recipe) -> bool:
-        """Return True if the output is already this training's model."""
+    def _standing(self, recipe: Recipe) -> Card | None:
+        """Return the card of the output if it is already this training's model, None if there is no output."""
         if not self.output.exists():
-            return False
-        if self._foreign(Model.load(str(self.output)).card, recipe):
+            return None
+        card = Model.load(str(self.output)).card
+        if self._foreign(card, recipe):
             raise OutputError(f"{self.output} is the model of other settings; remove it or give another -o")
-        return True
+        return card
 
     def _foreign(self, card: Card, recipe: Recipe) -> str:
         """Return the name of what shows that a card is not of this training; empty if it is."""
@@ -281,7 +291,7 @@ class TrainRun:
         model = Model(card, model.module)
         kept = Kept(self.folder / "finish", self.stop)
         score = functools.partial(score_mocks, recipe=recipe, report=self.report, device=self.device, kept=kept)
-        seed = mock_seed(settings, "calibration")
+        seed = settings.mock_seed("calibration")
         scored = score([model], seed=seed, n=finish.calibration, views=1)
         logits = turned = None
         if model.module.scores and settings.views > 1:
@@ -290,26 +300,17 @@ class TrainRun:
             few = min(TURNED, max(1, finish.calibration // 4))
             turned = score([model], seed=seed, n=few, views=N_VIEWS)
         model = calibrate(model, scored, finish, settings.augmentation, turned, logits)
-        seed = mock_seed(settings, "evaluation")
+        seed = settings.mock_seed("evaluation")
         scored = score([model], seed=seed, n=finish.evaluation)
         evaluation = {"mocks_of_seed": seed, **evaluate(model.card, scored)}
         model = Model(dataclasses.replace(model.card, evaluation=evaluation), model.module)
         if model.module.scores:  # a scan needs a score, and only a scan tells what is unlike the training
             few = min(MOCKS, finish.calibration // 2)
-            seed = mock_seed(settings, "novelty")
+            seed = settings.mock_seed("novelty")
             model = add_novelty(model, recipe, seed, few, settings.augmentation, self.report, self.device, kept)
         digest = model.save(self.output)
         shutil.rmtree(self.folder / "finish", ignore_errors=True)
-        with contextlib.suppress(OSError):  # there is more in the folder of a training than of a finish alone
-            self.folder.rmdir()
         self.report(f"wrote {self.output}, sha256 {digest[:12]}, {headline(evaluation)}")
-
-
-def check_bands(settings: TrainSettings, recipe: Recipe) -> None:
-    """Raise a `ConfigError` for a training that asks for more bands than its recipe has."""
-    if settings.min_bands > len(recipe.bands):
-        what = f"training {settings.name}: min_bands = {settings.min_bands}"
-        raise ConfigError(f"{what}, but recipe {recipe.name} has {len(recipe.bands)}; lower it, or 0 for all")
 
 
 def label_of(recipe: Recipe) -> str:
@@ -319,11 +320,6 @@ def label_of(recipe: Recipe) -> str:
         f"recipe {recipe.name}: lensed source with at least two images, magnification above {rule.magnification:g}, "
         f"arc S/N above {rule.snr:g} in the best band, resolved"
     )
-
-
-def mock_seed(settings: TrainSettings, purpose: str) -> int:
-    """Return the seed of the mocks for one purpose of a training, a key of `SEEDS`."""
-    return 10 * settings.seed + SEEDS[purpose]
 
 
 def make_trainer(
@@ -358,73 +354,28 @@ def _surroundings(
     """Return what a trainer needs besides its settings."""
 
     def simulated(start: int, n: int) -> Sample:
-        return mocks(recipe, mock_seed(settings, "training"), start, n, device)
+        return mocks(recipe, settings.mock_seed("training"), start, n, device)
 
     return (
         len(recipe.bands),
         recipe.size,
         recipe.pixel_scale,
         open_folder(settings, recipe, device) if settings.stream.folder else simulated,
-        lambda: mocks(recipe, mock_seed(settings, "validation"), 0, settings.validation, device),
+        lambda: mocks(recipe, settings.mock_seed("validation"), 0, settings.validation, device),
         engine,
         folder,
         device,
+        recipe.digest,
     )
 
 
 def set_precision(device: torch.device, precision: str) -> None:
-    """Let a GPU round as a training's precision allows (`TrainSettings.precision`)."""
+    """Let a GPU round as a training's precision allows (`TrainSettings.precision`), also after a scorer's exactness."""
     if device.type == "cuda":
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cudnn.deterministic = False
         torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
         torch.backends.cudnn.allow_tf32 = precision != "fp32"
-
-
-def with_units(settings: TrainSettings, recipe: Recipe) -> TrainSettings:
-    """Give the network its units, from the first training mocks alone.
-
-    For a posterior head, mean and spread of the latent parameters; for a published network, mean and spread of the
-    pixels of each band, unless its settings give them.  The members of a combination have theirs.
-
-    Raises
-    ------
-    ConfigError
-        If there is a posterior head, but no lens among those mocks.
-    """
-    network = settings.network
-    if isinstance(network, CombinationConfig):
-        return settings
-    if isinstance(network, PublishedConfig):
-        if network.scaling == "noise" or network.mean:
-            return settings
-        images = scaled(_first_mocks(settings, recipe).images, network.scaling).double()
-        mean, std = (tuple(value.tolist()) for value in (images.mean(dim=(0, 2, 3)), images.std(dim=(0, 2, 3))))
-        return dataclasses.replace(settings, network=dataclasses.replace(network, mean=mean, std=std))
-    first = _first_mocks(settings, recipe)
-    latent = first.latent[first.is_lens].double().numpy()
-    if not len(latent):
-        what = f"recipe {recipe.name}: no lens among the first {UNITS_SAMPLE} mocks, nothing to learn a posterior from"
-        raise ConfigError(f"{what}; raise its share of lenses or ease its label")
-    centre, scale = latent.mean(axis=0), latent.std(axis=0)
-    for low, high in ((1, 2), (3, 4), (5, 6)):
-        scale[[low, high]] = np.sqrt((scale[low] ** 2 + scale[high] ** 2) / 2)
-    scale = np.maximum(scale, NARROWEST)
-    centre[1:] = 0.0
-    network = dataclasses.replace(
-        network,
-        latent_centre=tuple(float(f"{value:.3g}") for value in centre),
-        latent_scale=tuple(float(f"{value:.3g}") for value in scale),
-    )
-    return dataclasses.replace(settings, network=network)
-
-
-def _first_mocks(settings: TrainSettings, recipe: Recipe) -> Sample:
-    """Return the first training mocks, simulated or from the folder."""
-    if not settings.stream.folder:
-        return simulate_sample(recipe, mock_seed(settings, "training"), 0, UNITS_SAMPLE)
-    mocks = open_folder(settings, recipe)
-    sample = mocks.take(torch.arange(min(UNITS_SAMPLE, mocks.n)))
-    mocks.close()
-    return sample
 
 
 def _folder(settings: TrainSettings) -> dict[str, Any]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from lensscan.config import LATE, Range, build, check_ranges, digest, late
 from lensscan.errors import ConfigError
 from lensscan.metrics.calibration import Kind
+from lensscan.mocks.seeds import PURPOSES, RESERVED
 from lensscan.nets.architecture import NetworkConfig, network_config
 from lensscan.nets.classic.combination import CombinationConfig
 from lensscan.nets.modular import ModularConfig
@@ -286,6 +288,7 @@ class TrainSettings:
         check_ranges(settings, RANGES, where)
         if settings.stream.split and (settings.stream.epochs or settings.stream.chunk < settings.batch):
             raise ConfigError(f"{where}: stream.split needs chunks of at least batch mocks, and no epochs")
+        _check_seed(settings, where)
         _check_folder(settings, where)
         if settings.views not in (1, 8):
             raise ConfigError(f"{where}: views must be 1 or 8, not {settings.views}")
@@ -295,10 +298,15 @@ class TrainSettings:
 
     @property
     def digest(self) -> str:
-        """Hash of everything that can change a weight; of members and mocks on disk what is in them, not where."""
+        """Hash of everything that can change a weight but the recipe's numbers, which have a digest of their own.
+
+        Of the recipe, of members and of mocks on disk it does not matter where they lie.
+        """
         counted, network = self, self.network
+        if self.recipe.endswith(".toml"):
+            counted = dataclasses.replace(counted, recipe=Path(self.recipe).stem)
         if self.stream.content:
-            counted = dataclasses.replace(self, stream=dataclasses.replace(self.stream, folder=""))
+            counted = dataclasses.replace(counted, stream=dataclasses.replace(self.stream, folder=""))
         if isinstance(network, CombinationConfig) and network.hashes:
             counted = dataclasses.replace(counted, network=dataclasses.replace(network, members=()))
         unchanging = ("name", "version", "notes", "checkpoint_seconds", "views", "finish", "tensorboard")
@@ -309,9 +317,21 @@ class TrainSettings:
         """Hash of the same but for the seed: trainings of one file share it."""
         return dataclasses.replace(self, seed=0).digest
 
+    def mock_seed(self, purpose: str) -> int:
+        """Return the seed of the mocks for one purpose, a key of `lensscan.mocks.seeds.PURPOSES`."""
+        return 10 * self.seed + PURPOSES[purpose]
+
     def with_seed(self, seed: int) -> TrainSettings:
         """Return the training of another seed, under a name of its own."""
-        return dataclasses.replace(self, seed=seed, name=f"{self.name}-seed-{seed}")
+        settings = dataclasses.replace(self, seed=seed, name=f"{self.name}-seed-{seed}")
+        _check_seed(settings, self.name)
+        return settings
+
+
+def _check_seed(settings: TrainSettings, where: str) -> None:
+    for purpose in PURPOSES:
+        if (taken := RESERVED.get(settings.mock_seed(purpose))) is not None:
+            raise ConfigError(f"{where}: seed {settings.seed} would use mocks of {taken}; take another")
 
 
 def _check_folder(settings: TrainSettings, where: str) -> None:

@@ -104,6 +104,8 @@ def test_a_scan_scores_with_it(folder):
         (["--recipe", "no-such-recipe"], "no-such-recipe"),
         ([], "does not state its recipe"),
         (["-o", "{folder}/plain.safetensors/mc.toml"], "plain.safetensors"),
+        (["-o", "{folder}/plain.safetensors"], "must end in .toml"),
+        (["-o", "{folder}/mc"], "must end in .toml"),
     ],
 )
 def test_a_refused_command_leaves_nothing_behind(tmp_path, capsys, more, what):
@@ -119,3 +121,11 @@ def test_a_refused_command_leaves_nothing_behind(tmp_path, capsys, more, what):
     assert what in said
     assert "Traceback" not in said
     assert [path.name for path in tmp_path.iterdir()] == ["plain.safetensors"], what
+
+
+def test_passes_do_not_replace_the_model_they_are_made_of(tmp_path, capsys):
+    model = tmp_path / "mc-2.safetensors"
+    model.write_bytes(b"weights")
+    assert main(["ensemble", str(model), "--mc-dropout", "2", "-n", "100", "-o", str(tmp_path / "mc.toml")]) == 1
+    assert "is the input" in capsys.readouterr().err
+    assert model.read_bytes() == b"weights"

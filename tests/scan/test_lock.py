@@ -48,6 +48,15 @@ def test_an_owner_elsewhere_counts_until_it_is_stale(tmp_path):
     assert "not refreshed" in RunLock(path).acquire()
 
 
+def test_an_owner_who_lives_here_keeps_it_however_long_he_was_suspended(tmp_path):
+    path = tmp_path / "lock"
+    RunLock(path).acquire()
+    old = time.time() - lock_module.STALE_SECONDS - 1
+    os.utime(path, (old, old))
+    with pytest.raises(LockedError, match="in use by another scan"):
+        RunLock(path).acquire()
+
+
 def test_our_own_job_on_another_node_is_taken_over(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     path = tmp_path / "lock"

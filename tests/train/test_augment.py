@@ -120,6 +120,13 @@ def test_absent_bands_are_zero_and_never_all():
     assert (out.images[~out.present] == 0).all()
 
 
+def test_the_only_band_there_is_stays():
+    sample = toy_source(0, 64)
+    sample.present[:, 1] = False
+    out = augment(sample, dataclasses.replace(OFF, band_missing=1.0), 1, 0, 0, 64)
+    assert torch.equal(out.present, sample.present)
+
+
 def test_masks_reach_the_network_as_zeros():
     sample = augment(toy_source(0, 64), dataclasses.replace(OFF, mask=1.0, mask_size=6), 1, 0, 0, 64)
     assert sample.mask.any(dim=(1, 2, 3)).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from lensscan.nets.flow import base_points
 from lensscan.nets.flowposterior import FlowPosteriors, pack_outcome
 from lensscan.nets.heads import FlowHead, PosteriorHead
 from lensscan.nets.latent import N_LATENT, unpack_triangle
+from lensscan.train.loop import _centre
 from lensscan.train.losses import mixture_nll
 
 pytest.importorskip("zuko", reason="the extra flow is not installed")
@@ -108,3 +110,15 @@ def test_the_gaussians_of_a_scan_keep_most_of_what_the_flow_knows(flow):
     assert five > one + 0.5 * (bent - one), "five Gaussians keep less than half of the flow's gain over one"
     low = mean[..., 5] < 0
     assert (weight * low).sum(axis=1).mean() == pytest.approx(0.3, abs=0.06), "the weight of the lower side"
+
+
+def test_a_validation_takes_the_middle_of_the_flow_and_not_of_its_gaussian(flow):
+    """theta_E is bent here: the Gaussian's mean lies well off the median of what the flow makes of it."""
+    features, truth, _ = toy(1000, 3)
+    network, outcome = SimpleNamespace(flow=flow), outcome_of(flow, features)
+    middle = _centre(network, outcome)
+    samples = flow.sample(base_points(2048), outcome)[..., 0]
+    share = (samples < middle[:, None]).float().mean(dim=1)
+    assert float((share - 0.5).abs().max()) < 0.06
+    bare = _centre(SimpleNamespace(flow=None), outcome)
+    assert float((middle - truth[:, 0]).abs().median()) < float((bare - truth[:, 0]).abs().median())

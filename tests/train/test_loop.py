@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from curves import curve, leave_curve, needs_horovod
 from toy_mocks import TRAINING, toy_source, toy_trainer, train
 
 from lensscan.errors import ExitCode, ModelError, PlanMismatch
+from lensscan.files import temporary_name
 from lensscan.train.loop import Trainer, learning_rate
 from lensscan.train.settings import TrainSettings
 
@@ -207,3 +209,37 @@ def test_the_curve_is_the_same_plain_and_joined(tmp_path, backend, ranks, precis
     assert alone[-1] < alone[0]
     joined = curve("train.test_loop", tmp_path / "joined", backend, ranks, precision)
     assert joined == pytest.approx(alone, abs=bound)
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(tmp_path):
+    """Its settings may be the same to the letter: the recipe's file was edited between."""
+    first = make_trainer(tmp_path)
+    first.recipe_digest = "before"
+    assert train(first, 6) == ExitCode.INCOMPLETE
+    other = make_trainer(tmp_path)
+    other.recipe_digest = "after"
+    with pytest.raises(PlanMismatch, match="trained on another recipe of this name; put the recipe back") as caught:
+        other.resume()
+    assert "\n" not in str(caught.value)
+    other.recipe_digest = "before"
+    other.resume()
+    assert other.step == 6
+
+
+def test_what_a_killed_checkpoint_left_is_swept(tmp_path):
+    trainer = make_trainer(tmp_path)
+    assert train(trainer, 6) == ExitCode.INCOMPLETE
+    left = temporary_name(tmp_path / "checkpoint.pt")
+    gone = left.with_name(left.name.replace(f"-{os.getpid()}-", "-999999999-"))
+    gone.write_bytes(b"half")
+    make_trainer(tmp_path).resume()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "curves.jsonl"]
+
+
+def test_validation_mocks_without_lenses_have_no_figures(tmp_path):
+    trainer = make_trainer(tmp_path)
+    sample = toy_source(0, 32)
+    others = sample.rows(~sample.is_lens)
+    with torch.no_grad():
+        assert trainer.measure(others) == {}
+        assert {"auroc", "nll"} <= set(trainer.measure(sample))

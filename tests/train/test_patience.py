@@ -120,7 +120,6 @@ def test_a_figure_that_no_validation_has_is_one_line():
         ({"recipe": "hezaveh2017"}, "set monitor to nll"),
         ({"network": {"kind": "holismokes-cnn"}}, "set monitor to nll"),
         ({"network": {"kind": "argonne"}, "monitor": "nll"}, "set monitor to auroc or bce"),
-        ({"network": {"kind": "argonne"}, "recipe": "hezaveh2017"}, "leave patience out"),
     ],
 )
 def test_a_monitor_that_no_validation_has_is_refused_at_the_start(tmp_path, changes, remedy):

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NoReturn
 
 import numpy as np
@@ -16,6 +17,7 @@ from launch import Finished, run
 
 from lensscan.cli.main import main
 from lensscan.cli.ranks import ROOT_SPEAKS
+from lensscan.cli.train import Reporter, train_each
 from lensscan.errors import ExitCode
 from lensscan.evaluate.trainings import require_trainings
 from lensscan.mocks.dataset import Dataset
@@ -153,6 +155,10 @@ def test_finished_is_nothing_to_do_and_other_settings_are_refused(trained):
     again = train(folder)
     assert again.code == 0, again
     assert "nothing to do" in again.err
+    assert "differ" not in again.err
+    said = train(folder, "--set", "views=8", "--set", "notes=better")
+    assert said.code == 0, said
+    assert "nothing to do; its notes, views differ: --finish" in said.err
     other = train(folder, "--set", "seed=5")
     assert other.code == ExitCode.ERROR
     assert other.err.strip().count("\n") == 0
@@ -328,6 +334,49 @@ def test_a_rank_that_alone_has_an_error_says_it(monkeypatch, tmp_path, capsys):
         main(["train", str(tmp_path / "none.toml")])
     assert (left.value.code, waited) == (ExitCode.USAGE, [ROOT_SPEAKS])
     assert capsys.readouterr().err.count("no file") == 1
+
+
+@pytest.mark.mpi
+def test_an_output_that_no_rank_can_have_is_one_line(tmp_path):
+    done = train(tmp_path, "-o", "/proc/nowhere/small.safetensors", ranks=2)
+    assert done.code == ExitCode.ERROR, done
+    assert "Traceback" not in done.err
+    assert done.err.count("error: cannot") == 1
+
+
+@pytest.mark.parametrize(("backend", "code"), [("horovod", ExitCode.INCOMPLETE), ("torch", ExitCode.OK)])
+def test_horovod_trains_one_seed_a_call_because_mpi_starts_but_once(tmp_path, backend, code):
+    done = []
+
+    class Work(SimpleNamespace):
+        def run(self) -> ExitCode:
+            done.append(self.settings.seed)
+            return ExitCode.OK
+
+    works = [Work(backend=backend, output=tmp_path / f"{seed}", settings=SimpleNamespace(seed=seed)) for seed in (1, 2)]
+    assert train_each(works, lambda line: None) == code
+    assert done == ([1] if code else [1, 2])
+
+
+def test_other_ranks_keep_quiet(capsys):
+    Reporter(terminal=True, quiet=True)("step 50/100")
+    assert capsys.readouterr().err == ""
+    Reporter(terminal=True)("step 50/100")
+    assert capsys.readouterr().err == "step 50/100\n"
+
+
+@pytest.mark.slow
+def test_a_finish_is_refused_while_another_job_works_on_the_same_output(trained):
+    folder = trained[0]
+    place = folder / "new.safetensors.run"
+    place.mkdir()
+    with RunLock(place / "lock").kept():
+        done = train(folder, "--finish", str(folder / "small.safetensors"), "-o", str(folder / "new.safetensors"))
+    assert done.code == ExitCode.ERROR, done
+    assert "in use by another training" in done.err
+    assert done.err.strip().count("\n") == 0
+    assert not (folder / "new.safetensors").exists()
+    place.rmdir()
 
 
 @pytest.mark.parametrize(

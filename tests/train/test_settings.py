@@ -172,3 +172,18 @@ def test_kinds_have_digests_of_their_own():
     kinds = [{}, {"kind": "argonne"}, {"kind": "argonne", "scaling": "linear"}]
     assert len({settings(network=kind).digest for kind in kinds}) == 3
     assert settings(network={"kind": "resnet"}).digest == settings().digest
+
+
+def test_the_digest_does_not_know_where_a_recipe_lies():
+    """What is in it has a digest of its own."""
+    here = settings(recipe="mine.toml").digest
+    assert settings(recipe="./mine.toml").digest == settings(recipe="/far/away/mine.toml").digest == here
+    assert settings(recipe="yours.toml").digest != here
+
+
+@pytest.mark.parametrize(("seed", "words"), [(24494897, "the mock survey"), (17320508, "the difficulty of a set")])
+def test_seeds_whose_mocks_serve_something_else_are_refused(seed, words):
+    with pytest.raises(ConfigError, match=f"seed {seed} would use mocks of {words}; take another"):
+        settings(seed=seed)
+    with pytest.raises(ConfigError, match=words):
+        settings(seed=seed - 1).with_seed(seed)

@@ -13,7 +13,7 @@ import torch
 from tiny_sweep import SWEEP, journal, table
 
 from lensscan.config import read_toml
-from lensscan.errors import ExitCode, ModelError, OutputError, PlanMismatch
+from lensscan.errors import ConfigError, ExitCode, ModelError, OutputError, PlanMismatch
 from lensscan.mpi import World
 from lensscan.train.settings import TrainSettings
 from lensscan.train.stream import simulate_sample
@@ -196,9 +196,10 @@ def test_if_all_fail_one_line_says_why(tmp_path):
     assert len(table(tmp_path)) == 2
 
 
-def test_a_metric_that_the_network_lacks_fails_with_a_reason(tmp_path):
-    with pytest.raises(ModelError, match="a validation of this network has no nll"):
+def test_a_metric_that_the_validations_lack_is_refused_before_any_trial(tmp_path):
+    with pytest.raises(ConfigError, match=r"metric = 'nll', which .* lack.*set it to auroc or bce or tpr_2 or tpr_3"):
         run(tmp_path, small(trials=1, metric="nll"))
+    assert not list(tmp_path.rglob("trials"))
 
 
 def test_the_stages_of_a_modular_network_are_trained_before_the_common_one(tmp_path):

@@ -74,6 +74,7 @@ class SweepRun:
             If no trial succeeded.
         """
         recipe = load_recipe(self.sweep.training["recipe"])
+        self.sweep.check_metric(recipe)
         self._keep_identity(recipe.digest)
         bench = Bench(recipe, self.device, self.world.local_size)
         with Owner(self.folder / "alive") as owner:

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from lensscan.config import build, find, read_toml
 from lensscan.errors import ConfigError
+from lensscan.mocks.recipes import Recipe
+from lensscan.train.checks import figures
 from lensscan.train.settings import TrainSettings
 from lensscan.train.sweep.space import EPOCHS, Parameter, flatten, merged, space
 
@@ -91,6 +93,14 @@ class Sweep:
         for key, parameter in parameters.items():
             for value in parameter.extremes:
                 self.training_of(first | {key: value}, f"{where}: parameters: {key} = {value}")
+
+    def check_metric(self, recipe: Recipe) -> None:
+        """Raise a `ConfigError` if the trials' validations would lack the metric: all would train, and then fail."""
+        first = {key: parameter.extremes[0] for key, parameter in self.space.items()}
+        known = figures(self.training_of(first, self.name), recipe)
+        if self.metric not in known:
+            what = f"sweep {self.name}: metric = {self.metric!r}, which the validations of its trials lack"
+            raise ConfigError(f"{what} (network or recipe {recipe.name}); set it to {' or '.join(known)}")
 
     @property
     def space(self) -> dict[str, Parameter]:

@@ -83,6 +83,10 @@ class Parameter:
             raise ConfigError(f"{where}: a logarithmic range must begin above 0, not at {self.low}")
         if self.step < 0 or (self.log and self.step):
             raise ConfigError(f"{where}: step must be positive, and does not go with log")
+        if self.whole and self.step != int(self.step):
+            raise ConfigError(f"{where}: between whole low and high step must be whole; write low = {self.low:.1f}")
+        if self.step > self.high - self.low:
+            raise ConfigError(f"{where}: step {self.step} is larger than the range from {self.low} to {self.high}")
         return self
 
     @property
@@ -170,7 +174,9 @@ def merged(training: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
     for key, value in changes.items():
         *parents, last = key.split(".")
         target = result
-        for parent in parents:
+        for depth, parent in enumerate(parents):
             target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise ConfigError(f"there is no {key}: {'.'.join(parents[: depth + 1])} is no table; mend the sweep")
         target[last] = value
     return result
