@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -210,6 +211,8 @@ class Card:
         scales = (self.posterior_scale, self.posterior_scale_views or self.posterior_scale)
         if any(len(scale) != 7 for scale in scales) or self.views not in (1, 8):
             raise ModelError(f"{where}: needs 7 posterior scales and 1 or 8 views")
+        if not all(0 < factor < math.inf for scale in scales for factor in scale):
+            raise ModelError(f"{where}: factors of posterior_scale must be positive and finite; the file is damaged")
         if not (self.posterior_tail.sound and self.posterior_tail_views.sound):
             raise ModelError(f"{where}: weights and factors of posterior_tail must be positive, the weights of sum 1")
         if any(len(edges) not in (0, 4) for edges in (self.ood_distances, self.ood_distances_views)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,8 @@ __all__ = ["Card", "Model", "build_network", "common_frame", "load_model", "make
 
 KEY = "lensscan"
 """The one metadata key of a model file (one, because safetensors writes several in random order)."""
+DIGEST = "weights_sha256"
+"""What `_digest` gave, beside the card; files of older trainings have none."""
 
 
 @dataclass(slots=True)
@@ -62,7 +64,7 @@ class Model:
         ConfigError
             If there is no such model.
         ModelError
-            If the file is not a model file of a known format, or weights are missing.
+            If the file is not a model file of a known format, or weights are missing, not finite or not those saved.
         """
         path = find("models", name)
         stored, tensors = _read(path)
@@ -77,6 +79,8 @@ class Model:
             wrong.append("of the out-of-distribution score")
         if wrong:
             raise ModelError(f"{path}: weights {wrong[0]} do not fit the card; the file is damaged")
+        if not _finite(tensors):
+            raise ModelError(f"{path} holds weights that are not finite; the file is damaged, get it anew")
         module.load_state_dict(weights)
         return cls(card, module.eval(), novelty)
 
@@ -86,7 +90,7 @@ class Model:
         Raises
         ------
         ModelError
-            If its card is one that could not be loaded again.
+            If its card or weights are such that it could not be loaded again.
         DiskError, OutputError
             If it cannot be written.
         """
@@ -94,7 +98,9 @@ class Model:
         self.card.checked(str(target))
         weights = {key: value.detach().cpu().contiguous() for key, value in self.module.state_dict().items()}
         weights |= self.novelty.tensors() if self.novelty else {}
-        header = {"format": FORMAT, "card": self.card.to_mapping()}
+        if not _finite(weights):
+            raise ModelError(f"{target}: the weights of {self.card.name} are not finite; not saved, train it anew")
+        header = {"format": FORMAT, "card": self.card.to_mapping(), DIGEST: _digest(weights)}
         data = save_tensors(weights, {KEY: json.dumps(header, sort_keys=True)})
         with replacing(target) as temporary:
             temporary.write_bytes(data)
@@ -211,9 +217,26 @@ def _read(path: Path) -> tuple[Any, dict[str, torch.Tensor]]:
         raise ModelError(f"{path}: a safetensors file without a lensscan card; {remedy}")
     try:
         header = json.loads(metadata[KEY])
-        stated, card = header["format"], header["card"]
-    except (ValueError, KeyError, TypeError):
+        stated, card, digest = header.get("format"), header["card"], header.get(DIGEST)
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise ModelError(f"{path}: its card cannot be read; the file is damaged, {remedy}") from None
     if stated != FORMAT:
-        raise ModelError(f"{path}: model format {stated}, this lensscan reads {FORMAT}; upgrade lensscan")
+        newer = isinstance(stated, int) and stated > FORMAT
+        remedy = "upgrade lensscan" if newer else "the file is older or damaged, train or finish it anew"
+        raise ModelError(f"{path}: model format {stated}, this lensscan reads {FORMAT}; {remedy}")
+    if digest not in (None, _digest(weights)):
+        raise ModelError(f"{path}: its weights are not those that were saved; the file is damaged, get it anew")
     return card, weights
+
+
+def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return the SHA-256 of the tensors' names, types, shapes and bytes, in the order of their names."""
+    result = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        result.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        result.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return result.hexdigest()
+
+
+def _finite(tensors: Mapping[str, torch.Tensor]) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in tensors.values())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import hashlib
 import json
 
 import numpy as np
@@ -66,7 +68,11 @@ def rewrite(path, change):
 
 
 DAMAGE = {
-    "format": (lambda h, w: h.update(format=99), "format 99"),
+    "format": (lambda h, w: h.update(format=99), "format 99, this lensscan reads 1; upgrade lensscan"),
+    "format 0": (lambda h, w: h.update(format=0), "format 0, this lensscan reads 1; the file is older or damaged"),
+    "format text": (lambda h, w: h.update(format="2"), "format 2, this lensscan reads 1; the file is older or damaged"),
+    "no format": (lambda h, w: h.pop("format") is None, "format None, this lensscan reads 1; the file is older"),
+    "header": (lambda h, w: {KEY: "[1]"}, "its card cannot be read"),
     "no card": (lambda h, w: {"other": "x"}, "without a lensscan card"),
     "not json": (lambda h, w: {KEY: "{"}, "damaged"),
     "card key": (lambda h, w: h["card"].update(sized=3), "unknown key 'sized'"),
@@ -80,6 +86,12 @@ DAMAGE = {
     "slope": (lambda h, w: h["card"]["calibration"].update(a=-1.0), "slope"),
     "views": (lambda h, w: h["card"].update(views=3), "views"),
     "min_bands": (lambda h, w: h["card"].update(min_bands=5), "min_bands"),
+    "scale": (lambda h, w: h["card"].update(posterior_scale=[1.0] * 6 + [0.0]), "must be positive and finite"),
+    "scale of views": (lambda h, w: h["card"].update(posterior_scale_views=[-1.0] * 7), "must be positive and finite"),
+    "scale too large": (lambda h, w: h["card"].update(posterior_scale=[float("inf")] * 7), "posterior_scale"),
+    "not a number": (lambda h, w: w["stem.weight"].view(-1)[:1].fill_(np.nan) is h, "holds weights that are not finite"),
+    "infinite": (lambda h, w: w["stem.shift"].fill_(-np.inf) is h, "holds weights that are not finite"),
+    "other weights": (lambda h, w: h.update(weights_sha256="0" * 64), "its weights are not those that were saved"),
 }
 
 
@@ -101,6 +113,35 @@ def test_a_card_that_could_not_be_loaded_is_not_saved(model, tmp_path, wrong):
     with pytest.raises(ModelError, match=str(path)):
         Model(dataclasses.replace(model.card, **wrong), model.module).save(path)
     assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_could_not_be_loaded_are_not_saved(model, tmp_path):
+    module = copy.deepcopy(model.module)
+    module.stem.weight.data[0] = np.nan
+    with pytest.raises(ModelError, match="weights of tiny are not finite"):
+        Model(model.card, module).save(tmp_path / "wrong.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_flipped_bit_of_the_weights_is_told(model, saved):
+    """A safetensors file has no checksum: another weight, finite and of the right shape, would score."""
+    data = bytearray(saved.read_bytes())
+    data[-3] ^= 1
+    saved.write_bytes(data)
+    with pytest.raises(ModelError, match="weights are not those that were saved; the file is damaged, get it anew"):
+        Model.load(saved)
+
+
+def test_a_file_of_before_the_digest_of_weights_loads(model, saved):
+    rewrite(saved, lambda header, weights: None)
+    for name, weight in Model.load(saved).module.state_dict().items():
+        torch.testing.assert_close(weight, model.module.state_dict()[name])
+
+
+def test_the_same_model_is_saved_as_the_same_bytes(model, saved, tmp_path):
+    stated = Model.load(saved).save(tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == saved.read_bytes()
+    assert stated == hashlib.sha256(saved.read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"\xff" * 4096])
