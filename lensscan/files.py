@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import glob
 import os
 import re
@@ -17,6 +16,7 @@ from lensscan.errors import LensscanError, OutputError, disk_error
 
 __all__ = [
     "ascii_text",
+    "check_file",
     "check_folder",
     "keep_inputs",
     "make_folder",
@@ -51,23 +51,47 @@ def make_folder(path: str | Path) -> None:
 
 
 def check_folder(path: str | Path) -> None:
-    """Raise what `make_folder` would, as far as can be told without making anything: for a look before long work.
+    """Raise what `make_folder` would, and what a file in there would, leaving nothing: for a look before long work.
 
     Raises
     ------
     DiskError, OutputError
-        If the path, or the nearest folder above it that exists, is no folder or cannot be written to.
+        If in the path, or in the nearest folder above it that exists, no file can be made.
     """
     whole = Path(path).absolute()
-    nearest = next(each for each in (whole, *whole.parents) if each.exists())
-    number = errno.ENOTDIR if not nearest.is_dir() else 0 if os.access(nearest, os.W_OK | os.X_OK) else errno.EACCES
-    if number:
-        raise _problem(OSError(number, os.strerror(number)), Path(path))
+    try:
+        nearest = next(each for each in (whole, *whole.parents) if each.exists())
+        probe = temporary_name(nearest / "check")
+        probe.touch(exist_ok=False)  # permissions alone say too little: root has all of them everywhere
+        probe.unlink()
+    except OSError as error:
+        raise _problem(error, Path(path)) from None
+
+
+def check_file(path: str | Path) -> None:
+    """Raise what `replacing` would: for a look before long work.
+
+    Raises
+    ------
+    DiskError, OutputError
+        If the path is a folder or names no file, or its folder cannot be written to.
+    """
+    if Path(path).is_dir():
+        raise OutputError(f"cannot write {path}: it is a folder; give a file")
+    check_folder(temporary_name(path).parent)
 
 
 def temporary_name(path: str | Path) -> Path:
-    """Return a hidden name beside `path` that no other attempt uses: it holds host, process and a random word."""
+    """Return a hidden name beside `path` that no other attempt uses: it holds host, process and a random word.
+
+    Raises
+    ------
+    OutputError
+        If the path ends without a name, as the folder ``.`` does.
+    """
     path = Path(path)
+    if not path.name:
+        raise OutputError(f"cannot write {path}: it is a folder; give a file")
     return path.with_name(f".{path.name}.{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
 
 
@@ -125,8 +149,9 @@ def replacing(path: str | Path, sync: bool = True) -> Iterator[Path]:
     DiskError, OutputError
         If the file cannot be written.
     """
-    path = Path(path)
-    temporary = temporary_name(path)
+    path, temporary = Path(path), temporary_name(path)
+    if path.is_dir():
+        raise OutputError(f"cannot write {path}: it is a folder; give a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

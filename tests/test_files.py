@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from lensscan.errors import DiskError, OutputError
-from lensscan.files import STALE_SECONDS, check_folder, replacing, sweep_temporary, temporary_files, temporary_name
+from lensscan.files import (
+    STALE_SECONDS,
+    check_file,
+    check_folder,
+    replacing,
+    sweep_temporary,
+    temporary_files,
+    temporary_name,
+)
 
 
 def test_the_file_appears_in_one_step_and_its_folder_is_made(tmp_path: Path) -> None:
@@ -65,6 +73,31 @@ def test_a_folder_is_looked_at_without_being_made(tmp_path):
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(OutputError, match="Not a directory; check the folder"):
             check_folder(place)
+
+
+def test_a_folder_that_takes_no_file_is_told_to_root_too(tmp_path):
+    """Permissions let root write everywhere; the file system of the processes does not."""
+    with pytest.raises(OutputError, match=r"cannot write /proc/a: .*; check the folder"):
+        check_folder("/proc/a")
+    with pytest.raises(OutputError, match="check the folder"):
+        check_file("/proc/e.toml")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/", "folder", "folder/.."])
+def test_an_output_that_is_a_folder_is_refused_before_the_work(tmp_path, monkeypatch, name):
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match="is a folder; give a file"):
+        check_file(name)
+    with pytest.raises(OutputError, match="is a folder; give a file"), replacing(name):
+        pytest.fail("the work has begun")
+    assert [item.name for item in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("name", ["", ".", "/"])
+def test_what_has_no_name_has_no_temporary_name(name):
+    with pytest.raises(OutputError, match="is a folder; give a file"):
+        temporary_name(name)
 
 
 def test_no_two_attempts_share_a_name_whatever_host_and_process(tmp_path, monkeypatch):

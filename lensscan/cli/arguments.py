@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from lensscan.errors import ConfigError
 
-__all__ = ["add_assignments", "at_least", "need_gpu", "seconds"]
+__all__ = ["add_assignments", "at_least", "named", "need_gpu", "refuse_others", "seconds"]
 
 
 def add_assignments(parser: argparse._ActionsContainer, text: str) -> None:
@@ -30,6 +30,13 @@ def at_least(lowest: int) -> Callable[[str], int]:
     return read
 
 
+def named(text: str) -> str:
+    """Read a path; an empty one, which an unset variable of a script leaves, must not be taken for the default."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty; give a path")
+    return text
+
+
 def seconds(text: str) -> float:
     """Read a time, 0 included."""
     try:
@@ -39,6 +46,27 @@ def seconds(text: str) -> float:
     if not value >= 0:
         raise argparse.ArgumentTypeError(f"{text!r} must be a number of seconds, not negative")
     return value
+
+
+def refuse_others(
+    args: argparse.Namespace, defaults: argparse.Namespace, looked_at: Collection[str], what: str
+) -> None:
+    """Raise a `ConfigError` if an argument was given that is not looked at.
+
+    Parameters
+    ----------
+    args, defaults : argparse.Namespace
+        As given, and as they would be if nothing were.
+    looked_at : collection of str
+        Names of the arguments that mean something.
+    what : str
+        Does not look at the others.
+    """
+    for name, default in vars(defaults).items():
+        value = getattr(args, name)
+        if name not in looked_at and value != default:
+            given = {"models": value, "assignments": ["--set"]}.get(name, [f"--{name.replace('_', '-')}"])
+            raise ConfigError(f"{what} does not look at {given[0]}; leave it out")
 
 
 def need_gpu(device: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 
-from lensscan.cli.arguments import add_assignments, at_least, need_gpu
+from lensscan.cli.arguments import add_assignments, at_least, named, need_gpu
 
 EXAMPLE = "lensscan bench scan --rounds 5 -o bench.json"
 NAMES = ("scan", "scheduler", "memory", "solver", "simulate", "train")
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of train (default cpu)")
     add_assignments(parser, "change a setting of the training of train, such as stream.split=true")
     parser.add_argument("--folder", help="where to put the test data (default: a temporary folder)")
-    parser.add_argument("-o", "--output", metavar="FILE.json", help="also write the figures as JSON")
+    parser.add_argument("-o", "--output", type=named, metavar="FILE.json", help="also write the figures as JSON")
 
 
 def run(args: argparse.Namespace) -> int:

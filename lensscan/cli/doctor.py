@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 from lensscan import mpi
+from lensscan.cli.arguments import named
 from lensscan.errors import ExitCode
 from lensscan.site.outcome import Check, Outcome
 
@@ -22,7 +23,7 @@ EXAMPLE = "lensscan doctor --output /scratch/search      (on a compute node: sru
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument(
-        "--output", type=Path, default=Path(), metavar="DIR", help="folder that a scan is to write to (default: here)"
+        "--output", type=named, default=".", metavar="DIR", help="folder that a scan is to write to (default: here)"
     )
 
 
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         counts[check.outcome] += 1
         show(check)
     if world.rank == 0:
-        for check in diagnose(args.output):
+        for check in diagnose(Path(args.output)):
             counts[check.outcome] += 1
             show(check)
         print(f"{counts[Outcome.OK]} ok, {counts[Outcome.WARN]} warnings, {counts[Outcome.FAIL]} failed")

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lensscan.cli.arguments import at_least
+from lensscan.cli.arguments import at_least, named
 
 if TYPE_CHECKING:
     from lensscan.nets.model import Model
@@ -28,7 +28,7 @@ KINDS = ("temperature", "platt", "beta", "bent")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("models", nargs="+", metavar="MODEL", help="shipped names or paths of model files")
-    parser.add_argument("-o", "--output", metavar="FILE.toml", required=True, help="the ensemble's card")
+    parser.add_argument("-o", "--output", type=named, metavar="FILE.toml", required=True, help="the ensemble's card")
     parser.add_argument(
         "--recipe", action="append", metavar="R", help="recipe of the mocks, may be repeated (default: the models')"
     )
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     import dataclasses
 
     from lensscan.errors import ConfigError
-    from lensscan.files import check_folder, keep_inputs
+    from lensscan.files import check_file, keep_inputs
     from lensscan.process import tune_allocator
 
     tune_allocator()
@@ -63,8 +63,10 @@ def run(args: argparse.Namespace) -> int:
     for path in passes:
         keep_inputs(path, *names)
     models = _passes(names, args.mc_dropout) if args.mc_dropout else [Model.load(name) for name in names]
+    if output.stem in [model.card.name for model in models]:
+        raise ConfigError(f"output {output} would have the name of its model {output.stem}; give it another")
     recipes = [load_recipe(name) for name in args.recipe or ()] or recipes_of([model.card for model in models])
-    check_folder(output.parent)
+    check_file(output)
     seed = SEED if args.seed is None else args.seed
     ensemble = fit_ensemble(
         models, recipes, args.number, seed, args.kind, args.views, lambda line: print(line, file=sys.stderr)

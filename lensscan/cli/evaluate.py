@@ -22,7 +22,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lensscan.cli.arguments import add_assignments, at_least, need_gpu, seconds
+from lensscan.cli.arguments import add_assignments, at_least, named, need_gpu, refuse_others, seconds
 from lensscan.cli.progress import ProgressLine
 from lensscan.cli.ranks import among_ranks
 
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "models", nargs="*", metavar="MODEL", help="shipped name, path of a model file, or TOML of an ensemble"
     )
     parser.add_argument("--testset", metavar="T", help="RECIPE:smoke, :medium, :full, :tune[:N], or a folder of mocks")
-    parser.add_argument("-o", "--output", metavar="DIR", default="reports", help="folder (default reports)")
+    parser.add_argument("-o", "--output", type=named, metavar="DIR", default="reports", help="folder (default reports)")
     parser.add_argument(
         "--baseline",
         metavar="FILE.json|hog",
@@ -144,7 +144,9 @@ TASKS = {
 def run(args: argparse.Namespace) -> int:
     """Run what was asked for: seal, gate, transfer, conditions, calibrate, survey, or evaluate."""
     task = next((name for name in TASKS if getattr(args, name)), "testset")
-    refuse_others(args, task)
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    refuse_others(args, parser.parse_args([]), TASKS[task], f"--{task.replace('_', '-')}")
     runs = {
         "seal": run_seal,
         "realism": run_realism,
@@ -156,19 +158,6 @@ def run(args: argparse.Namespace) -> int:
         "testset": run_evaluation,
     }
     return runs[task](args)
-
-
-def refuse_others(args: argparse.Namespace, task: str) -> None:
-    """Raise a `ConfigError` if an argument was given that this task does not look at."""
-    from lensscan.errors import ConfigError
-
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    for name, default in vars(parser.parse_args([])).items():
-        value = getattr(args, name)
-        if name not in TASKS[task] and value != default:
-            given = {"models": value, "assignments": ["--set"]}.get(name, [f"--{name.replace('_', '-')}"])
-            raise ConfigError(f"--{task.replace('_', '-')} does not look at {given[0]}; leave it out")
 
 
 def run_seal(args: argparse.Namespace) -> int:

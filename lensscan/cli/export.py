@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from lensscan.cli.arguments import named
 from lensscan.errors import ExitCode
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
@@ -16,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("output", metavar="OUT.h5", help="output of lensscan scan")
     parser.add_argument("--to", required=True, choices=FORMATS, help="format")
-    parser.add_argument("-o", "--file", required=True, metavar="FILE", help="file to write")
+    parser.add_argument("-o", "--file", type=named, required=True, metavar="FILE", help="file to write")
     parser.add_argument("--prevalence", type=float, metavar="PI", help="recompute p_lens for this fraction of lenses")
     parser.add_argument(
         "--prior",

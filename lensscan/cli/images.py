@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lensscan.cli.arguments import named
 from lensscan.errors import ConfigError, ExitCode
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
@@ -23,7 +24,9 @@ ENDINGS = {".ecsv": "ecsv", ".fits": "fits", ".fit": "fits", ".h5": "hdf5", ".hd
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("output", metavar="OUT.h5", help="output of lensscan scan")
-    parser.add_argument("-o", "--file", metavar="FILE", help="table to write (default: OUT-images.ecsv beside OUT.h5)")
+    parser.add_argument(
+        "-o", "--file", type=named, metavar="FILE", help="table to write (default: OUT-images.ecsv beside OUT.h5)"
+    )
     parser.add_argument("--to", choices=FORMATS, help="its format (default: by the ending of FILE)")
     parser.add_argument("-n", type=int, default=100, metavar="N", help="candidates, best first (default 100)")
     parser.add_argument("--clean", action="store_true", help="leave out candidates with a warning flag")
@@ -39,7 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cosmology", default="Planck18", metavar="NAME", help="one of astropy's (default Planck18)")
     parser.add_argument("--samples", type=int, default=500, help="posterior samples of a candidate (default 500)")
     parser.add_argument("--seed", type=int, default=0, help="chooses the samples, together with the id (default 0)")
-    parser.add_argument("--page", metavar="FILE.png", help="page to draw (default: the table's name with .png)")
+    parser.add_argument(
+        "--page", type=named, metavar="FILE.png", help="page to draw (default: the table's name with .png)"
+    )
     parser.add_argument(
         "--top", type=int, default=12, metavar="N", help="candidates on the page; 0: no page (default 12)"
     )

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from lensscan.cli.arguments import named
 from lensscan.errors import ConfigError, ExitCode
 from lensscan.site.jobscript import Job, folder, render, sites
 
@@ -21,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--time", metavar="HH:MM:SS", help="wall time")
     parser.add_argument("--run", type=Path, metavar="RUN.toml", help="the scan; its output is what the script verifies")
     parser.add_argument("--train", metavar="TRAIN.toml", help="instead of --run a training: shipped name or TOML file")
-    parser.add_argument("-o", "--output", metavar="FILE", help="its model file (default: <name>.safetensors)")
+    parser.add_argument(
+        "-o", "--output", type=named, metavar="FILE", help="its model file (default: <name>.safetensors)"
+    )
     parser.add_argument("--account", help="project to charge")
     parser.add_argument("--queue", help="queue, quality of service or partition")
     parser.add_argument("--folder", action="store_true", help="print the folder of the shipped scripts and stop")

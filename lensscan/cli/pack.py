@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from lensscan.cli.arguments import at_least
+from lensscan.cli.arguments import at_least, named
 from lensscan.cli.progress import ProgressLine
 from lensscan.errors import ConfigError, ExitCode
 
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--stamps", required=True, metavar="SPEC", help="stamps:TEMPLATE, tiles:TEMPLATE, tiles:INDEX.csv or packs:DIR"
     )
     parser.add_argument("--survey", required=True, metavar="S", help="survey: shipped name or TOML file")
-    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of the packs")
+    parser.add_argument("-o", "--output", type=named, required=True, metavar="DIR", help="folder of the packs")
     parser.add_argument("--bands", nargs="+", metavar="B", help="bands to pack (default: all of the survey)")
     parser.add_argument(
         "--size", type=at_least(1), metavar="PX", help="side of a stamp, pixels (default: the survey's)"

@@ -12,7 +12,7 @@ import dataclasses
 import sys
 from typing import Any
 
-from lensscan.cli.arguments import add_assignments, seconds
+from lensscan.cli.arguments import add_assignments, named, seconds
 from lensscan.config import check_keys, override, read_toml
 from lensscan.errors import ConfigError, ExitCode
 from lensscan.scan.settings import ScanSettings
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inputs.add_argument(
         "--regressor", metavar="M", help="separate model for the posteriors of rows above regress_above (default: 0)"
     )
-    inputs.add_argument("-o", "--output", metavar="OUT.h5", help="output")
+    inputs.add_argument("-o", "--output", type=named, metavar="OUT.h5", help="output")
     how = parser.add_argument_group("how")
     how.add_argument("--resample", action="store_true", help="resample stamps to the model's pixel scale")
     how.add_argument("--prevalence", type=float, metavar="PI", help="lenses per selected row (default: the cut's)")

@@ -6,6 +6,7 @@ import argparse
 
 import numpy as np
 
+from lensscan.cli.arguments import named
 from lensscan.errors import CatalogError, OutputError
 
 EXAMPLE = "lensscan select 'catalog/*.fits' --survey des --cut des-jacobs2019a -o selection.fits"
@@ -16,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("catalog", metavar="CATALOG", help="file or quoted glob: FITS, HDF5, Parquet, CSV, ECSV")
     parser.add_argument("--survey", required=True, metavar="S", help="survey: shipped name or TOML file")
     parser.add_argument("--cut", required=True, metavar="C", help="colour cut: shipped name or TOML file")
-    parser.add_argument("-o", "--output", required=True, metavar="FILE.fits", help="selected rows and cut flow")
+    parser.add_argument(
+        "-o", "--output", type=named, required=True, metavar="FILE.fits", help="selected rows and cut flow"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
 
 

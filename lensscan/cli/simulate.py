@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lensscan.cli.arguments import add_assignments, at_least, need_gpu
+from lensscan.cli.arguments import add_assignments, at_least, named, need_gpu
 from lensscan.cli.progress import ProgressLine
 from lensscan.cli.ranks import among_ranks
 from lensscan.errors import ConfigError
@@ -28,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="shipped name or TOML file")
     parser.add_argument("-n", "--number", type=at_least(1), required=True, metavar="N", help="number of objects")
     parser.add_argument("--seed", type=at_least(0), default=1, metavar="S", help="seed of the universe (default: 1)")
-    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to write or to complete")
+    parser.add_argument(
+        "-o", "--output", type=named, required=True, metavar="DIR", help="folder to write or to complete"
+    )
     layout = parser.add_mutually_exclusive_group()
     layout.add_argument("--fits", action="store_true", help="one FITS file per object instead of packs")
     layout.add_argument(

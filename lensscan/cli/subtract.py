@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lensscan.cli.arguments import at_least
+from lensscan.cli.arguments import at_least, named
 from lensscan.errors import ConfigError, ExitCode, OutputError
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("stamps", nargs="+", metavar="STAMP.fits", help="stamps; {band} for one file per band")
     parser.add_argument("--survey", required=True, metavar="S", help="shipped name or TOML file")
-    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of NAME-light.fits and NAME.png")
+    parser.add_argument(
+        "-o", "--output", type=named, required=True, metavar="DIR", help="folder of NAME-light.fits and NAME.png"
+    )
     parser.add_argument("--method", choices=METHODS, default="auto", help="how (default: auto)")
     parser.add_argument("--model", metavar="M", help="of --method module: shipped name or path of a modular model")
     parser.add_argument("--bands", metavar="B,B", help="bands to use, by comma (default: all of the survey)")

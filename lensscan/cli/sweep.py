@@ -15,7 +15,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lensscan.cli.arguments import add_assignments, at_least, seconds
+from lensscan.cli.arguments import add_assignments, at_least, named, seconds
 from lensscan.cli.ranks import leave_to_root
 from lensscan.cli.train import choose_device
 from lensscan.errors import ExitCode, LensscanError, file_error
@@ -30,7 +30,7 @@ EXAMPLE = "mpiexec -n 8 lensscan sweep argonne2017 -o sweep-argonne      (or wit
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("sweep", metavar="SWEEP.toml", help="sweep: shipped name or TOML file")
-    parser.add_argument("-o", "--output", metavar="DIR", help="folder (default: <name>.sweep)")
+    parser.add_argument("-o", "--output", type=named, metavar="DIR", help="folder (default: <name>.sweep)")
     parser.add_argument("--trials", type=at_least(1), metavar="N", help="number of trials (default: the file's)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default auto")
     parser.add_argument(

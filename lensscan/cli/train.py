@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lensscan.cli.arguments import add_assignments, at_least, need_gpu, seconds
+from lensscan.cli.arguments import add_assignments, at_least, named, need_gpu, seconds
 from lensscan.cli.ranks import leave_to_root
 from lensscan.errors import ConfigError, ExitCode, LensscanError, file_error
 from lensscan.scan.lock import RunLock
@@ -37,7 +37,7 @@ BACKENDS = ("auto", "none", "torch", "horovod")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("train", metavar="TRAIN.toml", help="training: shipped name or TOML file")
-    parser.add_argument("-o", "--output", metavar="FILE", help="model file (default: <name>.safetensors)")
+    parser.add_argument("-o", "--output", type=named, metavar="FILE", help="model file (default: <name>.safetensors)")
     parser.add_argument("--backend", choices=BACKENDS, default="auto", help="what joins the ranks (default auto)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default auto")
     parser.add_argument(

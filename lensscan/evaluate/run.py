@@ -187,12 +187,25 @@ def _plan(settings: Evaluation) -> _Plan:
     baseline = None if training else _baseline(settings.baseline, testset)
     cards = [model.card for model in lineup.models] + ([training.card()] if training else [])
     names = [card.name for card in cards]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"two models are called {name}; evaluate one at a time")
+    _require_names(lineup, names)
     stems = [settings.folder / file_stem(name, testset.name) for name in names]
     histories = [_history(stem, card, testset, settings.overwrite) for stem, card in zip(stems, cards, strict=True)]
     return _Plan(testset, lineup, training, baseline, cards, stems, histories)
+
+
+def _require_names(lineup: Lineup, names: Sequence[str]) -> None:
+    """Raise a `ConfigError` for two reports of one name; those of an ensemble and its members cannot be made apart."""
+    for group in lineup.groups:
+        own = [group.model.card.name, *(lineup.singles[k].card.name for k in group.members)]
+        for name in own:
+            if own.count(name) > 1:
+                raise ConfigError(
+                    f"ensemble {own[0]}: two of it and its models are called {name}, and each has a report; train or "
+                    "finish a model anew with --set name=NAME, and make the ensemble anew"
+                )
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"two models are called {name}; evaluate one at a time")
 
 
 def _require_fresh(lineup: Lineup, testset: TestSet) -> None:

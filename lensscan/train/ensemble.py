@@ -96,7 +96,8 @@ def fit_ensemble(
     Raises
     ------
     ModelError
-        If there are fewer than two models, one is given twice, or they do not fit together.
+        If there are fewer than two models, one is given twice, two have the same name, they do not fit together, or
+        none of the mocks got a score (a posterior, if not all models score).
     ConfigError
         If the mocks of this seed are those that a member learnt from, or kept for something else.
     """
@@ -106,11 +107,17 @@ def fit_ensemble(
     known = [model.card.hash for model in models if model.card.hash]
     if len(set(known)) < len(known):
         raise ModelError("one model is given twice; an ensemble needs different networks")
+    _require_names([model.card for model in models])
     each = n // len(recipes)
     parts = [score_mocks(models, held_out(recipe), seed, each, report, views) for recipe in recipes]
     card, digests = models[0].card, [recipe.digest for recipe in recipes]
     prior = card.theta_E_prior if digests == [card.training.get("recipe_digest")] else ThetaPrior()
-    found = calibrate_together(join(parts), kind, prior)
+    scored = join(parts)
+    scoring = all(model.scores for model in models)
+    if not (np.isfinite(scored.logit) if scoring else scored.posterior.finite).any():
+        names, what = ", ".join(recipe.name for recipe in recipes), "score" if scoring else "posterior"
+        raise ModelError(f"no mock of {names} got a {what} from all models; look at each with lensscan evaluate")
+    found = calibrate_together(scored, kind, prior)
     return Ensemble(
         found.calibration,
         found.f_lens,
@@ -122,6 +129,17 @@ def fit_ensemble(
         seed=seed,
         n=each * len(recipes),
     )
+
+
+def _require_names(cards: Sequence[Card]) -> None:
+    """Raise a `ModelError` for two models of one name: no scan and no report could tell them apart."""
+    names = [card.name for card in cards]
+    for name in names:
+        if names.count(name) > 1:
+            raise ModelError(
+                f"two models are called {name} in their cards, by which scans and reports tell them apart; "
+                "train one anew with --set name=NAME (the name of its file does not matter)"
+            )
 
 
 def _require_fresh(cards: Sequence[Card], recipes: Sequence[Recipe], seed: int) -> None:

@@ -35,6 +35,41 @@ def test_usage_errors_are_one_line(arguments: list[str], capsys: pytest.CaptureF
     assert "--help" in text
 
 
+WRITERS = {
+    "bench": "bench solver -o",
+    "doctor": "doctor --output",
+    "ensemble": "ensemble a b -o",
+    "evaluate": "evaluate des-griz --testset des-griz:smoke -o",
+    "export": "export a.h5 --to csv -o",
+    "images": "images a.h5 -o",
+    "images, page": "images a.h5 --page",
+    "jobscript": "jobscript --site slurm --train des-griz -o",
+    "mosaic": "mosaic a.h5 -o",
+    "pack": "pack a.fits --stamps packs:a --survey des -o",
+    "scan": "scan run.toml -o",
+    "select": "select a.fits --survey des --cut des-jacobs2019-a -o",
+    "simulate": "simulate des-griz -o",
+    "subtract": "subtract a.fits -o",
+    "sweep": "sweep argonne2017 -o",
+    "train": "train des-griz -o",
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_an_empty_output_is_not_the_default(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A script whose variable is not set gives one."""
+    assert main([*WRITERS[name].split(), ""]) == 2
+    text = capsys.readouterr().err
+    assert "is empty; give a path" in text
+    assert text.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", [".", "..", "pages/", "pages/..", ".png"])
+def test_pages_need_a_name(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["mosaic", str(tmp_path / "a.h5"), "-o", name]) == 2
+    assert f"-o {name} is a folder; say how the pages are called" in capsys.readouterr().err
+
+
 def test_nothing_given_shows_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     text = capsys.readouterr().err

@@ -89,7 +89,10 @@ DAMAGE = {
     "scale": (lambda h, w: h["card"].update(posterior_scale=[1.0] * 6 + [0.0]), "must be positive and finite"),
     "scale of views": (lambda h, w: h["card"].update(posterior_scale_views=[-1.0] * 7), "must be positive and finite"),
     "scale too large": (lambda h, w: h["card"].update(posterior_scale=[float("inf")] * 7), "posterior_scale"),
-    "not a number": (lambda h, w: w["stem.weight"].view(-1)[:1].fill_(np.nan) is h, "holds weights that are not finite"),
+    "not a number": (
+        lambda h, w: w["stem.weight"].view(-1)[:1].fill_(np.nan) is h,
+        "holds weights that are not finite",
+    ),
     "infinite": (lambda h, w: w["stem.shift"].fill_(-np.inf) is h, "holds weights that are not finite"),
     "other weights": (lambda h, w: h.update(weights_sha256="0" * 64), "its weights are not those that were saved"),
 }

@@ -133,6 +133,57 @@ def test_recipes_of_a_committee():
         fit_ensemble([saved, one, saved], [load_recipe("des-griz")], 100)
 
 
+def test_two_models_of_one_name_are_refused_before_a_mock_is_made(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("lensscan.train.ensemble.score_mocks", lambda *args: pytest.fail("scored"))
+    for number in (1, 2):
+        network(number, "twin").save(tmp_path / f"{number}.safetensors")
+    names = [str(tmp_path / f"{number}.safetensors") for number in (1, 2)]
+    assert main(["ensemble", *names, "-o", str(tmp_path / "duo.toml")]) == 1
+    text = capsys.readouterr().err
+    assert "two models are called twin in their cards" in text
+    assert "--set name=NAME (the name of its file does not matter)" in text
+
+
+def test_an_ensemble_is_not_called_as_a_member(folder, monkeypatch, capsys):
+    monkeypatch.setattr("lensscan.train.ensemble.score_mocks", lambda *args: pytest.fail("scored"))
+    names = [str(folder / f"{name}.safetensors") for name in ("one", "two")]
+    assert main(["ensemble", *names, "-o", str(folder / "two.toml")]) == 2
+    assert "would have the name of its model two" in capsys.readouterr().err
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_a_mock_is_made(folder, monkeypatch, capsys):
+    monkeypatch.setattr("lensscan.train.ensemble.score_mocks", lambda *args: pytest.fail("scored"))
+    names = [str(folder / f"{name}.safetensors") for name in ("one", "two")]
+    (folder / "folder.toml").mkdir()
+    for output, words in (("/proc/e.toml", "cannot write /proc"), (folder / "folder.toml", "is a folder")):
+        assert main(["ensemble", *names, "-o", str(output)]) == 1
+        assert words in capsys.readouterr().err
+
+
+def test_mocks_without_a_score_calibrate_nothing():
+    """Networks whose weights are lost give neither a score nor a posterior; a card of them would say nothing."""
+    models = [network(number, name) for number, name in ((1, "one"), (2, "two"))]
+    models[0].module.stem.weight.data[:] = np.nan
+    with pytest.raises(ModelError, match="no mock of des-griz got a score from all models"):
+        fit_ensemble(models, [load_recipe("des-griz")], 20)
+    models[1].card = dataclasses.replace(models[1].card, evaluation={"detection": "none"})
+    with pytest.raises(ModelError, match="no mock of des-griz got a posterior from all models"):
+        fit_ensemble(models, [load_recipe("des-griz")], 20)
+
+
+def test_twins_in_an_ensemble_cannot_be_evaluated_one_at_a_time(tmp_path, capsys):
+    """A card that an older version made of them."""
+    hashes = [network(number, "twin").save(tmp_path / f"{number}.safetensors") for number in (1, 2)]
+    models = tuple(str(tmp_path / f"{number}.safetensors") for number in (1, 2))
+    write_ensemble(
+        Ensemble(Calibration(), name="duo", models=models, hashes=tuple(hashes), views=(1, 1)), tmp_path / "duo.toml"
+    )
+    assert main(["evaluate", str(tmp_path / "duo.toml"), "--testset", "des-griz:tune:64", "-o", str(tmp_path)]) == 2
+    text = capsys.readouterr().err
+    assert "ensemble duo: two of it and its models are called twin" in text
+    assert "--set name=NAME" in text
+
+
 @pytest.mark.parametrize(
     ("seed", "words"),
     [
