@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -67,7 +68,7 @@ def collect(
     planner, plan, settings, world
         The run.
     argv : sequence of str
-        Command line.
+        Command line; its first word, the path of a script, is replaced by the command's name.
     log_path : Path
         The run's JSON-lines log, which names every attempt.
     """
@@ -75,7 +76,7 @@ def collect(
         "lensscan": lensscan.__version__,
         "git": git_revision(),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "command": " ".join(argv),
+        "command": shlex.join(["lensscan", *argv[1:]] if argv else []),
         "config": settings.resolved(),
         "survey": json.loads(canonical(planner.survey)),
         "cut": _cut(planner),

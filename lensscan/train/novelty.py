@@ -74,8 +74,9 @@ def add_novelty(
     Model
         As it was if the network has no features, more than `WIDEST`, or `n` is too small to know the tails.
     """
-    if not 0 < feature_width(model.module) <= WIDEST or n * TAILS[-1] < FEWEST:
-        report("no out-of-distribution score: no features, too many, or too few mocks")
+    least = math.ceil(FEWEST / TAILS[-1])
+    if obstacle := _obstacle(feature_width(model.module), n, least):
+        report(f"no out-of-distribution score: {obstacle}")
         return model
     bare = Model(model.card, model.module)
     source = _Source(bare, recipe, seed, augmentation or Augmentation(), torch.device(device), kept or Kept(), report)
@@ -83,13 +84,25 @@ def add_novelty(
     features, labels = (np.concatenate([part[name] for part in parts]) for name in ("features", "labels"))
     novelty = fit_novelty(features[:, 0], labels.astype(np.int64))
     edges = []
-    least = math.ceil(FEWEST / TAILS[-1])
     for views, count in ((1, n), (N_VIEWS, max(n // 4, least, 1))):
         far = [part["distances"] for part in source.chunks((n, n + count), views, novelty)]
         quantiles = np.quantile(np.concatenate(far), [1 - tail for tail in TAILS])
         edges.append(tuple(float(f"{value:.5g}") for value in quantiles))
     card = dataclasses.replace(model.card, ood_distances=edges[0], ood_distances_views=edges[1])
     return Model(card, model.module, novelty)
+
+
+def _obstacle(width: int, n: int, least: int) -> str:
+    """Return why a network of so many features cannot have a score with n mocks, and what to do; empty if it can."""
+    if not width:
+        return "this network has no features; train one of another kind"
+    if width > WIDEST:
+        return f"this network has {width:,} features, more than {WIDEST:,}; train a narrower one"
+    if n < least:
+        return (
+            f"{n:,} mocks are too few; finish with finish.calibration of at least {2 * least:,}, twice as many as here"
+        )
+    return ""
 
 
 def _mean_distance(novelty: Novelty, features: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -120,7 +133,9 @@ class _Source:
             count = min(CHUNK, rows[1] - start)
             key = (known, "novelty", self.augmentation, views, self.seed, fitted, start, count)
             yield self.kept(key, functools.partial(self._chunk, start, count, views, novelty))
-            self.report(f"seed {self.seed}: features of mocks {start} to {start + count} in {views} views")
+            done, total = start + count - rows[0], rows[1] - rows[0]
+            task = "to fit" if novelty is None else f"to scale, {views} view{'s' * (views > 1)}"
+            self.report(f"seed {self.seed}: features of {done} of {total} mocks {task}")
 
     def _chunk(self, start: int, count: int, views: int, novelty: Novelty | None) -> dict[str, NDArray[Any]]:
         sample = simulate_sample(self.recipe, self.seed, start, count, self.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 
 import h5py
@@ -11,6 +12,7 @@ from small_networks import save_network
 from survey_stamps import stamps_of
 from tiny_survey import content_hash, make_survey
 
+from lensscan.candidates.file import read_provenance
 from lensscan.cli.main import main
 from lensscan.errors import ExitCode
 from lensscan.nets.model import make_trivial
@@ -158,3 +160,17 @@ def test_what_changes_no_byte_of_a_shard_is_no_other_plan(survey, interrupted, t
     assert main(survey.args(interrupted, "--keep-shards", "--set", "batch=2", *more)) == ExitCode.OK
     assert shards == {path: path.stat().st_mtime_ns for path in interrupted.parent.rglob("B*.h5")} != {}
     interrupted.unlink()
+
+
+def test_the_recorded_command_can_be_pasted_back(survey, tmp_path, monkeypatch, capsys):
+    """Whatever started it: python -m lensscan has the path of a script for its first word."""
+    out = tmp_path / "my search" / "out.h5"
+    args = survey.args(out, "--set", "batch=16")
+    monkeypatch.setattr("sys.argv", ["/somewhere/lensscan/__main__.py", *args])
+    assert main(args) == ExitCode.OK
+    command = read_provenance(out)["command"]
+    assert command.startswith("lensscan scan --catalog ")
+    assert shlex.split(command) == ["lensscan", *args]
+    capsys.readouterr()
+    assert main(shlex.split(command)[1:]) == ExitCode.OK
+    assert "nothing to do" in "".join(capsys.readouterr())

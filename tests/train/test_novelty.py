@@ -89,14 +89,23 @@ def test_eight_views_are_scaled_on_as_many_mocks_as_their_last_tail_needs(bare, 
     monkeypatch.setattr(module, "FEWEST", 0.15)
     lines = []
     add_novelty(bare, None, 4, 200, PLAIN, lines.append)
-    assert lines[-1].endswith("mocks 200 to 350 in 8 views"), "150, not 50, reach 0.15 mocks beyond the last tail"
+    assert [line.removeprefix("seed 4: features of ") for line in lines] == [
+        "200 of 200 mocks to fit",
+        "200 of 200 mocks to scale, 1 view",
+        "150 of 150 mocks to scale, 8 views",
+    ], "150, not 50, reach 0.15 mocks beyond the last tail"
 
 
 def test_without_features_or_mocks_a_model_stays_as_it_is(bare, monkeypatch):
     monkeypatch.setattr(module, "FEWEST", 4)
     trivial = make_trivial("gr", SIZE, PIXEL_SCALE)
     lines = []
-    for model in (trivial, bare):
-        same = add_novelty(model, None, 4, 100, PLAIN, lines.append)
+    for model, widest in ((trivial, 1280), (bare, 4), (bare, 1280)):
+        monkeypatch.setattr(module, "WIDEST", widest)
+        same = add_novelty(model, None, 4, 3999, PLAIN, lines.append)
         assert same is model
-    assert len(lines) == 2
+    assert [line.removeprefix("no out-of-distribution score: ") for line in lines] == [
+        "this network has no features; train one of another kind",
+        "this network has 8 features, more than 4; train a narrower one",
+        "3,999 mocks are too few; finish with finish.calibration of at least 8,000, twice as many as here",
+    ]
