@@ -10,15 +10,24 @@ from __future__ import annotations
 
 import argparse
 
-from lensscan.cli.arguments import add_assignments, at_least, named, need_gpu
+from lensscan.cli.arguments import add_assignments, at_least, named, need_gpu, refuse_others
 
 EXAMPLE = "lensscan bench scan --rounds 5 -o bench.json"
-NAMES = ("scan", "scheduler", "memory", "solver", "simulate", "train")
+LOOKED_AT = {
+    "scan": {"rounds", "model", "folder"},
+    "scheduler": {"rounds"},
+    "memory": {"rows", "folder"},
+    "solver": {"rounds"},
+    "simulate": {"rounds"},
+    "train": {"rounds", "train", "model", "device", "assignments"},
+}
+"""The benchmarks, and the arguments that mean something to each, besides the output."""
+INTERRUPTED = "a benchmark keeps nothing"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("name", choices=NAMES, metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("name", choices=tuple(LOOKED_AT), metavar="NAME", help=", ".join(LOOKED_AT))
     parser.add_argument("--rounds", type=at_least(1), default=3, metavar="N", help="measured rounds (default 3)")
     parser.add_argument(
         "--rows", type=at_least(1), nargs="+", metavar="N", help="catalog lengths of the memory benchmark"
@@ -33,6 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run one benchmark and print its figures."""
+    from lensscan.files import check_file
+
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    known = LOOKED_AT[args.name] | {"name", "output"}
+    refuse_others(args, parser.parse_args([args.name]), known, f"lensscan bench {args.name}")
+    if args.output:
+        check_file(args.output)
     if args.name == "scheduler":
         from lensscan.site.bench.scheduler import bench_scheduler
 

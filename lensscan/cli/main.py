@@ -97,7 +97,8 @@ def run_command(args: argparse.Namespace) -> int:
         sys.stdout.flush()  # a full disk shows here
         return code
     except KeyboardInterrupt:
-        say(args, "interrupted; run the same command again")
+        remedy = getattr(command_module(args.command), "INTERRUPTED", "run the same command again")
+        say(args, f"interrupted; {remedy}")
         return int(ExitCode.INTERRUPTED)
     except Exception as error:
         if args.debug:

@@ -99,9 +99,7 @@ def _obstacle(width: int, n: int, least: int) -> str:
     if width > WIDEST:
         return f"this network has {width:,} features, more than {WIDEST:,}; train a narrower one"
     if n < least:
-        return (
-            f"{n:,} mocks are too few; finish with finish.calibration of at least {2 * least:,}, twice as many as here"
-        )
+        return f"{n:,} mocks to fit are too few, it takes {least:,}: finish.calibration must be at least {2 * least:,}"
     return ""
 
 

@@ -106,6 +106,6 @@ def test_without_features_or_mocks_a_model_stays_as_it_is(bare, monkeypatch):
         assert same is model
     assert [line.removeprefix("no out-of-distribution score: ") for line in lines] == [
         "this network has no features; train one of another kind",
-        "this network has 8 features, more than 4; train a narrower one",
-        "3,999 mocks are too few; finish with finish.calibration of at least 8,000, twice as many as here",
+        "this network has 36 features, more than 4; train a narrower one",
+        "3,999 mocks to fit are too few, it takes 4,000: finish.calibration must be at least 8,000",
     ]

@@ -21,7 +21,7 @@ from lensscan.nets.scorer import Scorer
 from lensscan.process import tune_allocator
 from lensscan.site.bench.dataset import Dataset, make_loose, make_packs
 from lensscan.site.bench.launcher import ENVIRONMENT, find_mpiexec
-from lensscan.site.bench.report import Rate, Report, interleave
+from lensscan.site.bench.report import Rate, Report, announce, interleave
 from lensscan.survey.catalog import open_catalog
 from lensscan.survey.fits import open_fitsio
 from lensscan.survey.packfile import PackFile
@@ -52,6 +52,7 @@ def bench_scan(model_name: str, rounds: int = 3, folder: str | None = None) -> R
     report = Report("scan")
     model = Model.load(model_name)
     with tempfile.TemporaryDirectory(dir=folder) as temp:
+        announce(f"writing {N_PACKED:,} packed and {N_LOOSE:,} loose stamps")
         packs = make_packs(Path(temp) / "packed", model.frame(), N_PACKED)
         loose = make_loose(Path(temp) / "loose", model.frame(), N_LOOSE)
         trivial = Path(temp) / "trivial.safetensors"
@@ -82,7 +83,7 @@ def _one_core(
         "network": network(model, few.n, BATCH),
         "trivial network": network(fast, packs.n, FAST_BATCH),
     }
-    rates = interleave(tasks, rounds)
+    rates = interleave("reading and network", tasks, rounds)
     for key, rate in rates.items():
         report.rate(f"{key}, one core", rate)
     report.at_least("packs into batches, finite check included, one core", rates["read packs"].median, 100_000, "1/s")
@@ -138,7 +139,8 @@ def _end_to_end(
         ),
     }
     samples: dict[str, list[Scanned]] = {case: [] for case in cases}
-    for _ in range(rounds):
+    for turn in range(1, rounds + 1):
+        announce(f"whole scans on one core, round {turn} of {rounds}")
         for case, (data, model, catalog, _, _, batch) in cases.items():
             samples[case].append(scan(data, model, catalog, batch))
     for case, (_, _, _, reader, net, _) in cases.items():
@@ -167,7 +169,7 @@ def _rivals(
     tasks["rival loose"] = score_all(their_loose, fast, BATCH, min(loose.n, 1_000))
     tasks["rival packs"] = score_all(their_packs, fast, BATCH, min(packs.n, 4_000))
     tasks["rival network"] = score_all(their_packs, model, BATCH, few.n)
-    rates = interleave(tasks, rounds)
+    rates = interleave("scoring beside astropy and a DataLoader", tasks, rounds)
     for key, rate in rates.items():
         report.rate(f"{key}, one core", rate)
     for key, goal in (("loose", 4.0), ("packs", 20.0), ("network", 1.0)):
@@ -337,7 +339,8 @@ def _two_ranks(report: Report, name: str, packs: Dataset, cores: list[int], roun
     half = Subset(packs, packs.n // 2).catalog()
     ranks: list[float] = []
     pairs: list[float] = []
-    for _ in range(rounds):
+    for turn in range(1, rounds + 1):
+        announce(f"two ranks, and two scans side by side, round {turn} of {rounds}")
         ranks.append(
             scan(packs, name, packs.catalog, BATCH, (launcher, "-n", "2", "--bind-to", "core"), FINE, ENVIRONMENT).rate
         )

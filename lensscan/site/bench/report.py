@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,10 +14,10 @@ from typing import Any
 
 import torch
 
-from lensscan.errors import OutputError
+from lensscan.files import replacing
 from lensscan.process import available_cores
 
-__all__ = ["Rate", "Report", "interleave", "on_threads"]
+__all__ = ["Rate", "Report", "announce", "interleave", "on_threads"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +42,19 @@ class Rate:
         return f"{self.median:,.0f}/s [{low:,.0f}-{high:,.0f}]"
 
 
-def interleave(tasks: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, Rate]:
+def announce(part: str) -> None:
+    """Say on stderr which part begins: a benchmark must not be silent for minutes."""
+    sys.stderr.write(f"lensscan bench: {part}\n")
+    sys.stderr.flush()
+
+
+def interleave(what: str, tasks: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, Rate]:
     """Time tasks in turn, `rounds` times, so that a noisy neighbour hits them alike.
 
     Parameters
     ----------
+    what : str
+        For the line at the beginning of every round.
     tasks : mapping of name to callable
         Each does some work and returns how many items it handled.
     rounds : int
@@ -57,6 +66,7 @@ def interleave(tasks: Mapping[str, Callable[[], int]], rounds: int) -> dict[str,
     """
     samples: dict[str, list[float]] = {name: [] for name in tasks}
     for turn in range(rounds + 1):
+        announce(f"{what}, {f'round {turn} of {rounds}' if turn else 'warming up'}")
         for name, task in tasks.items():
             begin = time.perf_counter()
             items = task()
@@ -120,9 +130,6 @@ class Report:
 
     def save(self, path: str | Path) -> None:
         """Write the figures as JSON."""
-        try:
-            Path(path).write_text(
-                json.dumps({"title": self.title, "figures": self.figures}, indent=1) + "\n", encoding="utf-8"
-            )
-        except OSError as error:
-            raise OutputError(f"cannot write {path}: {error.strerror}; choose another file") from None
+        text = json.dumps({"title": self.title, "figures": self.figures}, indent=1)
+        with replacing(path) as temporary:
+            temporary.write_text(f"{text}\n", encoding="utf-8")

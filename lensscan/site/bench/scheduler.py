@@ -34,7 +34,7 @@ def play() -> int:
 def bench_scheduler(rounds: int = 3) -> Report:
     """Measure READY and DONE messages a second, including packing, unpacking and the answers."""
     report = Report("scheduler")
-    rate = interleave({"messages": play}, rounds)["messages"]
+    rate = interleave("block messages", {"messages": play}, rounds)["messages"]
     report.rate(f"block messages, {WORKERS} workers, {BLOCKS} blocks", rate, "1/s")
     report.at_least("block messages a second on one core", rate.median, 50_000, "1/s")
     return report

@@ -20,7 +20,7 @@ from lensscan.mocks.fused import Fusable
 from lensscan.mocks.paint import render_source
 from lensscan.mocks.simulate import simulate
 from lensscan.process import tune_allocator
-from lensscan.site.bench.report import Rate, Report, interleave, on_threads
+from lensscan.site.bench.report import Rate, Report, announce, interleave, on_threads
 
 __all__ = ["bench_simulate"]
 
@@ -201,6 +201,7 @@ def _goals(report: Report, rates: Mapping[str, Rate]) -> None:
 
 def _agreement(report: Report, systems: Systems, rivals: Mapping[str, Any]) -> None:
     """Say how far every code is from lenstronomy, which counts in float64; from our own float64 without it."""
+    announce("how far the codes agree")
     exact = systems.ours(1, False, torch.float64, RIVAL_IMAGES)[:, 0]
     truth, name = exact, "lensscan in float64"
     drawn = {"lensscan, eager": systems.ours(1, False, n=RIVAL_IMAGES)[:, 0]}
@@ -220,8 +221,11 @@ def _agreement(report: Report, systems: Systems, rivals: Mapping[str, Any]) -> N
 
 def _whole(report: Report, rounds: int) -> None:
     """Measure the whole simulator on one thread, and where its time goes."""
-    rates = interleave({"simulate": lambda: len(simulate(RECIPE, seed=1, n=STAMPS).images)}, rounds)
+    rates = interleave(
+        "the whole simulator", {"simulate": lambda: len(simulate(RECIPE, seed=1, n=STAMPS).images)}, rounds
+    )
     report.rate(f"simulate({RECIPE}), all of it, 1 thread", rates["simulate"], "stamps/s")
+    announce("where the simulator spends its time")
     profile = cProfile.Profile()
     profile.runcall(simulate, RECIPE, seed=2, n=STAMPS)
     calls = [(entry.code, entry.totaltime) for entry in profile.getstats() if isinstance(entry.code, CodeType)]
@@ -250,7 +254,7 @@ def bench_simulate(rounds: int = 5) -> Report:
     if importlib.util.find_spec("lenstronomy") is not None:
         rivals["lenstronomy"] = lenstronomy_images(systems, RIVAL_IMAGES)
     report.add("allocator settings raised", len(allocator), "", note=", ".join(allocator) or "not glibc")
-    rates = interleave(_tasks(systems, rivals), rounds)
+    rates = interleave("ray tracers", _tasks(systems, rivals), rounds)
     for name, rate in rates.items():
         report.rate(name, rate, "images/s")
     if not Fusable.works:

@@ -11,7 +11,7 @@ import torch
 from lensscan.lens.caustics import image_number
 from lensscan.lens.sie import SIE
 from lensscan.process import tune_allocator
-from lensscan.site.bench.report import Report, interleave, on_threads
+from lensscan.site.bench.report import Report, announce, interleave, on_threads
 
 __all__ = ["bench_solver"]
 
@@ -76,7 +76,7 @@ def bench_solver(rounds: int = 3) -> Report:
     rival = importlib.util.find_spec("lenstronomy") is not None
     if rival:
         tasks["lenstronomy, analytical"] = _rival(plain)
-    rates = interleave(tasks, rounds)
+    rates = interleave("lenses", tasks, rounds)
     for name, rate in rates.items():
         report.rate(name, rate, "lenses/s")
     best = rates["lensscan, 2 threads"].median
@@ -86,6 +86,7 @@ def bench_solver(rounds: int = 3) -> Report:
         report.at_least("times lenstronomy's analytical solver, in the same run", ratio, TIMES)
     else:
         report.add("times lenstronomy's analytical solver", float("nan"), "", note="lenstronomy is not installed")
+    announce("counting images against degree theory")
     wrong = plain.wrong() + sheared.wrong()
     report.at_most(f"of {2 * LENSES} lenses with a wrong number of images", wrong, 0)
     return report

@@ -21,7 +21,7 @@ from lensscan.nets.model import Model
 from lensscan.process import tune_allocator
 from lensscan.site.bench.endtoend import BATCH, FAST_BATCH, network
 from lensscan.site.bench.launcher import ENVIRONMENT, find_mpiexec
-from lensscan.site.bench.report import Rate, Report, interleave, on_threads
+from lensscan.site.bench.report import Rate, Report, announce, interleave, on_threads
 from lensscan.site.bench.trainrank import Case, Timed
 
 __all__ = ["Measured", "bench_train", "run_case"]
@@ -161,8 +161,9 @@ def _measure(plain: Case, rounds: int, missing: Mapping[str, str], runner: Runne
     """Run every case that can be run, in turn, `rounds` times."""
     backends = {ONE: "horovod", TWO: "horovod", TORCH: "torch"}
     samples: dict[str, list[list[Timed]]] = {name: [] for name in RANKS if name not in missing}
-    for _ in range(rounds):
+    for turn in range(1, rounds + 1):
         for name, rows in samples.items():
+            announce(f"{name}, round {turn} of {rounds}")
             assignments = (*plain.assignments, "precision=bf16") if name == HALF else plain.assignments
             stored, backend = name in (STORED, HALF), backends.get(name, "none")
             case = dataclasses.replace(plain, backend=backend, stored=stored, assignments=assignments)
@@ -230,7 +231,7 @@ def _classification(report: Report, name: str, rounds: int, device: str) -> None
         on = "GPU" if device == "cuda" else f"{threads} thread{'s' * (threads > 1)}"
         tasks[f"batches of {size}, {on}"] = on_threads(threads, network(model, many, size, device))
         tasks[f"one by one, {on}"] = on_threads(threads, network(model, few, 1, device))
-    for case, rate in interleave(tasks, rounds).items():
+    for case, rate in interleave("classification", tasks, rounds).items():
         times = [1000 / value for value in rate.samples]
         note = f"{min(times):.3g} to {max(times):.3g}, views {model.card.views}"
         figure = f"{name}: classification, {case}"
