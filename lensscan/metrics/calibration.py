@@ -36,6 +36,7 @@ RARE = (0.5, 1e-2, 1e-3)
 KNEES = (0.0, 2.0, 4.0)
 KNEE_BOUNDS = (-4.0, 10.0)
 SLOPE_BOUNDS = (-3.0, 3.0)
+DROP_BOUNDS = (0.0, 6.0)
 RULE_OF_THREE = 3.0
 Floats = NDArray[np.floating]
 
@@ -52,7 +53,7 @@ class Calibration:
     a, b : float
         Slope (positive) and offset.
     upper, knee : float
-        Of ``beta``, whose knee is 0, and ``bent``; the slope is positive.
+        Of ``beta``, whose knee is 0, and ``bent``; the slope is positive, and a fit of ``bent`` gives none above `a`.
     cap : float or None
         Largest log likelihood ratio that enters a probability: log(N / 3) of the N non-lenses it was fitted on.  Even
         a score that none of them reached may be reached by one in N / 3 (95 %); None = no such limit.
@@ -117,7 +118,8 @@ def fit(kind: str, logit: Floats, is_lens: NDArray[np.bool_], prior: float | Non
 
     Both classes are as heavy as they are there, but for ``bent``: it minimises the mean log loss of several
     prevalences, each over its entropy, so that the few non-lenses among the highest scores count as they will in a
-    survey.  Every such mean is a proper score: the true likelihood ratio, and nothing else, minimises it.
+    survey.  Every such mean is a proper score: the true likelihood ratio, and nothing else, minimises it.  Its line
+    may only flatten: beyond the last non-lens a steeper one is always likelier, and promises what nothing has shown.
 
     Parameters
     ----------
@@ -166,13 +168,16 @@ def fit(kind: str, logit: Floats, is_lens: NDArray[np.bool_], prior: float | Non
 
 
 def _start(kind: str, knee: float) -> list[float]:
-    """Return the first parameters of a fit: logarithms of slopes, offset, knee, as far as the kind has them."""
+    """Return the first parameters of a fit: logarithms of slopes, offset, knee, as far as the kind has them.
+
+    Of ``bent`` the second is the logarithm of `a` over `upper`.
+    """
     return {"temperature": [0.0], "platt": [0.0, 0.0], "beta": [0.0] * 3, "bent": [0.0, 0.0, knee, knee]}[kind]
 
 
 def _bounds(kind: str) -> list[tuple[float | None, float | None]] | None:
     """Return the bounds of the parameters: those of ``bent`` can run away where no row is."""
-    return [SLOPE_BOUNDS, SLOPE_BOUNDS, (None, None), KNEE_BOUNDS] if kind == "bent" else None
+    return [SLOPE_BOUNDS, DROP_BOUNDS, (None, None), KNEE_BOUNDS] if kind == "bent" else None
 
 
 def _calibration(kind: str, parameters: NDArray[np.float64]) -> Calibration:
@@ -180,9 +185,17 @@ def _calibration(kind: str, parameters: NDArray[np.float64]) -> Calibration:
     values = [float(value) for value in parameters]
     if kind in ("temperature", "platt"):
         return Calibration(kind, round(float(np.exp(values[0])), 6), round(values[1], 6) if kind == "platt" else 0.0)
-    slopes = [round(float(np.exp(value)), 6) for value in values[:2]]
+    slopes = [round(value, 6) for value in _slopes(kind, parameters).tolist()]
     knee = round(values[3], 6) if kind == "bent" else 0.0
     return Calibration(kind, slopes[0], round(values[2], 6), slopes[1], knee=knee)
+
+
+def _slopes(kind: str, parameters: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the slopes that the first parameters of a fit stand for: below and above the knee."""
+    if kind in ("temperature", "platt"):
+        return np.exp(parameters[:1])
+    first, second = parameters[:2]
+    return np.exp([first, first - second] if kind == "bent" else [first, second])
 
 
 class _Loss:
@@ -196,7 +209,7 @@ class _Loss:
         self.parts = [(weight, np.log(pi) - np.log1p(-pi)) for weight, pi in zip(weights, prevalences, strict=True)]
 
     def __call__(self, kind: str, parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        x, slopes = self.x, np.exp(parameters[:1] if kind in ("temperature", "platt") else parameters[:2])
+        x, slopes = self.x, _slopes(kind, parameters)
         if len(slopes) == 1:
             by = [slopes[0] * x, np.ones_like(x)][: len(parameters)]
             value = by[0] + (parameters[1] if kind == "platt" else 0.0)
@@ -205,7 +218,7 @@ class _Loss:
             low, high = -slopes[0] * np.logaddexp(0.0, knee - x), slopes[1] * np.logaddexp(0.0, x - knee)
             value = low + high + parameters[2]
             bend = -slopes[0] * expit(knee - x) - slopes[1] * expit(x - knee)
-            by = [low, high, np.ones_like(x), bend][: len(parameters)]
+            by = [low + high, -high, np.ones_like(x), bend] if kind == "bent" else [low, high, np.ones_like(x)]
         total, pull = 0.0, np.zeros_like(x)
         for weight, shift in self.parts:
             argument = self.sign * (value + shift)

@@ -81,6 +81,15 @@ def test_bent_sees_the_few_among_the_best():
     assert even < 0.01
 
 
+def test_bent_promises_nothing_beyond_the_last_non_lens():
+    """However lucky a split: a line that may steepen takes what no non-lens reached for certain."""
+    score, lens = two_gaussians(n=30_000)
+    lucky = lens | (score < 1.2)
+    found = fit("bent", score[lucky], lens[lucky])
+    assert found.upper <= found.a
+    assert found(np.array([3.0]))[0] < 1.5 * 2 * 3.0
+
+
 def test_bent_of_a_straight_line_is_straight():
     score, lens = two_gaussians()
     found = fit("bent", score, lens)
