@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from lensscan.candidates.positions import MODES, Prediction, TrueImages, predict, true_images
 from lensscan.evaluate.testsets import Truth
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
+from lensscan.metrics.detection import share_estimate
 from lensscan.metrics.posterior import draw_mixture
 from lensscan.nets.latent import PARAMETERS, from_latent
 from lensscan.nets.mixture import Mixture
@@ -25,6 +26,7 @@ LENSES, SAMPLES, TOGETHER = 500, 60, 100
 ABOVE = {"all": 0.0, "above_0.8": 0.8}
 """True Einstein radii, arcsec, above which systems count; 0.8 is that of HOLISMOKES IV."""
 MIDDLE = (0.16, 0.5, 0.84)
+SHARES = ("right_number", "delay.inside_68")
 Floats = NDArray[np.float64]
 
 
@@ -101,6 +103,11 @@ def measure_images(
 
     slope = np.asarray(truth.get("slope", np.full(len(rows), 2.0)), np.float64)[chosen]
     found = resample(figures, Bootstrap(cluster[chosen], replicates, seed))
+    for name in found:
+        mode, which, key = name.split(".", 2)
+        if key in SHARES:
+            behind = errors[mode].behind(table["theta_E"] > ABOVE[which], key)
+            found[name] = share_estimate(found[name], cluster[chosen][behind])
     return Images(found, systems, bool((np.abs(slope - 2) < 1e-9).all()))
 
 
@@ -145,3 +152,8 @@ class _Errors:
         inside = self.inside[rows]
         inside = inside[np.isfinite(inside)]
         yield "delay.inside_68", float(inside.mean()) if len(inside) else np.nan
+
+    def behind(self, chosen: NDArray[np.bool_], key: str) -> NDArray[np.bool_]:
+        """Return which systems (n,) are behind one of `SHARES`."""
+        systems = chosen & self.multiple
+        return systems if key == "right_number" else systems & np.isfinite(self.inside).any(axis=1)
