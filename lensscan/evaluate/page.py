@@ -8,7 +8,7 @@ from typing import Any
 
 from lensscan.candidates.positions import MODES
 from lensscan.evaluate.anchors import gain_words
-from lensscan.evaluate.detection import EVEN_ODDS, cut_words
+from lensscan.evaluate.detection import EVEN_ODDS, FPRS, cut_words
 from lensscan.evaluate.flows import LEVELS as FLOW
 from lensscan.evaluate.galleries import KINDS
 from lensscan.evaluate.images import ABOVE
@@ -346,6 +346,8 @@ def _posterior(report: Report, pictures: Mapping[str, bytes]) -> str:
     )
     if "selected" in report["groups"]:
         text += f" Selected: what the score puts above {cut_words(next(iter(report['thresholds'])))}."
+    elif reason := report.get("omitted", {}).get(f"tpr_at_fpr_{FPRS[0]:g}"):
+        text += f" Selected: left out, {escape(reason)}."
     if LIKELY in report["groups"]:
         text += f" {escape(LIKELY)}: at prevalence 1/2."
     if NATURAL in report["groups"]:
@@ -426,7 +428,7 @@ def _provenance(report: Report) -> str:
     rows += [(f"set: prior of {key}, 5, 50, 95 %", ", ".join(number(v) for v in value))
              for key, value in found["prior"].items()]  # fmt: skip
     rows += [(key, escape(str(value))) for key, value in software.items()]
-    rows += [(f"opened by version {k + 1}", escape(f"{each['hash'][:12]}, {each['time']}"))
+    rows += [(f"opening {k + 1}", escape(f"{each['hash'][:12]}, {each['time']}"))
              for k, each in enumerate(report["opened"])]  # fmt: skip
     trained = {"training": model.get("training"), "baseline": (report.get("baseline") or {}).get("training")}
     rows += [
