@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensscan import __version__
-from lensscan.errors import ConfigError
+from lensscan.errors import ConfigError, read_reason
 from lensscan.evaluate.detection import (
     EVEN_ODDS,
     Detection,
@@ -409,8 +409,10 @@ def read_report(path: str | Path) -> dict[str, Any]:
     try:
         report = json.loads(Path(path).read_text(encoding="utf-8"))
         stated = report["format"], report["model"]["name"], report["testset"]["name"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is no report of lensscan evaluate ({error}); give its JSON file") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: {read_reason(error)}; give the JSON file of lensscan evaluate") from None
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(f"{path} is no report of lensscan evaluate; give its JSON file") from None
     if stated[0] != FORMAT:
         raise ConfigError(f"{path}: report of format {stated[0]}, this lensscan reads {FORMAT}; evaluate again")
     return dict(report)

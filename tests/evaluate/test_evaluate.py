@@ -146,7 +146,7 @@ def evaluate(*arguments):
         (("narrow", "--testset", "des-griz:tune:8"), 2, "the model wants y"),
         (("missing", "--testset", "des-griz:tune:8"), 2, "no file"),
         (("one", "one", "--testset", "des-griz:tune:8"), 2, "two models are called one"),
-        (("one", "--testset", "des-griz:tune:8", "--baseline", "no.json"), 2, "no report of lensscan evaluate"),
+        (("one", "--testset", "des-griz:tune:8", "--baseline", "no.json"), 2, "no.json: no such file; give the JSON"),
         (("one",), 2, "give at least one MODEL and --testset"),
         (("one", "--testset", "des-griz:tune:8", "--set", "size=48"), 2, "--testset does not look at --set"),
         (("one", "--testset", "des-griz:tune:8", "-n", "60"), 2, "--testset does not look at --number"),

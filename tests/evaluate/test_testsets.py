@@ -170,6 +170,12 @@ def test_folders_give_the_stamps_of_the_recipe(tmp_path):
 def test_a_folder_that_is_not_complete_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="run lensscan simulate"):
         open_testset(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"no complete folder of mocks \(no truth\.fits\)"):
+        open_testset(str(tmp_path))
+    (tmp_path / "packs").mkdir()
+    (tmp_path / "recipe.json").write_text("{}")
+    with pytest.raises(ConfigError, match=f"a part of a folder of mocks; give {tmp_path}$"):
+        open_testset(str(tmp_path / "packs"))
 
 
 def damaged(tmp_path, file, change):
