@@ -142,6 +142,8 @@ def test_the_page_shows_every_ranking_and_its_false_positives(planted):
     assert page.count("not comparable: real sky") == 2 * 3
     told = "\n".join(mocksurveyreport.lines(wanted, objects, found))
     assert "top 1,000: purity 0.3 [" in told
+    assert "purity of the two lists 0.0188 (not comparable" in told
+    assert "purity_two_lists" not in told
 
 
 def test_many_lenses_make_the_expectation_surer_than_the_count(planted):
@@ -201,6 +203,9 @@ def test_a_survey_too_small_for_any_list_is_one_list():
     assert found.figures["count_purity_top_80"].value == pytest.approx(0.1)
     assert found.figures["expected_completeness_top_80"].value == pytest.approx(1.0)
     assert found.lenses == {80: 8}
+    lone = drawn(80, 1, 10, [perfect])
+    (told, *_) = mocksurveyreport.lines(settings(n=80), lone, [])
+    assert ": 1 lens, 10 more scored besides" in told
     assert found.figures["count_completeness_top_80"].low == pytest.approx(1.0), "the whole holds all by definition"
 
 
