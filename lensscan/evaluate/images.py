@@ -6,6 +6,7 @@ The modes, the matching by order of arrival and the count of wrong image numbers
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -103,11 +104,9 @@ def measure_images(
 
     slope = np.asarray(truth.get("slope", np.full(len(rows), 2.0)), np.float64)[chosen]
     found = resample(figures, Bootstrap(cluster[chosen], replicates, seed))
-    for name in found:
-        mode, which, key = name.split(".", 2)
-        if key in SHARES:
-            behind = errors[mode].behind(table["theta_E"] > ABOVE[which], key)
-            found[name] = share_estimate(found[name], cluster[chosen][behind])
+    for mode, name, key in itertools.product(errors, (name for name in ABOVE if systems[name]), SHARES):
+        behind = errors[mode].behind(table["theta_E"] > ABOVE[name], key)
+        found[f"{mode}.{name}.{key}"] = share_estimate(found[f"{mode}.{name}.{key}"], cluster[chosen][behind])
     return Images(found, systems, bool((np.abs(slope - 2) < 1e-9).all()))
 
 
