@@ -132,6 +132,15 @@ def disk_error(error: BaseException, path: object) -> DiskError | None:
     return None
 
 
+def read_reason(error: BaseException) -> str:
+    """Return in plain words why a file could not be read: without a number, or the path once more."""
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return "no such file"
+    if isinstance(error, KeyError):
+        return f"no column {error.args[0]}"
+    return getattr(error, "strerror", None) or str(error)
+
+
 def file_error(error: Exception) -> LensscanError | None:
     """Return what a failed access to a file means to the user, None if it is no such failure."""
     if not isinstance(error, OSError):

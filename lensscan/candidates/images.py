@@ -19,7 +19,7 @@ from lensscan.candidates.sampling import draw, latent_gaussian
 from lensscan.candidates.sky import project
 from lensscan.candidates.stamps import CandidateStamps
 from lensscan.candidates.summary import clean_leaders, format_table
-from lensscan.errors import ConfigError, LensscanError, OutputError
+from lensscan.errors import ConfigError, LensscanError, OutputError, read_reason
 from lensscan.lens.cosmology import time_delay_scale
 from lensscan.schema import PARAMETERS
 
@@ -254,13 +254,17 @@ def _wcs(path: str | Path, table: QTable) -> tuple[Array, list[str]]:
 
 
 def _read_table(path: str) -> tuple[Table, dict[str, int]]:
+    from astropy.io.registry import IORegistryError
     from astropy.table import Table
 
     try:
         table = Table.read(path, character_as_bytes=False) if path.endswith((".h5", ".hdf5")) else Table.read(path)
         column = {name.lower(): name for name in table.colnames}["id"]
+    except IORegistryError:
+        what = "not a table by its ending" if Path(path).is_file() else "no such file"
+        raise OutputError(f"cannot use {path}: {what}; give a table with a column id") from None
     except (OSError, KeyError, ValueError, TypeError) as error:
-        raise OutputError(f"cannot use {path} ({error}); give a table with a column id") from None
+        raise OutputError(f"cannot use {path}: {read_reason(error)}; give a table with a column id") from None
     ids = [_text(value) for value in table[column].tolist()]
     twice = [text for text, count in Counter(ids).items() if count > 1]
     if twice:
@@ -309,6 +313,11 @@ def _redshift_notes(
     return notes
 
 
+def _span(middle: float, low: float, high: float) -> str:
+    """Return a delay and its interval; a dash if it is not known."""
+    return f"{middle:.3g} [{low:.3g}, {high:.3g}]" if np.isfinite(middle) else "-"
+
+
 def _mode_lines(candidates: QTable, prediction: Prediction, top: int) -> list[str]:
     numbers = Counter(int(n) for n in prediction.n_images if n)
     made = ", ".join(f"{n} images in {count}" for n, count in sorted(numbers.items())) or "none"
@@ -321,8 +330,7 @@ def _mode_lines(candidates: QTable, prediction: Prediction, top: int) -> list[st
     rows = []
     for k in np.flatnonzero(used)[:top]:
         n = prediction.n_images[k]
-        delay = prediction.values["delay"][k]
-        spans = "  ".join(f"{delay[0, i]:.3g} [{delay[1, i]:.3g}, {delay[2, i]:.3g}]" for i in range(1, n))
+        spans = "  ".join(_span(*prediction.values["delay"][k, :, i]) for i in range(1, n))
         mu = " ".join(f"{value:+.1f}" for value in prediction.values["magnification"][k, 0, :n])
         rows.append((str(candidates["rank"][k]), _text(candidates["id"][k]), str(n), f"{sure[k]:.2f}", mu, spans))
     if rows:

@@ -33,7 +33,7 @@ from lensscan.schema import ENDPOINTS, PARAMETERS, Flag
 if TYPE_CHECKING:
     from astropy.table import QTable
 
-__all__ = ["LEAST", "SAMPLES", "NewPrior", "Reweighted", "new_prior", "reweight", "weighted_columns"]
+__all__ = ["LEAST", "SAMPLES", "NewPrior", "Reweighted", "check_prior", "new_prior", "reweight", "weighted_columns"]
 
 Array = NDArray[np.float64]
 SAMPLES = 2048
@@ -41,6 +41,7 @@ SAMPLES = 2048
 LEAST = 100
 """Least effective number of samples; below, the new posterior is refused."""
 ROWS = 64
+NAMED = ("natural", "uniform")
 LEVELS = {"_q025": 0.025, "_q16": 0.16, "": 0.5, "_q84": 0.84, "_q975": 0.975}
 DEPENDENT = Flag.THETA_E_UNRESOLVED | Flag.POSTERIOR_WIDE | Flag.POSTERIOR_AT_PRIOR | Flag.OFF_CENTRE
 """Flags that follow from the posterior."""
@@ -147,9 +148,18 @@ def new_prior(prior: ThetaPrior, wanted: str) -> NewPrior:
     return NewPrior(Path(wanted).name, low, high, grid, old, new, float(on_fine[beyond].sum() / on_fine.sum()))
 
 
+def check_prior(wanted: str) -> None:
+    """Raise what `new_prior` would for a file that cannot be used: for a look before long work."""
+    if wanted not in NAMED:
+        _read_density(Path(wanted))
+
+
 def _read_density(path: Path) -> tuple[Array, Array]:
     """Read theta_E and density from TOML or CSV."""
     names = ("theta_E", "density")
+    wanted = "a CSV or TOML file with the columns theta_E and density"
+    if not path.is_file():
+        raise ConfigError(f"--prior {path}: no such file; write natural, uniform, or {wanted}")
     try:
         if path.suffix == ".toml":
             columns = [read_toml(path)[name] for name in names]
@@ -158,10 +168,10 @@ def _read_density(path: Path) -> tuple[Array, Array]:
                 lines = csv.DictReader(line for line in stream if line.strip() and not line.startswith("#"))
                 columns = list(zip(*[[line[name] for name in names] for line in lines], strict=True))
         theta, values = (np.asarray(column, np.float64) for column in columns)
-    except (OSError, KeyError, TypeError, ValueError):
-        raise ConfigError(
-            f"--prior {path}: neither natural, uniform nor a readable CSV or TOML file with columns theta_E and density"
-        ) from None
+    except KeyError as error:
+        raise ConfigError(f"--prior {path}: no column {error.args[0]}; give {wanted}") from None
+    except (OSError, TypeError, ValueError):
+        raise ConfigError(f"--prior {path}: cannot be read as numbers; give {wanted}") from None
     fine = theta.ndim == 1 and theta.shape == values.shape and len(theta) > 1
     if not (fine and np.isfinite([theta, values]).all() and (np.diff(theta) > 0).all() and theta[0] >= 0):
         raise ConfigError(f"--prior {path}: theta_E must ascend from 0 or more, with a finite density at each")

@@ -228,7 +228,8 @@ def probability(p: float) -> str:
 
 
 def _cut_off(line: str) -> str:
-    return line if len(line) <= WIDTH else line[: WIDTH - 4] + " ..."
+    """Return a line that fits the terminal, cut behind a whole word."""
+    return line if len(line) <= WIDTH else line[: WIDTH - 3].rpartition(" ")[0].rstrip() + " ..."
 
 
 def _value(cell: Any) -> float:

@@ -54,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
     """Predict, write, draw and print."""
     from lensscan.candidates.images import ImageRequest, predict_images
     from lensscan.candidates.imagetable import write_table
-    from lensscan.files import keep_inputs
+    from lensscan.files import check_folder, keep_inputs
+    from lensscan.view.images import check_page, draw_pages
 
     for name, least in (("n", 1), ("samples", 10), ("top", 0)):
         if getattr(args, name) < least:
@@ -79,13 +80,14 @@ def run(args: argparse.Namespace) -> int:
         sky=args.sky,
         truth=args.truth,
     )
+    page = Path(args.page) if args.page else path.with_suffix(".png")
+    check_folder(path.parent)
+    if args.top:
+        check_page(page)
     report = predict_images(args.output, request)
     write_table(report.table, path, to)
     print("\n".join(report.lines()))
     print(f"\n{path}: {len(report.table):,} rows, one per candidate, mode and image")
     if args.top:
-        from lensscan.view.images import draw_pages
-
-        page = Path(args.page) if args.page else path.with_suffix(".png")
         print("\n".join(str(name) for name in draw_pages(args.output, report, page, args.top)))
     return int(ExitCode.OK)

@@ -90,6 +90,8 @@ def _by_shape_or_colour(args: argparse.Namespace, survey: Survey) -> tuple[Frame
     radius = RADIUS if args.radius is None else args.radius
     if not radius > 0:
         raise ConfigError(f"--radius {radius:g} must be positive (arcsec)")
+    if radius < survey.pixel_scale:
+        raise ConfigError(f"--radius {radius:g} is below one pixel, {survey.pixel_scale:g} arcsec; give a larger one")
     frame = Frame(_bands(args.bands, survey), args.size or survey.stamp_size, survey.pixel_scale, 1)
     methods = ("ica", "isophotes") if args.method == "all" else (args.method,)
     return frame, [partial(_remove, frame.pixel_scale, method, radius) for method in methods]
@@ -174,7 +176,7 @@ def _take_apart(
     from lensscan.lenslight.stage import REASONS
     from lensscan.schema import STATUS_TEXT, Status
 
-    n = len(files)
+    n, radius = len(files), args.radius or RADIUS
     missing = np.broadcast_to(~batch.present[:n, :, None, None], batch.images[:n].shape).copy()
     if batch.masked:
         missing |= batch.mask[:n]
@@ -186,14 +188,33 @@ def _take_apart(
             _say(file, f"bands are missing, {', '.join(frame.bands)} are looked for; name those it has by --bands")
         elif batch.status[row] != Status.PENDING:
             _say(file, STATUS_TEXT[Status(int(batch.status[row]))])
+        elif args.method != MODULE and (widest := _widest(batch, row)) > radius:
+            _say(file, f"--radius {radius:g} is below the PSF's FWHM of {widest:.3g} arcsec; give a larger one")
         elif best is None:
             _say(file, "; ".join(dict.fromkeys(REASONS[str(light.reason[row])] for light in lights)))
         else:
             _write(args.output, file, names[row], batch, row, missing, lights, best, frame)
-            outside = best.diagnostics.get("out_of_range")
-            print(f"{names[row]}: {best.method[row]}{', out_of_range' if outside is not None and outside[row] else ''}")
+            print(f"{names[row]}: {_how(lights, best, row)}")
             done += 1
     return done
+
+
+def _widest(batch: Batch, row: int) -> float:
+    """Return the FWHM of a stamp's broadest band, 0 if none is known."""
+    return float(batch.fwhm[row][batch.fwhm[row] > 0].max(initial=0.0))
+
+
+def _how(lights: Sequence[LensLight], best: LensLight, row: int) -> str:
+    """Return the method of a stamp, why not ICA where this was tried, and whether a network knows such stamps."""
+    tried = [light.reason[row] for light in lights if light is not best]
+    tried += [] if best.passed_over is None else [best.passed_over[row]]
+    reason = next((str(each) for each in tried if each not in ("", "one_band")), "")
+    outside = best.diagnostics.get("out_of_range")
+    return (
+        str(best.method[row])
+        + (f" (ICA: {reason})" if reason and best.method[row] == "isophotes" else "")
+        + (", out_of_range" if outside is not None and outside[row] else "")
+    )
 
 
 def _write(

@@ -14,7 +14,7 @@ from scipy.special import expit
 from lensscan.evaluate.testsets import Truth
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
 from lensscan.metrics.calibration import Calibration, Reliability, binned, class_weights, isotonic
-from lensscan.metrics.detection import purity, wilson
+from lensscan.metrics.detection import purity, share_estimate, wilson
 from lensscan.metrics.ranking import FEWEST_FALSE, Population, Ranking, supported
 from lensscan.mocks.labels import UNDETECTABLE, ambiguous
 from lensscan.mocks.recipes import CLASSES
@@ -80,7 +80,7 @@ class Detection:
     def cuts(self) -> dict[str, float]:
         """Return calibrated logits by name: at each supported false positive rate, and last at even odds.
 
-        The first is the one that pictures, galleries and the group "selected" are made at.
+        The first is the one that pictures and galleries are made at, and the group "selected" unless it is even odds.
         """
         return {f"{fpr:g}": value for fpr, value in self.thresholds.items()} | {EVEN_ODDS: 0.0}
 
@@ -245,6 +245,9 @@ def detect(
     wanted = _Wanted.of(logit, capped, is_lens, len(is_lens) if objects is None else objects)
     statistic = _Statistic(logit, capped, is_lens, wanted)
     figures = resample(statistic, bootstrap)
+    for name in figures:
+        if name == "recall" or name.startswith("tpr"):
+            figures[name] = share_estimate(figures[name], bootstrap.cluster[is_lens])
     diagrams, fitted = ({pi: make(capped, is_lens, pi) for pi in PREVALENCES} for make in (_diagram, _fitted))
     thresholds = {fpr: statistic.ranking.select().threshold_at(fpr) for fpr in wanted.fprs}
     noise = _noise(capped, is_lens, bootstrap.seed)

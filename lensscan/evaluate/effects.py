@@ -15,6 +15,7 @@ from lensscan.evaluate.predict import Scoring
 from lensscan.evaluate.report import clusters
 from lensscan.evaluate.testsets import SEEDS, SealedSet
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, difference, resample
+from lensscan.metrics.detection import share_estimate
 from lensscan.metrics.deviations import Deviations
 from lensscan.mocks.conditions import Condition, conditions_of
 from lensscan.mocks.recipes import Recipe
@@ -209,6 +210,10 @@ def compare_conditions(
     for number, condition in enumerate(conditions):
         widths, bias = ({name: figures[f"{number}.{kind}.{name}"] for name in PARAMETERS} for kind in ("width", "bias"))
         gaps = {name: difference(widths[name], figures[f"0.width.{name}"]) for name in PARAMETERS}
-        coverage = {f"{level:g}.{name}": figures[f"{number}.{level:g}.{name}"] for level in LEVELS for name in REGIONS}
+        coverage = {
+            f"{level:g}.{name}": share_estimate(figures[f"{number}.{level:g}.{name}"], galaxy[good])
+            for level in LEVELS
+            for name in REGIONS
+        }
         outcomes.append(Outcome(condition, widths, gaps, bias, coverage, hidden[number]))
     return Effects(settings, outcomes, int(good.sum()))

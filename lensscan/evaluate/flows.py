@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lensscan.evaluate.posteriors import PARAMETERS, Posteriors, log_jacobian
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
+from lensscan.metrics.detection import share_estimate
 from lensscan.metrics.sampled import central_coverage, rank
 from lensscan.nets.flowposterior import FlowPosteriors
 from lensscan.nets.latent import from_latent, to_latent
@@ -56,7 +57,11 @@ def flow_figures(
     def means(counts: Counts | None) -> dict[str, float]:
         return {name: float(np.average(values, weights=counts)) for name, values in columns.items()}
 
-    return resample(means, bootstrap)
+    figures = resample(means, bootstrap)
+    return {
+        name: share_estimate(found, bootstrap.cluster) if name.startswith("coverage.") else found
+        for name, found in figures.items()
+    }
 
 
 def _reduce(found: FlowPosteriors, truth: Floats, rng: np.random.Generator) -> dict[str, Floats]:

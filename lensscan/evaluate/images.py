@@ -6,6 +6,7 @@ The modes, the matching by order of arrival and the count of wrong image numbers
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from lensscan.candidates.positions import MODES, Prediction, TrueImages, predict, true_images
 from lensscan.evaluate.testsets import Truth
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
+from lensscan.metrics.detection import share_estimate
 from lensscan.metrics.posterior import draw_mixture
 from lensscan.nets.latent import PARAMETERS, from_latent
 from lensscan.nets.mixture import Mixture
@@ -25,6 +27,7 @@ LENSES, SAMPLES, TOGETHER = 500, 60, 100
 ABOVE = {"all": 0.0, "above_0.8": 0.8}
 """True Einstein radii, arcsec, above which systems count; 0.8 is that of HOLISMOKES IV."""
 MIDDLE = (0.16, 0.5, 0.84)
+SHARES = ("right_number", "delay.inside_68")
 Floats = NDArray[np.float64]
 
 
@@ -101,6 +104,9 @@ def measure_images(
 
     slope = np.asarray(truth.get("slope", np.full(len(rows), 2.0)), np.float64)[chosen]
     found = resample(figures, Bootstrap(cluster[chosen], replicates, seed))
+    for mode, name, key in itertools.product(errors, (name for name in ABOVE if systems[name]), SHARES):
+        behind = errors[mode].behind(table["theta_E"] > ABOVE[name], key)
+        found[f"{mode}.{name}.{key}"] = share_estimate(found[f"{mode}.{name}.{key}"], cluster[chosen][behind])
     return Images(found, systems, bool((np.abs(slope - 2) < 1e-9).all()))
 
 
@@ -145,3 +151,8 @@ class _Errors:
         inside = self.inside[rows]
         inside = inside[np.isfinite(inside)]
         yield "delay.inside_68", float(inside.mean()) if len(inside) else np.nan
+
+    def behind(self, chosen: NDArray[np.bool_], key: str) -> NDArray[np.bool_]:
+        """Return which systems (n,) are behind one of `SHARES`."""
+        systems = chosen & self.multiple
+        return systems if key == "right_number" else systems & np.isfinite(self.inside).any(axis=1)

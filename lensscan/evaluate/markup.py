@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 __all__ = ["STYLE", "figure", "note", "number", "picture", "simple_page", "table"]
 
+HUGE = 1e7
+"""From here on numbers are shown as powers of ten."""
+MOST = 7
+"""Decimals."""
 STYLE = """
 :root { --ink:#1b2a41; --soft:#5b677a; --line:#dfe4ec; --blue:#1f6fb4; --paper:#fff; --back:#f4f6f9 }
 * { box-sizing:border-box } body { margin:0; background:var(--back); color:var(--ink);
@@ -38,13 +43,14 @@ def number(value: Any, digits: int = 3) -> str:
     """Return a number as text; a dash for none."""
     if value is None:
         return "&ndash;"
-    return f"{value:.{digits}g}" if abs(value) < 1e5 else f"{value:,.0f}"
+    return f"{value:,.0f}" if 1e5 <= abs(value) < HUGE else f"{value:.{digits}g}"
 
 
 def figure(found: Mapping[str, Any] | None, digits: int = 3) -> str:
     """Return a figure with its 95 % interval; as many decimals as the interval's width makes sensible.
 
-    A lower end without an upper one, which is infinite, is shown as "> low".
+    The value keeps two significant digits unless it is lost in its interval, a hundredth of it or less.  A lower end
+    without an upper one, which is infinite, is shown as "> low".
     """
     value, low, high = (None if found is None else found.get(key) for key in ("value", "low", "high"))
     if low is not None and high is None:
@@ -52,17 +58,24 @@ def figure(found: Mapping[str, Any] | None, digits: int = 3) -> str:
         return above if value is None else f"{number(value, digits)} <small>{above}</small>"
     if value is None or low is None or high is None:
         return number(value, digits)
-    width = high - low
-    decimals = 1
-    while width > 0 and decimals < 7 and width < 10 ** (1 - decimals) * 0.5:
-        decimals += 1
-    if width == 0:
-        decimals = 3
-    if abs(value) >= 100:
-        decimals = 0
-    if decimals == 7:
+    decimals = _decimals(value, high - low)
+    if decimals == MOST or max(abs(value), abs(low), abs(high)) >= HUGE:
         return f"{value:.{digits}g} <small>{low:.2g}&thinsp;&hellip;&thinsp;{high:.2g}</small>"
     return f"{value:.{decimals}f} <small>{low:.{decimals}f}&thinsp;&hellip;&thinsp;{high:.{decimals}f}</small>"
+
+
+def _decimals(value: float, width: float) -> int:
+    """Return the decimals of a value whose interval has a width; `MOST` where powers of ten are shorter."""
+    if abs(value) >= 100:
+        return 0
+    if width == 0:
+        return 3
+    decimals = 1
+    while decimals < MOST and width < 10 ** (1 - decimals) * 0.5:
+        decimals += 1
+    if abs(value) > width / 100:
+        decimals = max(decimals, 1 - math.floor(math.log10(abs(value))))
+    return min(decimals, MOST)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], text: frozenset[int] = frozenset()) -> str:

@@ -49,14 +49,23 @@ def lines(settings: SurveySettings, objects: Objects, found: list[Found]) -> lis
             stated = [
                 f"{name} {_words(each.figures[f'expected_{name}_top_{n}'])}" for name in ("purity", "completeness")
             ]
-            counted = f"; {each.lenses[n]} lenses in this survey's" if n in each.lenses else ""
+            counted = f"; {_lenses(each.lenses[n])} in this survey's" if n in each.lenses else ""
             text.append(f"    top {n:,}: {', '.join(stated)}{counted}")
         rates = [f"{fpr:g}: {_words(each.figures[f'tpr_at_fpr_{fpr:g}'])}" for fpr in _supported(each)]
         if rates:
             text.append(f"    true positive rate at a false positive rate of {'; '.join(rates)}")
     for row in published(settings, found[0]) if found else []:
-        text.append(f"  {row['paper']}: {row['figure'].partition(':')[2]} {row['published']:g} ({REAL})")
+        text.append(f"  {row['paper']}: {_list_words(row['figure'])} {row['published']:g} ({REAL})")
     return text
+
+
+def _lenses(n: int) -> str:
+    return f"{n:,} lens{'' if n == 1 else 'es'}"
+
+
+def _list_words(figure: str) -> str:
+    """Return ``survey:purity_two_lists`` in words."""
+    return f"purity of the {figure.removeprefix('survey:purity_').replace('_', ' ')}"
 
 
 def _words(estimate: Estimate) -> str:
@@ -71,7 +80,7 @@ def _caption(settings: SurveySettings, objects: Objects) -> str:
     survey, lens = ~objects.extra, np.asarray(objects.truth["is_lens"], bool)
     return (
         f"mock survey of {settings.n:,} objects of {settings.recipe.name} at prevalence {settings.prevalence:g}: "
-        f"{int((survey & lens).sum()):,} lenses, {int((objects.extra & lens).sum()):,} more scored besides"
+        f"{_lenses(int((survey & lens).sum()))}, {int((objects.extra & lens).sum()):,} more scored besides"
     )
 
 

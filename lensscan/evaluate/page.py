@@ -8,7 +8,7 @@ from typing import Any
 
 from lensscan.candidates.positions import MODES
 from lensscan.evaluate.anchors import gain_words
-from lensscan.evaluate.detection import EVEN_ODDS, cut_words
+from lensscan.evaluate.detection import EVEN_ODDS, FPRS, cut_words
 from lensscan.evaluate.flows import LEVELS as FLOW
 from lensscan.evaluate.galleries import KINDS
 from lensscan.evaluate.images import ABOVE
@@ -290,6 +290,23 @@ def _words(name: str) -> str:
     return name.replace("joint_5", "first five, jointly").replace("joint_7", "all seven, jointly")
 
 
+def _group_words(report: Report) -> str:
+    """Return what the groups of lenses are."""
+    text = (
+        "Double: fewer than four images. Outliers: theta_E by 15 %. Stated error: mean. PIT distance: Kolmogorov's, "
+        "beside what 95 % of perfectly calibrated models stay below."
+    )
+    if "selected" in report["groups"]:
+        text += f" Selected: what the score puts above {cut_words(next(iter(report['thresholds'])))}."
+    elif reason := report.get("omitted", {}).get(f"tpr_at_fpr_{FPRS[0]:g}"):
+        text += f" Selected: left out, {escape(reason)}."
+    if LIKELY in report["groups"]:
+        text += f" {escape(LIKELY)}: at prevalence 1/2."
+    if NATURAL in report["groups"]:
+        text += f" {escape(NATURAL)}: lenses drawn from the set so that theta_E is distributed as in its population."
+    return text
+
+
 def _posterior(report: Report, pictures: Mapping[str, bytes]) -> str:
     found = report.get("regression")
     if not found:
@@ -340,17 +357,7 @@ def _posterior(report: Report, pictures: Mapping[str, bytes]) -> str:
         lead = "" if group == "all" else f"group.{group}."
         cells = [figure(found[lead + key]) for key in keys]
         rows.append([escape(group), f"{count:,}", *cells, number(ks_noise(count))])
-    text = (
-        "Double: fewer than four images. Outliers: theta_E by 15 %. Stated error: mean. PIT distance: Kolmogorov's, "
-        "beside what 95 % of perfectly calibrated models stay below."
-    )
-    if "selected" in report["groups"]:
-        text += f" Selected: what the score puts above {cut_words(next(iter(report['thresholds'])))}."
-    if LIKELY in report["groups"]:
-        text += f" {escape(LIKELY)}: at prevalence 1/2."
-    if NATURAL in report["groups"]:
-        text += f" {escape(NATURAL)}: lenses drawn from the set so that theta_E is distributed as in its population."
-    return body + "<h3>By kind of lens</h3>" + note(text) + table(head, rows)
+    return body + "<h3>By kind of lens</h3>" + note(_group_words(report)) + table(head, rows)
 
 
 def _images(report: Report) -> str:
@@ -426,7 +433,7 @@ def _provenance(report: Report) -> str:
     rows += [(f"set: prior of {key}, 5, 50, 95 %", ", ".join(number(v) for v in value))
              for key, value in found["prior"].items()]  # fmt: skip
     rows += [(key, escape(str(value))) for key, value in software.items()]
-    rows += [(f"opened by version {k + 1}", escape(f"{each['hash'][:12]}, {each['time']}"))
+    rows += [(f"opening {k + 1}", escape(f"{each['hash'][:12]}, {each['time']}"))
              for k, each in enumerate(report["opened"])]  # fmt: skip
     trained = {"training": model.get("training"), "baseline": (report.get("baseline") or {}).get("training")}
     rows += [

@@ -228,7 +228,7 @@ def _check(settings: RealismSettings) -> None:
             f"recipe {recipe.name} has {recipe.size} pixels of {''.join(recipe.bands)}, model {card.name} wants "
             f"{card.size} of {''.join(card.bands)}; choose the model's recipe, or --set size={card.size}"
         )
-    check_scale(recipe.pixel_scale, model.frame(), False, f"recipe {recipe.name}")
+    check_scale(recipe.pixel_scale, model.frame(), False, f"recipe {recipe.name}", "choose the model's recipe")
 
 
 def _join(first: Sample, second: Sample) -> Sample:

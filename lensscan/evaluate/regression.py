@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,6 +15,7 @@ from lensscan.evaluate.posteriors import PARAMETERS, Posteriors
 from lensscan.evaluate.testsets import Truth
 from lensscan.lens.conventions import to_axis_ratio, to_hezaveh, to_holismokes
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
+from lensscan.metrics.detection import share_estimate
 from lensscan.metrics.deviations import Deviations
 from lensscan.metrics.sampled import Uniformity, central_coverage, expected_coverage
 
@@ -28,6 +29,8 @@ KEPT = (0.95, 0.9, 0.8, 0.7, 0.5, 0.3)
 SMALLEST_GROUP = 20
 FLATTEST = 0.95
 """Largest (1-q)/(1+q) that a linear fit to the light is taken to state."""
+SHARES = ("coverage.", "outliers.")
+"""Figures that are shares of the lenses."""
 GROUPED = ("coverage.0.68", "coverage.0.95", "outliers.", "sharpness.")
 """Means that are reported of every group, besides widths and the ranks' distance from uniform."""
 CONVENTIONS = {
@@ -179,6 +182,11 @@ class _Statistic:
             found[f"tarp.{name}.mean"] = float((expected - TARP_LEVELS).mean())
         return found
 
+    def shares(self) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+        """Yield the figures that are shares, and the lenses (n,) behind each."""
+        for _, names, rows in self._means:
+            yield from ((name, rows) for name in names if any(kind in name for kind in SHARES))
+
 
 def _possible(values: Floats) -> Floats:
     """Return parameters (n, 7) whose ellipticity, which a linear fit does not bound, is one of an ellipse."""
@@ -232,6 +240,7 @@ def regress(
     """
     statistic = _Statistic(posteriors, truth, groups, pixel_scale, linear_values(features, truth, bootstrap.cluster))
     figures = resample(statistic, bootstrap)
+    figures |= {name: share_estimate(figures[name], bootstrap.cluster[rows]) for name, rows in statistic.shares()}
     curves = {"level": TARP_LEVELS}
     curves |= {f"tarp.{name}": expected_coverage(values, TARP_LEVELS) for name, values in posteriors.tarp.items()}
     curves["kept"] = np.array([1.0, *KEPT])

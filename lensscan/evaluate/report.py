@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensscan import __version__
-from lensscan.errors import ConfigError
+from lensscan.errors import ConfigError, read_reason
 from lensscan.evaluate.detection import (
     EVEN_ODDS,
     Detection,
@@ -29,7 +29,7 @@ from lensscan.evaluate.lightonly import GROUPS, columns_of, linear_scores
 from lensscan.evaluate.posteriors import PARAMETERS, Posteriors, reduce_posteriors, truth_table
 from lensscan.evaluate.predict import Predictions, Scored
 from lensscan.evaluate.regression import Regression, groups_of, regress
-from lensscan.evaluate.testsets import TestSet
+from lensscan.evaluate.testsets import TestSet, Truth
 from lensscan.files import replacing
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, difference, resample
 from lensscan.metrics.ranking import Ranking
@@ -130,7 +130,14 @@ class Assessment:
         return None if left is None or right is None else (left, right)
 
 
-def assess(scored: Scored, pixel_scale: float, replicates: int, seed: int = 0, recipe_digest: str = "") -> Assessment:
+def assess(
+    scored: Scored,
+    pixel_scale: float,
+    replicates: int,
+    seed: int = 0,
+    recipe_digest: str = "",
+    say: Callable[[str], None] = lambda line: None,
+) -> Assessment:
     """Measure every model on the same rows, with the same resamples.
 
     Parameters
@@ -142,6 +149,8 @@ def assess(scored: Scored, pixel_scale: float, replicates: int, seed: int = 0, r
         Of the bootstrap.
     recipe_digest : str
         Of the set's recipe: a model trained on it knows which of the set's lenses make nature's population.
+    say : callable
+        Told in a line what is measured next: each takes a while.
 
     Raises
     ------
@@ -156,17 +165,15 @@ def assess(scored: Scored, pixel_scale: float, replicates: int, seed: int = 0, r
     outcomes = []
     for predictions in scored.models:
         name, detection = predictions.card.name, None
-        selected: dict[str, NDArray[np.bool_]] = {}
         scores = bool(np.isfinite(predictions.logit).all())
         if scores and not lens[clear].all():
+            say(f"{name}: detection and its calibration")
             objects = len(lens) + scored.failed
             detection = detect(predictions.logit[clear], lens[clear], found, objects, predictions.card.calibration.cap)
-            cuts = detection.cuts()
-            selected = {"selected": predictions.logit >= next(iter(cuts.values()))}
-            selected[LIKELY] = predictions.logit > cuts[EVEN_ODDS]
         rows = regressed & predictions.posterior.finite
-        if predictions.card.theta_E_prior.natural and predictions.card.training.get("recipe_digest") == recipe_digest:
-            selected[NATURAL] = natural_rows(predictions.card.theta_E_prior, scored.truth["theta_E"])
+        selected = _selected(predictions, detection, scored.truth, recipe_digest)
+        if rows.any():
+            say(f"{name}: parameters of {rows.sum()} lenses and their posteriors")
         regression, posteriors, flow = _regression(scored, predictions, rows, selected, pixel_scale, replicates, seed)
         if detection is None and regression is None:
             raise ConfigError(
@@ -174,11 +181,10 @@ def assess(scored: Scored, pixel_scale: float, replicates: int, seed: int = 0, r
                 if scores
                 else f"model {name} gives neither scores nor posteriors; train it anew"
             )
-        images = (
-            measure_images(predictions.posterior, scored.truth, rows, galaxies, replicates, seed)
-            if regression
-            else None
-        )
+        images = None
+        if regression:
+            say(f"{name}: images and time delays")
+            images = measure_images(predictions.posterior, scored.truth, rows, galaxies, replicates, seed)
         outcomes.append(Outcome(predictions, detection, regression, posteriors, images, rows, found, flow))
     return Assessment(scored, outcomes)
 
@@ -191,6 +197,21 @@ def _regressed(scored: Scored, lens: NDArray[np.bool_]) -> NDArray[np.bool_]:
         if (known & lens).any():
             rows &= known
     return rows
+
+
+def _selected(
+    predictions: Predictions, detection: Detection | None, truth: Truth, recipe_digest: str
+) -> dict[str, NDArray[np.bool_]]:
+    """Return the groups (n,) that a model makes: what its score selects, and lenses as its population has them."""
+    selected: dict[str, NDArray[np.bool_]] = {}
+    if detection is not None:
+        if detection.thresholds:
+            selected["selected"] = predictions.logit >= next(iter(detection.thresholds.values()))
+        selected[LIKELY] = predictions.logit > detection.cuts()[EVEN_ODDS]
+    prior = predictions.card.theta_E_prior
+    if prior.natural and predictions.card.training.get("recipe_digest") == recipe_digest:
+        selected[NATURAL] = natural_rows(prior, truth["theta_E"])
+    return selected
 
 
 def clusters(scored: Scored) -> NDArray[np.int64]:
@@ -388,8 +409,10 @@ def read_report(path: str | Path) -> dict[str, Any]:
     try:
         report = json.loads(Path(path).read_text(encoding="utf-8"))
         stated = report["format"], report["model"]["name"], report["testset"]["name"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is no report of lensscan evaluate ({error}); give its JSON file") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: {read_reason(error)}; give the JSON file of lensscan evaluate") from None
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(f"{path} is no report of lensscan evaluate; give its JSON file") from None
     if stated[0] != FORMAT:
         raise ConfigError(f"{path}: report of format {stated[0]}, this lensscan reads {FORMAT}; evaluate again")
     return dict(report)

@@ -108,9 +108,9 @@ def evaluate(
         f"{len(scored.rows)} stamps scored, {scored.failed} could not be; "
         f"measuring with {settings.replicates} resamples"
     )
-    assessment = assess(
-        scored, models[0].card.pixel_scale, settings.replicates, recipe_digest=testset.describe()["recipe_digest"]
-    )
+    digest = testset.describe()["recipe_digest"]
+    assessment = assess(scored, models[0].card.pixel_scale, settings.replicates, recipe_digest=digest, say=say)
+    say("reports: what needs no network, and comparisons")
     reports = [make_report(assessment, k, testset, opened, settings.device) for k, opened in enumerate(plan.opened)]
     baseline = reports[-1] if trained else baseline
     for number, (model, report) in enumerate(zip(models, reports, strict=True)):
@@ -119,6 +119,7 @@ def evaluate(
         report["anchors"] = anchor_rows(report, baseline, anchors, pair)
         for line in anchor_lines(report["anchors"]) if report is not baseline else []:
             say(f"{model.card.name}: {line}")
+        say(f"{model.card.name}: writing the report")
         pictures = draw_plots(assessment, number, model, testset, report) if settings.plots else {}
         write_json(report, plan.paths(".json")[number])
         with replacing(plan.paths(".html")[number]) as name:

@@ -6,10 +6,11 @@ seed of its own and no seal.  A path names a folder made by ``lensscan simulate`
 
 from __future__ import annotations
 
+import difflib
 import importlib.resources
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lensscan.config import build, read_toml
+from lensscan.config import build, read_toml, shipped
 from lensscan.errors import ConfigError, VerificationError
 from lensscan.mocks.batches import fill_batch
 from lensscan.mocks.folder import hash_truth
@@ -31,6 +32,8 @@ __all__ = ["SEEDS", "SIZES", "SealedSet", "TestSet", "hash_truth", "open_testset
 SIZES = {"smoke": 2_000, "medium": 10_000, "full": 100_000}
 SEEDS = TESTSETS
 TUNE = 10_000
+OTHER_SCALE = "--transfer compares models across pixel scales, or take a model for this one"
+"""What to do about pixels that a model does not take."""
 CHUNK = 1024
 Truth = dict[str, NDArray[Any]]
 
@@ -144,7 +147,7 @@ class SealedSet(TestSet):
                 f"test set {self.name} has bands {', '.join(self.recipe.bands)}, the model wants {missing[0]}; "
                 "take a set of a recipe with the model's bands"
             )
-        check_scale(self.recipe.pixel_scale, frame, False, f"test set {self.name}")
+        check_scale(self.recipe.pixel_scale, frame, False, f"test set {self.name}", OTHER_SCALE)
 
     def batches(self, frames: tuple[Frame, ...], rows: int) -> Iterator[tuple[list[Batch], Truth]]:
         """Simulate and yield."""
@@ -219,6 +222,18 @@ def read_seals() -> dict[str, dict[str, Seal]]:
     }
 
 
+def _no_such_set(recipe: str, named: bool, seals: Mapping[str, Mapping[str, Seal]]) -> str:
+    """Return what a recipe has for test sets; for an unknown one, which is nearest."""
+    known = shipped("recipes")
+    lacking = "" if named else "no folder of that name; "
+    if recipe in known or Path(recipe).is_file():
+        sets = ", ".join(f"{recipe}:{each}" for each in (*seals.get(recipe, {}), "tune[:N]"))
+        return f"{lacking}of recipe {recipe} there are {sets}"
+    near = difflib.get_close_matches(recipe, known, 1)
+    hint = f"did you mean {near[0]!r}?" if near else "write RECIPE:smoke, RECIPE:tune[:N] or a folder of mocks"
+    return f"{lacking}no recipe {recipe} either; {hint}" if lacking else f"no recipe {recipe}; {hint}"
+
+
 def open_testset(text: str, device: str = "cpu") -> TestSet:
     """Open a test set.
 
@@ -248,11 +263,7 @@ def open_testset(text: str, device: str = "cpu") -> TestSet:
     if not colon and "/" in text:
         raise ConfigError(f"test set {text!r}: no such folder; give one made by lensscan simulate, or RECIPE:smoke")
     if not colon or kind not in SEEDS or (number and not counted):
-        sealed = ", ".join(f"{recipe}:{each}" for recipe, sets in seals.items() for each in sets) or "none"
-        raise ConfigError(
-            f"test set {text!r}: write RECIPE:smoke, RECIPE:medium, RECIPE:full, RECIPE:tune, or a folder made by "
-            f"lensscan simulate; sealed are: {sealed}"
-        )
+        raise ConfigError(f"test set {text!r}: {_no_such_set(name, bool(colon), seals)}")
     recipe = load_recipe(name)
     if kind == "tune":
         return SealedSet(text, recipe, int(number or TUNE), SEEDS["tune"], device=device)

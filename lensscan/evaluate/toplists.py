@@ -19,6 +19,7 @@ from lensscan.errors import ConfigError
 from lensscan.evaluate.detection import FPRS
 from lensscan.evaluate.mocksurvey import Objects, SurveySettings
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
+from lensscan.metrics.detection import share_estimate
 from lensscan.metrics.ranking import Population, Ranking, Selection, supported
 from lensscan.mocks.recipes import CLASSES
 
@@ -178,6 +179,16 @@ class _Statistic:
                 found[f"{kind}_true_over_{name}_top_{n}"] = float(pure[k] * n / max(total[k], 1e-300))
         return found
 
+    def bounded(self, figures: dict[str, Estimate], cluster: NDArray[np.int64]) -> dict[str, Estimate]:
+        """Return the figures with `share_estimate` applied to what is counted, but in a list of all."""
+        order = self.own_order
+        lenses = cluster[order[self.lens[order]]]
+        behind = {f"tpr_at_fpr_{fpr:g}": cluster[self.lens] for fpr in self.fprs}
+        for n in self.tops.astype(int):
+            if n < len(order):
+                behind |= {f"count_purity_top_{n}": cluster[order[:n]], f"count_completeness_top_{n}": lenses}
+        return {name: share_estimate(each, behind[name]) if name in behind else each for name, each in figures.items()}
+
 
 def _inverse(value: Estimate) -> Estimate:
     """Return one over an estimate that is not negative; infinite where it is 0."""
@@ -212,11 +223,11 @@ def measure_lists(
         return {f"{k}.{name}": value for k, each in enumerate(entrants) for name, value in each(counts).items()}
 
     figures = resample(statistic, bootstrap)
-    klass = np.asarray(objects.truth["klass"])
-    return [
-        _collect(each, {name.partition(".")[2]: v for name, v in figures.items() if name.startswith(f"{k}.")}, klass)
-        for k, each in enumerate(entrants)
-    ]
+    klass, found = np.asarray(objects.truth["klass"]), []
+    for k, each in enumerate(entrants):
+        own = {name.partition(".")[2]: value for name, value in figures.items() if name.startswith(f"{k}.")}
+        found.append(_collect(each, each.bounded(own, bootstrap.cluster), klass))
+    return found
 
 
 def _collect(statistic: _Statistic, figures: dict[str, Estimate], klass: NDArray[np.int8]) -> Found:

@@ -18,6 +18,7 @@ from lensscan.evaluate.report import clusters
 from lensscan.evaluate.testsets import SEEDS, SealedSet
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
 from lensscan.metrics.calibration import binned, class_weights
+from lensscan.metrics.detection import share_estimate
 from lensscan.metrics.deviations import Deviations
 from lensscan.metrics.ranking import FEWEST_FALSE, Ranking
 from lensscan.metrics.sampled import central_coverage
@@ -223,10 +224,15 @@ def measure_cell(scored: Scored, predictions: Predictions, replicates: int, seed
         truth = truth_table(scored.truth, rows)
         posteriors = reduce_posteriors(predictions.posterior[rows], truth, seed)
         statistic.regress(rows, posteriors.median[:, 0], truth[:, 0], posteriors.ranks["theta_E"])
+    galaxies = clusters(scored)
+    figures = resample(statistic, Bootstrap(galaxies, replicates, seed))
+    behind = {"coverage_68": rows, "tpr": lens & clear}
     return Cell(
         model=predictions.card.name,
         recipe="",
-        figures=resample(statistic, Bootstrap(clusters(scored), replicates, seed)),
+        figures={
+            name: share_estimate(e, galaxies[behind[name]]) if name in behind else e for name, e in figures.items()
+        },
         n_lens=int(lens.sum()),
         n_other=int((~lens & clear).sum()),
         failed=scored.failed,

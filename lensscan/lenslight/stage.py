@@ -70,6 +70,8 @@ class LensLight:
         ICA, ``sersic_index half_light sersic_flux chi2 sky`` of isophotes.
     denoised : (n, C, H, W) float32, or None
         The image without its noise, from a method that makes one.
+    passed_over : (n,) str, or None
+        Why ``auto`` could not have ICA, see `REASONS`; empty where it could.
     """
 
     arcs: Any
@@ -82,6 +84,7 @@ class LensLight:
     reason: NDArray[np.str_]
     diagnostics: dict[str, Any] = field(default_factory=dict)
     denoised: Any = None
+    passed_over: NDArray[np.str_] | None = None
 
 
 def remove_lens_light(
@@ -232,6 +235,7 @@ def _empty(stamps: _Stamps) -> LensLight:
         ok=torch.zeros(n, dtype=torch.bool, device=stamps.images.device),
         reason=np.full(n, "no_signal", dtype="<U13"),
         diagnostics={name: nothing[:, 0].clone() for name in numbers} | {name: nothing.clone() for name in per_band},
+        passed_over=np.full(n, "", dtype="<U13"),
     )
 
 
@@ -243,6 +247,8 @@ def _split(stamps: _Stamps, result: LensLight, method: str, radius: float, targe
     if method != "isophotes":
         reason = _by_colour(stamps, result, radius, target)
         _note(result, stamps.rows, reason, "ica")
+        if result.passed_over is not None:
+            result.passed_over[stamps.rows.cpu().numpy()] = reason
         left = left[torch.from_numpy(reason != "").to(left.device)]
     if method != "ica" and len(left):
         rest = stamps.take(left, list(range(len(stamps.bands))))

@@ -5,14 +5,18 @@ For one look at a sample; `lensscan.metrics.ranking` has the same figures under 
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 from numpy.typing import NDArray
 
+from lensscan.metrics.bootstrap import Estimate
 from lensscan.metrics.ranking import Ranking
 
-__all__ = ["auroc", "purity", "tpr_at_fpr", "wilson"]
+__all__ = ["auroc", "purity", "share_estimate", "tpr_at_fpr", "wilson"]
 
 Floats = NDArray[np.floating]
+ROUNDING = 1e-9
 Bools = NDArray[np.bool_]
 
 
@@ -57,3 +61,20 @@ def wilson(hits: int, n: int, z: float = 1.959963984540054) -> tuple[float, floa
     centre = (rate + square / (2 * n)) / (1 + square / n)
     half = z * np.sqrt(rate * (1 - rate) / n + square / (4 * n * n)) / (1 + square / n)
     return float(max(0.0, centre - half)), float(min(1.0, centre + half))
+
+
+def share_estimate(found: Estimate, cluster: NDArray[np.generic]) -> Estimate:
+    """Return the estimate of a share, with Wilson's interval where all rows agree, of which resamples know nothing.
+
+    Parameters
+    ----------
+    found : Estimate
+        By resampling.
+    cluster : (n,) array
+        Cluster of each row behind the share: as many clusters count, not rows.
+    """
+    if not (found.value <= ROUNDING or found.value >= 1 - ROUNDING):
+        return found
+    n = len(np.unique(cluster))
+    low, high = wilson(n if found.value > ROUNDING else 0, n)
+    return dataclasses.replace(found, low=low, high=high)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensscan.config import Band, CatalogColumns, Survey
-from lensscan.errors import ConfigError
+from lensscan.errors import ConfigError, read_reason
 from lensscan.mocks.recipes import CLASSES
 from lensscan.survey.catalog import Chunk
 from lensscan.survey.stamps import Frame, Rows, StampSource, open_source
@@ -55,7 +55,7 @@ class MockFolder:
         try:
             self.record = json.loads((self.folder / "recipe.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise self._incomplete(error) from None
+            raise self._incomplete("recipe.json", error) from None
         for file, table in (("truth.fits", self._truth), ("catalog.fits", self._catalog)):
             absent = [name for name in NEEDED[file] if name not in table.colnames]
             if absent:
@@ -80,10 +80,14 @@ class MockFolder:
         try:
             return Table.read(self.folder / file)
         except (OSError, ValueError, IORegistryError) as error:
-            raise self._incomplete(error) from None
+            raise self._incomplete(file, error) from None
 
-    def _incomplete(self, error: Exception) -> ConfigError:
-        return ConfigError(f"{self.name}: no complete folder of mocks ({error}); run lensscan simulate to its end")
+    def _incomplete(self, file: str, error: Exception) -> ConfigError:
+        """Return what is missing; the packs alone are a part of a folder, and are given by mistake."""
+        if self.folder.is_dir() and (self.folder.parent / "recipe.json").is_file():
+            return ConfigError(f"{self.name}: a part of a folder of mocks; give {self.folder.parent}")
+        reason = f"no {file}" if isinstance(error, FileNotFoundError) else f"{file}: {read_reason(error)}"
+        return ConfigError(f"{self.name}: no complete folder of mocks ({reason}); run lensscan simulate to its end")
 
     @property
     def bands(self) -> tuple[str, ...]:

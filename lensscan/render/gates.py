@@ -93,6 +93,8 @@ def probe_diagram(panels: Mapping[str, Sequence[ProbePoint]]) -> bytes:
 
 def learning_diagram(curves: Sequence[Curves], published: tuple[float, float] | None) -> bytes:
     """Draw accuracies over epochs, where validation leaves training, and the published band if there is one."""
+    from matplotlib.ticker import MaxNLocator
+
     figure, (place,) = new_panels(1, 1, 7.2, 4.2)
     if published is not None:
         place.axhspan(*published, color=GREY, alpha=0.18, lw=0, label="published, new images")
@@ -111,6 +113,7 @@ def learning_diagram(curves: Sequence[Curves], published: tuple[float, float] | 
             place.axvline(
                 each.parting, color=INK, lw=0.9, ls="--", label="validation leaves training" if first else None
             )
+    place.xaxis.set_major_locator(MaxNLocator(integer=True))
     place.set_xlabel("epoch", fontsize=9)
     place.set_ylabel("accuracy", fontsize=9)
     place.legend(fontsize=8, frameon=False, loc="best")

@@ -345,8 +345,14 @@ def split_spec(spec: str) -> tuple[str, str]:
     return kind, where
 
 
-def check_scale(found: float, frame: Frame, resample: bool, where: str) -> bool:
-    """Compare a storage's pixel scale with the frame's; return True if pixels must be resampled.
+def check_scale(
+    found: float,
+    frame: Frame,
+    resample: bool,
+    where: str,
+    remedy: str = "give --resample (flux-conserving), or a model for this pixel scale",
+) -> bool:
+    """Compare a storage's pixel scale with the frame's; return True if pixels must be resampled, else see `remedy`.
 
     Raises
     ------
@@ -356,10 +362,7 @@ def check_scale(found: float, frame: Frame, resample: bool, where: str) -> bool:
     if abs(found / frame.pixel_scale - 1) <= SCALE_TOLERANCE:
         return False
     if not resample:
-        raise ConfigError(
-            f'{where}: pixels of {found:g}" do not fit the model\'s {frame.pixel_scale:g}"; '
-            "give --resample (flux-conserving), or a model for this pixel scale"
-        )
+        raise ConfigError(f'{where}: pixels of {found:g}" do not fit the model\'s {frame.pixel_scale:g}"; {remedy}')
     return True
 
 

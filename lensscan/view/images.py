@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from lensscan.candidates.images import ImageReport
 from lensscan.candidates.positions import Prediction
 from lensscan.candidates.stamps import CandidateStamps
-from lensscan.errors import ConfigError, LensscanError
+from lensscan.errors import ConfigError, LensscanError, OutputError
+from lensscan.files import check_folder
 from lensscan.lens.caustics import caustic, critical_curve, cut
 from lensscan.lens.sie import SIE
 from lensscan.render.figure import new_figure
@@ -23,7 +24,7 @@ from lensscan.schema import PARAMETERS, Status
 if TYPE_CHECKING:
     from astropy.table import QTable
 
-__all__ = ["draw_page", "draw_pages"]
+__all__ = ["check_page", "draw_page", "draw_pages"]
 
 COLUMNS = 4
 BACKGROUND, FOREGROUND = "#101014", "#e4e4e4"
@@ -48,6 +49,15 @@ class _Stamp:
         return x - half, x + half, y - half, y + half
 
 
+def check_page(page: str | Path) -> None:
+    """Raise what `draw_pages` would for a page that cannot be drawn or written: for a look before long work."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError("the page needs matplotlib; install lensscan[view], or give --top 0 for no page")
+    if Path(page).is_dir():
+        raise OutputError(f"cannot write the page {page}: a folder; name a PNG file")
+    check_folder(Path(page).parent)
+
+
 def draw_pages(path: str | Path, report: ImageReport, page: str | Path, top: int = 12) -> list[Path]:
     """Draw one page per mode; that of mode ``posterior`` has the name `page`, others the mode added to it.
 
@@ -69,6 +79,7 @@ def draw_pages(path: str | Path, report: ImageReport, page: str | Path, top: int
         If a page cannot be written.
     """
     page = Path(page)
+    check_page(page)
     shown = {prediction.mode: _choose(prediction, top) for prediction in report.predictions}
     rows = np.unique(np.concatenate([*shown.values(), np.empty(0, dtype=np.intp)]))
     stamps = dict(zip(rows.tolist(), _read_stamps(path, report.candidates[rows]), strict=True))
@@ -90,8 +101,6 @@ def draw_page(
     candidates: QTable, chosen: NDArray[np.intp], prediction: Prediction, stamps: list[_Stamp], page: str | Path
 ) -> Path:
     """Draw the predictions of one mode for the chosen candidates; needs no display; returns the path."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("the page needs matplotlib; install lensscan[view], or give --top 0 for no page")
     columns = min(COLUMNS, len(chosen))
     rows = -(-len(chosen) // columns)
     figure = new_figure(3.5 * columns, 3.85 * rows + 0.6, facecolor=BACKGROUND)

@@ -195,6 +195,14 @@ def test_a_file_that_cannot_be_used(tmp_path, text):
         new_prior(training(), str(tmp_path / "p.csv"))
 
 
+def test_a_missing_file_and_a_missing_column_are_two_things_and_found_at_once(tmp_path):
+    (tmp_path / "p.csv").write_text("theta,density\n1,2\n")
+    (tmp_path / "p.toml").write_text("theta_E = [1, 2]\n")
+    for name, words in (("no.csv", "no such file"), ("p.csv", "no column theta_E"), ("p.toml", "no column density")):
+        with pytest.raises(ConfigError, match=words):
+            export(tmp_path / "unread.h5", "csv", tmp_path / "x.csv", prior=str(tmp_path / name))
+
+
 def test_the_flag_says_where_the_interval_meets_a_bound():
     _, _, columns = posteriors(np.log([0.42, 1.2]))
     table = table_of(columns, 2)

@@ -10,7 +10,7 @@ from synthetic_run import make_run
 
 from lensscan.candidates.file import read_candidates
 from lensscan.candidates.flags import UNCLEAN
-from lensscan.candidates.summary import _expected, clean_leaders, format_table, probability, summary
+from lensscan.candidates.summary import WIDTH, _cut_off, _expected, clean_leaders, format_table, probability, summary
 from lensscan.cli.main import main
 from lensscan.scan.merge import MergeSettings, merge
 from lensscan.schema import flag_names
@@ -91,6 +91,16 @@ def test_leaders_only_and_clean(output):
 def test_table_is_aligned():
     lines = format_table(["name", "n"], [["a", "1"], ["bcd", "1,000"]])
     assert lines == ["name      n", "a         1", "bcd   1,000"]
+
+
+def test_long_lines_end_with_a_whole_name():
+    line = "1  a  " + " ".join(f"flag_number_{k}" for k in range(20))
+    cut = _cut_off(line)
+    assert len(cut) <= WIDTH
+    assert cut.endswith(" ...")
+    assert cut.removesuffix(" ...").split() == line.split()[: len(cut.split()) - 1]
+    assert len(cut) > WIDTH - len(" flag_number_10")
+    assert _cut_off(line[:WIDTH]) == line[:WIDTH]
 
 
 def test_show_command(output, capsys):

@@ -226,7 +226,11 @@ def test_who_has_the_known_position_is_on_its_page(output, tmp_path, monkeypatch
         (["--z-lens", "-1"], 2, "a redshift lies between 0 and 20"),
         (["--cosmology", "Plank18"], 2, "astropy has"),
         (["--first-image", "a", "b"], 2, "--first-image a: no such column"),
-        (["--truth", "nowhere.fits"], 1, "column id"),
+        (["--truth", "nowhere.fits"], 1, "cannot use nowhere.fits: no such file; give a table with a column id"),
+        (["--table", "nowhere.csv"], 1, "cannot use nowhere.csv: no such file"),
+        (["--table", "nowhere"], 1, "cannot use nowhere: no such file"),
+        (["--page", "/dev/null/p.png"], 1, "cannot write /dev/null"),
+        (["--page", "."], 1, "cannot write the page .: a folder"),
         (["-n", "0"], 2, "at least 1"),
         (["-o", "x.dat"], 2, "--to ecsv, fits, hdf5"),
     ],
@@ -252,6 +256,9 @@ def test_source_in_front_of_the_lens_has_no_delay(output):
     assert np.isnan(report.table["delay"].value).all()
     assert np.isfinite(report.table["x"].value).any()
     assert any("not behind the lens" in note for note in report.notes)
+    text = "\n".join(report.lines())
+    assert "nan" not in text
+    assert re.search(r" -(  -)*$", text, re.MULTILINE)
 
 
 def test_the_page_of_the_documentation_names_every_column():

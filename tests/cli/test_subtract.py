@@ -13,6 +13,7 @@ from astropy.wcs import WCS
 from PIL import Image
 
 from lensscan.cli.main import main
+from lensscan.lenslight import stage
 from lensscan.nets.intermediate import Inspector
 from lensscan.nets.model import Card, Model, build_network, make_trivial
 
@@ -124,6 +125,24 @@ def test_bad_stamps_cost_one_line_each_and_the_others_are_written(
     assert "other.fits: bands are missing, g, r, i are looked for; name those it has by --bands" in said.err
 
 
+def test_the_line_says_why_it_was_not_ica(
+    survey: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "MISMATCH", -1.0)
+    write_stamp(tmp_path / "s.fits")
+    for number, method in enumerate(("auto", "all")):
+        assert run(tmp_path / "s.fits", "--survey", survey, "--method", method, "-o", tmp_path / str(number)) == 0
+    assert capsys.readouterr().out.splitlines() == ["s: isophotes (ICA: psf_mismatch)"] * 2
+
+
+def test_a_radius_within_the_psf_is_refused(survey: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_stamp(tmp_path / "s.fits")
+    assert run(tmp_path / "s.fits", "--survey", survey, "--radius", "0.95", "-o", tmp_path / "out") == 1
+    assert "s.fits: --radius 0.95 is below the PSF's FWHM of 1 arcsec" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert run(tmp_path / "s.fits", "--survey", survey, "--radius", "0.95", "--bands", "i", "-o", tmp_path / "out") == 0
+
+
 def test_names_need_not_be_ascii(survey: str, tmp_path: Path) -> None:
     write_stamp(tmp_path / "gr\xfcn.fits")
     assert run(tmp_path / "gr\xfcn.fits", "--survey", survey, "-o", tmp_path / "out") == 0
@@ -144,6 +163,7 @@ def test_nothing_done_is_an_error(survey: str, tmp_path: Path, capsys: pytest.Ca
         (["--bands", ","], "empty list"),
         (["--radius", "0"], "must be positive"),
         (["--radius", "nan"], "must be positive"),
+        (["--radius", "0.1"], "--radius 0.1 is below one pixel, 0.25 arcsec"),
         (["--method", "magic"], "magic"),
     ],
 )

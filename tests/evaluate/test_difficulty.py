@@ -28,6 +28,7 @@ from lensscan.metrics.bootstrap import Bootstrap, resample
 from lensscan.mocks.recipes import CLASSES, load_recipe
 from lensscan.mocks.simulate import draw_truth
 from lensscan.nets.baseline import BASELINES
+from lensscan.render import gates
 from lensscan.train import calibrator
 from lensscan.train.published import ARGONNE2017, Epoch, fit_published
 
@@ -207,6 +208,15 @@ def test_files(found, tmp_path):
     assert stored["published_accuracy"] == pytest.approx([0.75, 0.82])
     assert stored["seeds"] == {"stamps": SEED, "new": NEW_SEED}
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_epochs_are_whole_numbers(monkeypatch):
+    monkeypatch.setattr(gates, "png_bytes", lambda figure: figure)
+    short = np.array([0.6, 0.7, 0.8])
+    figure = gates.learning_diagram([gates.Curves("seed 1", short, short, None, 0.7)], None)
+    ticks = figure.axes[0].get_xticks()
+    assert len(ticks) > 1
+    assert (ticks == np.round(ticks)).all()
 
 
 def test_the_published_training_ends_where_its_report_says():

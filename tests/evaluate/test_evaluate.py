@@ -107,7 +107,7 @@ def test_pages_stand_alone(reports, pictured):
         assert f"<h2>{words}</h2>" in pictured
     assert "nan" not in re.sub(r'base64,[^"]*', "", pictured).lower().replace("provenance", "")
     assert "Threshold: even odds." in pictured
-    assert "Selected: what the score puts above even odds." in pictured
+    assert re.search(r"Selected: left out, \d+ non-lenses show too few false positives; 1000 are needed\.", pictured)
     assert "<h2>Compared with other models</h2>" in page(reports, "one")
     assert "data:image" not in page(reports, "one")
 
@@ -142,11 +142,11 @@ def evaluate(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("one", "--testset", "des-griz:nothing"), 2, "write RECIPE:smoke"),
+        (("one", "--testset", "des-griz:nothing"), 2, "of recipe des-griz there are"),
         (("narrow", "--testset", "des-griz:tune:8"), 2, "the model wants y"),
         (("missing", "--testset", "des-griz:tune:8"), 2, "no file"),
         (("one", "one", "--testset", "des-griz:tune:8"), 2, "two models are called one"),
-        (("one", "--testset", "des-griz:tune:8", "--baseline", "no.json"), 2, "no report of lensscan evaluate"),
+        (("one", "--testset", "des-griz:tune:8", "--baseline", "no.json"), 2, "no.json: no such file; give the JSON"),
         (("one",), 2, "give at least one MODEL and --testset"),
         (("one", "--testset", "des-griz:tune:8", "--set", "size=48"), 2, "--testset does not look at --set"),
         (("one", "--testset", "des-griz:tune:8", "-n", "60"), 2, "--testset does not look at --number"),
@@ -237,6 +237,9 @@ def test_a_sealed_set_is_opened_once_per_model(folder, tmp_path, capsys, sealed)
     command = (folder / "one.safetensors", "--testset", "des-griz:smoke", "-o", tmp_path)
     path = tmp_path / "one--des-griz-smoke.json"
     assert evaluate(*command) == 0
+    stages = ("one: detection", "one: parameters of", "one: images", "reports: what", "one: writing the report")
+    said = capsys.readouterr().err
+    assert sorted(stages, key=said.index) == list(stages)
     first = path.read_bytes()
     assert evaluate(*command) == 0
     assert "these reports stand" in capsys.readouterr().err
@@ -256,7 +259,9 @@ def test_a_sealed_set_is_opened_once_per_model(folder, tmp_path, capsys, sealed)
     assert evaluate(tmp_path / "one.safetensors", *command[1:]) == 0
     report = json.loads(path.read_text())
     assert len({each["hash"] for each in report["opened"]}) == 2
-    assert "2 versions of this model have been measured" in path.with_suffix(".html").read_text()
+    page = path.with_suffix(".html").read_text()
+    assert "2 versions of this model have been measured" in page
+    assert "opening 2" in page
 
 
 def test_a_changed_simulator_stops_before_any_figure(folder, tmp_path, capsys, monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 
 from lensscan.candidates.positions import TrueImages
 from lensscan.evaluate.images import _Errors, measure_images
+from lensscan.metrics.detection import wilson
 from lensscan.nets.latent import TRIANGLE, to_latent
 from lensscan.nets.mixture import Mixture
 
@@ -55,6 +56,14 @@ def test_exact_lenses_have_exact_images(exact):
         assert abs(exact.figures[f"{mode}.all.delay.bias"].value) < 2e-3
     assert exact.isothermal
     assert exact.systems["all"] > exact.systems["above_0.8"] > 20
+
+
+def test_shares_of_all_systems_are_not_certain(truth, exact):
+    found, n = exact.figures["true_source.above_0.8.right_number"], exact.systems["above_0.8"]
+    assert found.value == 1.0
+    assert (found.low, found.high) == pytest.approx(wilson(n, n))
+    wide = measure_images(posterior(truth, 0.0), truth, np.ones(N, bool), np.arange(N) // 2, 30, 0)
+    assert wide.figures["true_source.above_0.8.right_number"].low < found.low, "fewer galaxies"
 
 
 def test_intervals_of_delays_cover(truth):

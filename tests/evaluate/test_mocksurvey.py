@@ -27,6 +27,7 @@ from lensscan.evaluate.mocksurvey import (
 from lensscan.evaluate.toplists import SHARES, lengths, measure_lists
 from lensscan.metrics.bootstrap import Bootstrap
 from lensscan.metrics.calibration import Calibration
+from lensscan.metrics.detection import wilson
 from lensscan.mocks.recipes import CLASSES, load_recipe, make_recipe
 from lensscan.nets.card import LensDensity
 from lensscan.nets.heads import FlowHead
@@ -110,6 +111,16 @@ def test_a_perfect_scorer_finds_all_and_a_random_one_its_share(planted):
     assert best.completeness[-1].value == 1
 
 
+def test_a_list_of_lenses_alone_is_not_certainly_pure(planted):
+    _, (best, _, _), _ = planted
+    pure, inspected = (best.figures[f"count_{name}_top_100"] for name in ("purity", "inspected_per_lens"))
+    assert (pure.low, pure.high) == pytest.approx(wilson(100, 100))
+    assert inspected.high == pytest.approx(1 / pure.low)
+    complete = best.figures["count_completeness_top_1000"]
+    assert (complete.low, complete.high) == pytest.approx(wilson(300, 300))
+    assert best.figures["tpr_at_fpr_0.0001"].low == pytest.approx(wilson(3300, 3300)[0])
+
+
 def test_objects_on_one_real_stamp_are_resampled_together(monkeypatch):
     drawn_by = []
     monkeypatch.setattr(toplists, "Bootstrap", lambda cluster, n: drawn_by.append(cluster) or Bootstrap(cluster, n))
@@ -131,6 +142,8 @@ def test_the_page_shows_every_ranking_and_its_false_positives(planted):
     assert page.count("not comparable: real sky") == 2 * 3
     told = "\n".join(mocksurveyreport.lines(wanted, objects, found))
     assert "top 1,000: purity 0.3 [" in told
+    assert "purity of the two lists 0.0188 (not comparable" in told
+    assert "purity_two_lists" not in told
 
 
 def test_many_lenses_make_the_expectation_surer_than_the_count(planted):
@@ -190,6 +203,10 @@ def test_a_survey_too_small_for_any_list_is_one_list():
     assert found.figures["count_purity_top_80"].value == pytest.approx(0.1)
     assert found.figures["expected_completeness_top_80"].value == pytest.approx(1.0)
     assert found.lenses == {80: 8}
+    lone = drawn(80, 1, 10, [perfect])
+    (told, *_) = mocksurveyreport.lines(settings(n=80), lone, [])
+    assert ": 1 lens, 10 more scored besides" in told
+    assert found.figures["count_completeness_top_80"].low == pytest.approx(1.0), "the whole holds all by definition"
 
 
 def test_lists_have_the_shares_of_the_published_ones():

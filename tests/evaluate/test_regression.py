@@ -18,6 +18,7 @@ from lensscan.evaluate.posteriors import (
 from lensscan.evaluate.regression import CONVENTIONS, KEPT, _indicators, _surest, convert, groups_of, regress
 from lensscan.lens.conventions import from_axis_ratio
 from lensscan.metrics.bootstrap import Bootstrap
+from lensscan.metrics.detection import wilson
 from lensscan.metrics.deviations import Deviations
 from lensscan.metrics.sampled import central_coverage
 from lensscan.nets.latent import from_latent, to_latent
@@ -152,6 +153,17 @@ def test_regions_do_not_depend_on_the_unit():
         np.testing.assert_allclose(found[name], other[name])
 
 
+def test_what_holds_for_all_lenses_is_not_certain():
+    found, truth, _ = measured(width=4.0, n=150, replicates=4)
+    figures = found.figures
+    covered = figures["coverage.0.997.x"]
+    assert covered.value == 1.0
+    assert (covered.low, covered.high) == pytest.approx(wilson(len(truth), len(truth)))
+    of_group = figures["group.theta_E > 0.8.coverage.0.95.x"]
+    assert of_group.value == 1.0
+    assert of_group.low < covered.low, "fewer lenses"
+
+
 def test_outliers_are_counted_in_the_unit_of_each_parameter(exact):
     _, truth, reduced = exact
     table, names = _indicators(reduced, truth, 0.05)
@@ -246,7 +258,8 @@ def test_a_group_that_no_row_was_drawn_of_is_unknown_not_zero():
     covered = found["group.inside.coverage.0.95.x"]
     assert np.isnan(covered.replicates).any()
     assert (np.isnan(found["group.inside.pit_ks.x"].replicates) == np.isnan(covered.replicates)).all()
-    assert (covered.value, covered.low, covered.high) == (1.0, 1.0, 1.0)
+    assert np.nanmin(covered.replicates) == covered.value == 1.0
+    assert (covered.low, covered.high) == wilson(1, 1), "one stamp is under all rows of the group"
 
 
 def test_gain_over_the_light_is_the_known_one(exact):

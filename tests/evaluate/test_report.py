@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from synthetic_scores import scored
 from lensscan.errors import ConfigError
 from lensscan.evaluate.detection import cut_words
 from lensscan.evaluate.galleries import class_name
-from lensscan.evaluate.markup import figure
+from lensscan.evaluate.markup import figure, number
 from lensscan.evaluate.report import LIKELY, NATURAL, assess, clusters, compare, plain, trivial_scores
 from lensscan.metrics.bootstrap import Estimate
 from lensscan.metrics.detection import auroc
@@ -132,6 +133,28 @@ def test_an_upper_limit_that_is_infinite_is_shown_as_above_the_lower_one():
     assert figure({"value": None, "low": None, "high": None}) == figure(None) == "&ndash;"
 
 
+@pytest.mark.parametrize(
+    ("value", "low", "high", "text"),
+    [
+        (0.25, 0.1, 1.0, "0.25 0.10 1.00"),
+        (0.05, 0.01, 0.6, "0.050 0.010 0.600"),
+        (0.0003, -0.02, 0.02, "0.000 -0.020 0.020"),
+        (0.9123, 0.9, 0.92, "0.912 0.900 0.920"),
+        (0.5, 0.5, 0.5, "0.500 0.500 0.500"),
+        (512.3, 400.0, 600.0, "512 400 600"),
+        (-3.1, -14239000000000000919552095420416.0, 0.9, "-3.1 -1.4e+31 0.9"),
+        (1.5e-7, 1e-7, 2e-7, "1.5e-07 1e-07 2e-07"),
+    ],
+)
+def test_figures_have_the_digits_that_mean_something(value, low, high, text):
+    shown = figure({"value": value, "low": low, "high": high})
+    assert re.sub("<.*?>|&thinsp;", "", shown).replace("&hellip;", " ") == text
+
+
+def test_large_numbers_are_short():
+    assert [number(value) for value in (0.25, 123456, -1.4239e31)] == ["0.25", "123,456", "-1.42e+31"]
+
+
 def test_a_class_that_is_not_known_has_no_name():
     assert class_name({"klass": np.array([3, -1])}, 0) == CLASSES[3].replace("_", " ")
     assert class_name({"klass": np.array([3, -1])}, 1) == ""
@@ -151,8 +174,11 @@ def test_pictures_galleries_and_selected_lenses_share_one_threshold():
     covered = outcome.posteriors.ranks["x"][likely]
     share = (np.abs(covered - 0.5) < 0.34).mean()
     assert outcome.regression.figures[f"group.{LIKELY}.coverage.0.68.x"].value == pytest.approx(share, abs=1e-6)
-    few = assess(scored(300), 0.26, 2).outcomes[0].detection
-    assert few.cuts() == {"even odds": 0.0}
+    few = assess(scored(300), 0.26, 2).outcomes[0]
+    assert few.detection.cuts() == {"even odds": 0.0}
+    assert "selected" not in few.regression.counts, "even odds are no false positive rate of 0.01"
+    assert few.regression.counts[LIKELY] > 0
+    assert "1000 are needed" in few.detection.omitted["tpr_at_fpr_0.01"]
     assert [cut_words(name) for name in cuts] == ["a false positive rate of 0.01", "even odds"]
 
 

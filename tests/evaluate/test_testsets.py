@@ -112,13 +112,16 @@ def test_another_recipe_is_refused_before_anything_is_made(sealed):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("des-griz", "write RECIPE:smoke"),
-        ("des-griz:huge", "write RECIPE:smoke"),
-        ("des-griz:tune:many", "write RECIPE:smoke"),
-        ("des-griz:tune:\u00b2", "write RECIPE:smoke"),
-        ("des-griz:tune:0", "write RECIPE:smoke"),
+        ("des-griz", "no folder of that name; of recipe des-griz there are des-griz:smoke"),
+        ("des-griz:huge", r": of recipe des-griz there are .*, des-griz:tune\[:N\]"),
+        ("des-griz:tune:many", "of recipe des-griz there are"),
+        ("des-griz:tune:\u00b2", "of recipe des-griz there are"),
+        ("des-griz:tune:0", "of recipe des-griz there are"),
+        ("des-gris", "no folder of that name; no recipe des-gris either; did you mean 'des-griz'"),
+        ("des-gris:huge", ": no recipe des-gris; did you mean 'des-griz'"),
+        ("packs", "no folder of that name; no recipe packs either; write RECIPE:smoke"),
         ("mocks/of/last/week", "no such folder"),
-        ("des-griz:smoke:10", "write RECIPE:smoke"),
+        ("des-griz:smoke:10", "of recipe des-griz there are"),
         ("des-grizz:tune", "did you mean 'des-griz'"),
         ("des-jacobs2019-b:full", "--seal des-jacobs2019-b"),
     ],
@@ -127,6 +130,7 @@ def test_unknown_sets_are_one_line(text, words):
     with pytest.raises(ConfigError, match=words) as raised:
         open_testset(text)
     assert "\n" not in str(raised.value)
+    assert str(raised.value).count(":smoke") < 3, "not all that is sealed"
 
 
 def test_tuning_has_another_seed_and_no_seal():
@@ -140,8 +144,9 @@ def test_a_set_without_the_models_bands_or_pixels_is_refused():
     testset = open_testset("des-griz:tune:4")
     with pytest.raises(ConfigError, match="the model wants y"):
         testset.check(Frame(("g", "y"), 64, 0.263, 1))
-    with pytest.raises(ConfigError, match="pixels"):
+    with pytest.raises(ConfigError, match=r"pixels.*--transfer compares") as raised:
         testset.check(Frame(("g",), 64, 0.2, 1))
+    assert "--resample" not in str(raised.value), "an option of other commands"
 
 
 def test_folders_give_the_stamps_of_the_recipe(tmp_path):
@@ -165,6 +170,12 @@ def test_folders_give_the_stamps_of_the_recipe(tmp_path):
 def test_a_folder_that_is_not_complete_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="run lensscan simulate"):
         open_testset(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"no complete folder of mocks \(no truth\.fits\)"):
+        open_testset(str(tmp_path))
+    (tmp_path / "packs").mkdir()
+    (tmp_path / "recipe.json").write_text("{}")
+    with pytest.raises(ConfigError, match=f"a part of a folder of mocks; give {tmp_path}$"):
+        open_testset(str(tmp_path / "packs"))
 
 
 def damaged(tmp_path, file, change):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lensscan.metrics.detection import auroc, purity, tpr_at_fpr, wilson
+from lensscan.metrics.bootstrap import Estimate
+from lensscan.metrics.detection import auroc, purity, share_estimate, tpr_at_fpr, wilson
 from lensscan.metrics.ranking import Ranking
 
 SCORE = np.array([0.9, 0.8, 0.7, 0.6, 0.55, 0.54, 0.53, 0.52, 0.51, 0.505])
@@ -60,6 +61,19 @@ def test_wilson():
     assert (low, high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
     assert wilson(0, 100)[0] == pytest.approx(0.0, abs=1e-12)
     assert wilson(100, 100)[1] == pytest.approx(1.0)
+
+
+def test_a_share_of_all_or_none_has_the_interval_of_its_clusters():
+    every = Estimate.of(1.0, np.ones(9))
+    found = share_estimate(every, np.array([3, 3, 5, 5, 7]))
+    assert (found.value, found.low, found.high) == (1.0, *wilson(3, 3))
+    assert found.low < 0.5
+    none = share_estimate(Estimate.of(0.0, np.zeros(9)), np.arange(290))
+    assert (none.low, none.high) == wilson(0, 290)
+    some = Estimate.of(0.5, np.linspace(0.4, 0.6, 9))
+    assert share_estimate(some, np.arange(4)) is some
+    unknown = Estimate.of(np.nan, np.full(9, np.nan))
+    assert share_estimate(unknown, np.arange(4)) is unknown
 
 
 def test_refusals():

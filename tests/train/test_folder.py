@@ -217,13 +217,13 @@ def test_a_checkpoint_knows_its_folder_by_what_is_in_it(tmp_path, written):
 
 
 def test_units_come_from_the_folder(written, monkeypatch):
-    monkeypatch.setattr("lensscan.train.run.UNITS_SAMPLE", N)
+    monkeypatch.setattr("lensscan.train.units.UNITS_SAMPLE", N)
     read, made = (
         with_units(settings_of(folder, stream=stream), tiny())
         for folder, stream in ((written, {"folder": str(written)}), ("", {}))
     )
     assert read.network == made.network
-    monkeypatch.setattr("lensscan.train.run.UNITS_SAMPLE", N // 2)
+    monkeypatch.setattr("lensscan.train.units.UNITS_SAMPLE", N // 2)
     assert with_units(settings_of(written), tiny()).network != made.network
 
 
