@@ -26,8 +26,8 @@ from lensscan.schema import Status
 from lensscan.survey.stamps import Frame, Rows, allocate, open_source
 from lensscan.train.augment import Sample, network_inputs
 from lensscan.train.finish import score_mocks
-from lensscan.train.run import with_units
 from lensscan.train.settings import TrainSettings
+from lensscan.train.units import with_units
 
 SMALL = {"widths": [8, 12], "depths": [0, 0], "hidden": 8, "squeeze": 4, "condition": 8}
 

@@ -22,9 +22,10 @@ from lensscan.train.augment import Sample, network_inputs
 from lensscan.train.distributed import Engine, Serial
 from lensscan.train.folder import FolderMocks, open_folder, with_folder
 from lensscan.train.loop import Trainer
-from lensscan.train.run import make_trainer, with_units
+from lensscan.train.run import make_trainer
 from lensscan.train.settings import Stream, TrainSettings
 from lensscan.train.stream import MockStream, StoredStream, simulate_sample
+from lensscan.train.units import with_units
 
 N = 72
 TINY = {

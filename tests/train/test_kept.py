@@ -13,10 +13,12 @@ from lensscan.nets.architecture import architecture, build_network
 from lensscan.nets.model import Card, Model
 from lensscan.train import finish as finish_module
 from lensscan.train import run as run_module
+from lensscan.train import units as units_module
 from lensscan.train.augment import Sample
 from lensscan.train.kept import Kept, Stopped, fingerprint
-from lensscan.train.run import TrainRun, with_units
+from lensscan.train.run import TrainRun
 from lensscan.train.settings import TrainSettings
+from lensscan.train.units import with_units
 
 SMALL = {"widths": [8, 8], "depths": [0, 0], "hidden": 8, "squeeze": 2}
 
@@ -127,7 +129,7 @@ def test_units_of_what_a_recipe_holds_fixed(monkeypatch, lenses):
     latent, is_lens = torch.zeros(n, 7), torch.arange(n) < lenses
     latent[:, 5:] = torch.from_numpy(rng.normal(0, 0.2, (n, 2))).float()
     none = torch.zeros(n, 0)
-    monkeypatch.setattr(run_module, "simulate_sample", lambda *_: Sample(none, none, none, is_lens, latent))
+    monkeypatch.setattr(units_module, "simulate_sample", lambda *_: Sample(none, none, none, is_lens, latent))
     settings = TrainSettings.from_mapping({"name": "x", "recipe": "des-griz", "steps": 1, "network": SMALL}, "here")
     if not lenses:
         with pytest.raises(ConfigError, match="no lens"):

@@ -20,9 +20,10 @@ from lensscan.train.augment import Sample
 from lensscan.train.distributed import Serial
 from lensscan.train.loop import Trainer
 from lensscan.train.modular import Learned, ModularTrainer, learn_modules
-from lensscan.train.run import SEEDS, make_modular_trainer, make_trainer, with_units
+from lensscan.train.run import SEEDS, make_modular_trainer, make_trainer
 from lensscan.train.settings import TrainSettings
 from lensscan.train.stream import simulate_sample
+from lensscan.train.units import with_units
 
 __all__ = ["FAILURES", "Bench"]
 
