@@ -175,7 +175,7 @@ def test_the_same_weights_under_another_path_resume(survey, models, tmp_path):
 def test_a_posterior_that_is_not_finite_costs_the_posterior_and_flags_the_row(survey, models, plain, tmp_path):
     broken = Model.load(models / "alike.safetensors")
     with torch.no_grad():
-        broken.module.posterior.output.bias.fill_(3e38)  # finite, or the file would be refused; the covariance overflows
+        broken.module.posterior.output.bias.fill_(3e38)  # finite, or the file is refused; the covariance overflows
     broken.save(tmp_path / "broken.safetensors")
     (tmp_path / "judge.safetensors").write_bytes((models / "judge.safetensors").read_bytes())
     out = tmp_path / "out.h5"

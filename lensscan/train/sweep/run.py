@@ -25,7 +25,7 @@ from lensscan.train.sweep.trial import FAILURES, Bench
 
 __all__ = ["SweepRun"]
 
-NAP, NAP_PER_RANK, LOOK = 1.0, 0.02, 0.2  # seconds
+NAP, NAP_PER_RANK, LOOK, NEWS = 1.0, 0.02, 0.2, 30.0  # seconds
 
 
 @dataclass(slots=True)
@@ -81,6 +81,8 @@ class SweepRun:
             journal = Journal(self.folder, self.sweep, owner)
             progress = Progress(self.sweep, journal.rungs(), self.report if self.world.rank == 0 else None)
             code = self._work(journal, bench, progress)
+            if code == ExitCode.OK:
+                self._await_results(journal)
             if self.world.rank != self._writer():
                 return code, []
             return code, self._results(journal.rungs(), code == ExitCode.OK)
@@ -150,6 +152,14 @@ class SweepRun:
                 for rank in others:
                     self.world.send(rank, bytes([int(heard)]))
         return self._code
+
+    def _await_results(self, journal: Journal) -> None:
+        """Wait until the writer has written: it may be dead, and the news of it on the way."""
+        table, end = self.folder / "trials.csv", time.monotonic() + NEWS
+        while self.world.rank != self._writer() and time.monotonic() < end:
+            if table.exists() and table.stat().st_mtime >= journal.path.stat().st_mtime:
+                return
+            time.sleep(LOOK)
 
     def _writer(self) -> int:
         """Return the first rank that lives."""
