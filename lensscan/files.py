@@ -76,8 +76,6 @@ def check_file(path: str | Path) -> None:
     DiskError, OutputError
         If the path is a folder or names no file, or its folder cannot be written to.
     """
-    if Path(path).is_dir():
-        raise OutputError(f"cannot write {path}: it is a folder; give a file")
     check_folder(temporary_name(path).parent)
 
 
@@ -87,10 +85,10 @@ def temporary_name(path: str | Path) -> Path:
     Raises
     ------
     OutputError
-        If the path ends without a name, as the folder ``.`` does.
+        If the path is a folder, or ends without a name.
     """
     path = Path(path)
-    if not path.name:
+    if not path.name or path.is_dir():
         raise OutputError(f"cannot write {path}: it is a folder; give a file")
     return path.with_name(f".{path.name}.{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
 
@@ -150,8 +148,6 @@ def replacing(path: str | Path, sync: bool = True) -> Iterator[Path]:
         If the file cannot be written.
     """
     path, temporary = Path(path), temporary_name(path)
-    if path.is_dir():
-        raise OutputError(f"cannot write {path}: it is a folder; give a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

@@ -13,7 +13,7 @@ from lensscan.candidates.file import read_candidates, read_header, read_provenan
 from lensscan.candidates.fitstable import write_fits_table
 from lensscan.config import build
 from lensscan.errors import ConfigError, ModelError, OutputError
-from lensscan.files import check_folder, keep_inputs, replacing
+from lensscan.files import check_file, keep_inputs, replacing
 from lensscan.metrics.calibration import Calibration
 from lensscan.schema import PARAMETERS, find_column
 
@@ -79,7 +79,7 @@ def export(
     if prevalence is not None and not 0 < prevalence < 1:
         raise ConfigError(f"--prevalence {prevalence}: must lie between 0 and 1")
     keep_inputs(output, path, prior)
-    check_folder(Path(output).parent)
+    check_file(output)
     if prior is not None:
         from lensscan.candidates.reweight import check_prior
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from lensscan.candidates.images import ImageReport
 from lensscan.candidates.positions import Prediction
 from lensscan.candidates.stamps import CandidateStamps
-from lensscan.errors import ConfigError, LensscanError, OutputError
-from lensscan.files import check_folder
+from lensscan.errors import ConfigError, LensscanError
+from lensscan.files import check_file
 from lensscan.lens.caustics import caustic, critical_curve, cut
 from lensscan.lens.sie import SIE
 from lensscan.render.figure import new_figure
@@ -53,9 +53,7 @@ def check_page(page: str | Path) -> None:
     """Raise what `draw_pages` would for a page that cannot be drawn or written: for a look before long work."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ConfigError("the page needs matplotlib; install lensscan[view], or give --top 0 for no page")
-    if Path(page).is_dir():
-        raise OutputError(f"cannot write the page {page}: a folder; name a PNG file")
-    check_folder(Path(page).parent)
+    check_file(page)
 
 
 def draw_pages(path: str | Path, report: ImageReport, page: str | Path, top: int = 12) -> list[Path]:

@@ -230,7 +230,7 @@ def test_who_has_the_known_position_is_on_its_page(output, tmp_path, monkeypatch
         (["--table", "nowhere.csv"], 1, "cannot use nowhere.csv: no such file"),
         (["--table", "nowhere"], 1, "cannot use nowhere: no such file"),
         (["--page", "/dev/null/p.png"], 1, "cannot write /dev/null"),
-        (["--page", "."], 1, "cannot write the page .: a folder"),
+        (["--page", "."], 1, "cannot write .: it is a folder"),
         (["-n", "0"], 2, "at least 1"),
         (["-o", "x.dat"], 2, "--to ecsv, fits, hdf5"),
     ],
