@@ -16,6 +16,7 @@ from lensscan.config import LATE, build, digest, find, read_toml
 from lensscan.errors import ConfigError
 from lensscan.mocks.tables import (
     CLASSES,
+    LENSES,
     BandRecipe,
     CanvasPrior,
     EffectsPrior,
@@ -29,7 +30,16 @@ from lensscan.mocks.tables import (
     SourcePrior,
 )
 
-__all__ = ["CLASSES", "SIMULATOR", "Recipe", "held_out", "load_recipe", "make_recipe", "reobserved"]
+__all__ = [
+    "CLASSES",
+    "SIMULATOR",
+    "Recipe",
+    "held_out",
+    "load_recipe",
+    "make_recipe",
+    "reobserved",
+    "without_lenses",
+]
 
 SIMULATOR = 2
 """Raised whenever the same recipe gives other mocks than before; part of every digest."""
@@ -112,6 +122,21 @@ def held_out(recipe: Recipe) -> Recipe:
     if recipe.source.part == "train":
         changes["source"] = dataclasses.replace(recipe.source, part="test")
     return dataclasses.replace(recipe, **changes) if changes else recipe
+
+
+def without_lenses(recipe: Recipe) -> Recipe:
+    """Return a recipe of the same non-lenses, in the same proportions, alone.
+
+    Raises
+    ------
+    ConfigError
+        If it has none.
+    """
+    lensed = (*LENSES, "undetectable")
+    classes = {name: weight for name, weight in recipe.classes.items() if name not in lensed}
+    if not any(classes.values()):
+        raise ConfigError(f"recipe {recipe.name} makes lenses only: it has no others (finish.others) to draw")
+    return dataclasses.replace(recipe, classes=classes)
 
 
 def load_recipe(name: str | Path) -> Recipe:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lensscan.errors import ConfigError
-from lensscan.mocks.recipes import Recipe
+from lensscan.mocks.recipes import Recipe, without_lenses
 from lensscan.mocks.tables import LENSES
 from lensscan.nets.architecture import network_class
 from lensscan.train.settings import TrainSettings
@@ -22,6 +22,8 @@ def check_fit(settings: TrainSettings, recipe: Recipe) -> None:
         missing = "anything but lenses" if lenses else "lenses"
         what = f"training {settings.name}: recipe {recipe.name} has not {missing}, so this network learns nothing"
         raise ConfigError(f"{what}; change its [classes], or take another network")
+    if settings.finish.others:
+        without_lenses(recipe)
     known = [name for name in figures(settings, recipe) if name in ("auroc", "bce", "nll")]
     if settings.patience and settings.monitor not in known:
         what = (

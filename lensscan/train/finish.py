@@ -210,14 +210,16 @@ def calibrate(
     augmentation: Augmentation,
     views: Scored | None = None,
     logits: Scored | None = None,
+    others: Scored | None = None,
 ) -> Model:
     """Return the model with calibration, f_lens and ranges in its card; if it regresses, also scale, tail and prior.
 
     The card must already state its densities of theta_E: posteriors are made to cover nature's lenses.
     `scored` are mocks scored with one view, without posterior scale and tail, `views` the same with eight views;
-    `logits` those that the logit is calibrated on, if the card averages more than one view.
+    `logits` those that the logit is calibrated on, if the card averages more than one view; `others` non-lenses
+    besides, for the logit alone.
     """
-    way, density = calibrate_logit(scored if logits is None else logits, finish.kind)
+    way, density = calibrate_logit(scored if logits is None else logits, finish.kind, others)
     bands = model.card.bands
     posterior: dict[str, Any] = {}
     if scored.regressed:
@@ -237,12 +239,15 @@ def calibrate(
     return Model(card, model.module, model.novelty)
 
 
-def calibrate_logit(scored: Scored, kind: str) -> tuple[Calibration, LensDensity]:
-    """Return calibration and f_lens of scored mocks; empty ones where there is nothing to tell apart."""
+def calibrate_logit(scored: Scored, kind: str, others: Scored | None = None) -> tuple[Calibration, LensDensity]:
+    """Return calibration and f_lens of scored mocks, and of non-lenses besides; empty ones if there is but one kind."""
     if not scored.detected:
         return Calibration(), LensDensity()
     clear = scored.clear
-    way = calibration.fit(kind, clear.logit, clear.is_lens)
+    logit, lens = clear.logit, clear.is_lens
+    if others is not None:
+        logit, lens = np.append(logit, others.logit), np.append(lens, np.zeros(len(others.logit), bool))
+    way = calibration.fit(kind, logit, lens)
     return way, lens_density(way, clear.logit[clear.is_lens])
 
 

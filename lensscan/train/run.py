@@ -20,7 +20,7 @@ from lensscan import __version__
 from lensscan.errors import ExitCode, ModelError, OutputError
 from lensscan.files import make_folder
 from lensscan.metrics.scalemixture import GAUSSIAN
-from lensscan.mocks.recipes import Recipe, held_out, load_recipe
+from lensscan.mocks.recipes import Recipe, held_out, load_recipe, without_lenses
 from lensscan.mocks.seeds import PURPOSES
 from lensscan.nets.architecture import architecture
 from lensscan.nets.classic.combination import CombinationConfig
@@ -293,13 +293,16 @@ class TrainRun:
         score = functools.partial(score_mocks, recipe=recipe, report=self.report, device=self.device, kept=kept)
         seed = settings.mock_seed("calibration")
         scored = score([model], seed=seed, n=finish.calibration, views=1)
-        logits = turned = None
+        logits = turned = others = None
         if model.module.scores and settings.views > 1:
             logits = turned = score([model], seed=seed, n=finish.calibration, views=settings.views)
         elif model.module.regresses:
             few = min(TURNED, max(1, finish.calibration // 4))
             turned = score([model], seed=seed, n=few, views=N_VIEWS)
-        model = calibrate(model, scored, finish, settings.augmentation, turned, logits)
+        if scored.detected and finish.others:
+            alone = without_lenses(recipe)
+            others = score([model], recipe=alone, seed=seed, n=finish.others, views=settings.views)
+        model = calibrate(model, scored, finish, settings.augmentation, turned, logits, others)
         seed = settings.mock_seed("evaluation")
         scored = score([model], seed=seed, n=finish.evaluation)
         evaluation = {"mocks_of_seed": seed, **evaluate(model.card, scored)}

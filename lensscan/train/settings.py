@@ -31,7 +31,8 @@ RANGES: Mapping[str, Range] = {
         "optimiser.lr augmentation.mask_size",
         NOT_NEGATIVE: "min_bands patience stream.chunks optimiser.warmup optimiser.weight_decay optimiser.decay "
         "optimiser.regression augmentation.noise augmentation.gain augmentation.sigma augmentation.fwhm "
-        "augmentation.pixel_scale modules.denoise modules.deblend modules.heads modules.weight modules.beta",
+        "augmentation.pixel_scale modules.denoise modules.deblend modules.heads modules.weight modules.beta "
+        "finish.others",
         SHARE: "optimiser.final augmentation.fwhm_missing augmentation.band_missing augmentation.mask augmentation.pad",
         Range(0, 1, "(]"): "augmentation.pad_side",
         Range(0, 1): "optimiser.ema",
@@ -177,11 +178,14 @@ class Finish:
         Mocks of the short evaluation in the card.
     kind : str
         Calibration of the logit, a kind of `lensscan.metrics.calibration.Calibration`.
+    others : int
+        Non-lenses besides, for the logit: the top of a survey's list is made of the rarest of them.
     """
 
     calibration: int = 20_000
     evaluation: int = 20_000
     kind: Kind = "bent"
+    others: int = late(0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,9 +61,10 @@ def canvas(survey):
 
 @pytest.fixture(scope="module")
 def gated(canvas):
-    """The gate on that survey, at a false positive rate that so few mocks can show."""
+    """The gate on that survey, at a false positive rate, and on massive galaxies, that so few mocks can show."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(realism, "FPR", 0.1)
+        patch.setattr(realism, "FEWEST_GALAXIES", 10)
         return measure_realism(RealismSettings(tiny_recipe(canvas=canvas), tiny_model(), N, replicates=50))
 
 

@@ -1,10 +1,13 @@
 """Recipes are strict, inherit, and are told apart by their numbers."""
 
+import dataclasses
+
 import pytest
 
 from lensscan.config import read_toml, shipped
 from lensscan.errors import ConfigError
-from lensscan.mocks.recipes import CLASSES, load_recipe, make_recipe
+from lensscan.mocks.recipes import CLASSES, load_recipe, make_recipe, without_lenses
+from lensscan.mocks.simulate import simulate
 
 
 @pytest.mark.parametrize("name", shipped("recipes"))
@@ -68,3 +71,16 @@ def test_bad_recipes_are_refused_in_one_line(change, message):
     with pytest.raises(ConfigError, match=message) as caught:
         make_recipe(mapping() | change, "recipe.toml")
     assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_without_its_lenses_keeps_the_proportions_of_the_others():
+    recipe = make_recipe({"base": "des-griz", "classes": {"lens": 0.5, "undetectable": 0.1, "ring": 0.3}}, "test")
+    alone = without_lenses(recipe)
+    kept = {name: weight for name, weight in recipe.classes.items() if name not in ("lens", "undetectable", "painted")}
+    assert dict(alone.classes) == kept
+    assert kept["ring"] == 0.3
+    assert alone.digest != recipe.digest
+    truth = simulate(dataclasses.replace(alone, size=16), seed=1, start=0, n=64).truth
+    assert not truth["is_lens"].any()
+    with pytest.raises(ConfigError, match="makes lenses only"):
+        without_lenses(dataclasses.replace(recipe, classes={"lens": 1.0, "painted": 1.0, "ring": 0.0}))

@@ -48,6 +48,13 @@ def test_a_classifier_needs_both_classes_and_a_regressor_lenses():
     check_fit(settings_of("resnet"), recipe_of(lens=1.0))
 
 
+def test_others_of_the_finish_need_a_recipe_that_has_some():
+    asked = settings_of("resnet", finish={"others": 1000})
+    check_fit(asked, load_recipe("des-griz"))
+    with pytest.raises(ConfigError, match=r"makes lenses only: it has no others \(finish.others\)"):
+        check_fit(asked, recipe_of(lens=1.0, undetectable=1.0))
+
+
 def test_a_painted_lens_is_a_lens():
     recipe = dataclasses.replace(load_recipe("des-griz"), classes={"painted": 1.0})
     with pytest.raises(ConfigError, match="has not anything but lenses"):

@@ -100,6 +100,30 @@ def test_logit_is_calibrated(model):
     assert model.card.calibration.b == pytest.approx(0.0, abs=0.06)
 
 
+def test_more_non_lenses_say_what_the_best_of_a_survey_are_worth():
+    """A class of lookalikes, one non-lens in 300, weighs as the many say, not as the few that a small split holds."""
+
+    def lookalikes(found, share, seed):
+        rng = np.random.default_rng(seed)
+        alike = ~found.is_lens & (rng.random(len(found.logit)) < share)
+        logit = np.where(alike, rng.normal(6.0, 1.0, len(alike)), found.logit).astype(np.float32)
+        return dataclasses.replace(found, logit=logit)
+
+    few, many = lookalikes(scores(2_000, 3), 0.0, 5), lookalikes(scores(200_000, 4), 1 / 300, 6)
+    kept = ~many.is_lens
+    truth = {name: column[kept] for name, column in many.truth.items()}
+    others = Scored(many.logit[kept], many.posterior[kept], many.sigma[kept], many.fwhm[kept], truth)
+    alone, density = calibrate_logit(few, "bent")
+    more, same = calibrate_logit(few, "bent", others)
+    n = (~few.is_lens).sum()
+    assert alone.cap == pytest.approx(np.log(n / 3))
+    assert more.cap == pytest.approx(np.log((n + kept.sum()) / 3))
+    true = np.log((few.logit[few.is_lens] > 6).mean() / (others.logit > 6).mean())
+    assert abs(more(7.0) - true) < 0.7
+    assert alone(7.0) - true > 1.0
+    assert len(same.edges) == len(density.edges), "f_lens is of the same lenses"
+
+
 def test_lensed_systems_below_the_label_rule_are_neither_lenses_nor_others(model):
     """A fifth more rows that look like lenses and are none leave calibration, f_lens and ranking as they were."""
     plain, rng = scores(), np.random.default_rng(7)

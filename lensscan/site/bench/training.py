@@ -26,9 +26,11 @@ from lensscan.site.bench.trainrank import Case, Timed
 
 __all__ = ["Measured", "bench_train", "run_case"]
 
-SERIAL, STORED, HALF = "plain serial", "plain serial, mocks stored", "plain serial, mocks stored, bf16"
+SERIAL, STORED = "plain serial", "plain serial, mocks stored"
+OTHER = "plain serial, mocks stored, the other precision"
 ONE, TWO, TORCH = "one rank, Horovod", "two ranks, Horovod", "two ranks, torch.distributed"
-RANKS = {SERIAL: 0, STORED: 0, HALF: 0, ONE: 1, TWO: 2, TORCH: 2}
+APART = "two trainings side by side"
+RANKS = {SERIAL: 0, STORED: 0, OTHER: 0, ONE: 1, TWO: 2, TORCH: 2, APART: 2}
 """The cases, and how many ranks mpiexec starts for each; 0: no mpiexec."""
 SPEEDUP, OVERHEAD, MOCKS, MILLISECONDS = 1.8, 5.0, 10.0, 1.0
 TIMEOUT = 1200.0
@@ -131,11 +133,14 @@ def bench_train(
     settings = plain.settings()
     report.add("load of the machine before, 1 minute", os.getloadavg()[0], "", note="whatever else was running")
     missing = _missing(device)
-    if settings.precision == "bf16":
-        missing[HALF] = "the training has bf16 as it is"
-    found = _measure(plain, rounds, missing, runner)
+    other = "fp32" if settings.precision == "bf16" else "bf16"
+    changes = {OTHER: f"precision={other}", APART: f"batch={max(1, settings.batch // 2)}"}
+    found = _measure(plain, changes, rounds, missing, runner)
     for name, case in found.items():
         report.rate(f"{name}, batch {settings.batch}", case.rates)
+    value, spread = ratio(found, *((STORED, OTHER) if other == "fp32" else (OTHER, STORED)))
+    below = other if other == "fp32" else settings.precision
+    report.add(f"bf16 / {below}, mocks stored", value, "x", note=f"{spread}; the training has {settings.precision}")
     _ratios(report, found, missing)
     _shares(report, found, device)
     _classification(report, model, rounds, device)
@@ -157,17 +162,22 @@ def _missing(device: str) -> dict[str, str]:
     return missing
 
 
-def _measure(plain: Case, rounds: int, missing: Mapping[str, str], runner: Runner) -> dict[str, Measured]:
-    """Run every case that can be run, in turn, `rounds` times."""
+def _measure(
+    plain: Case, changes: Mapping[str, str], rounds: int, missing: Mapping[str, str], runner: Runner
+) -> dict[str, Measured]:
+    """Run every case that can be run, in turn, `rounds` times; `changes` of the training, by case."""
     backends = {ONE: "horovod", TWO: "horovod", TORCH: "torch"}
     samples: dict[str, list[list[Timed]]] = {name: [] for name in RANKS if name not in missing}
     for turn in range(1, rounds + 1):
         for name, rows in samples.items():
             announce(f"{name}, round {turn} of {rounds}")
-            assignments = (*plain.assignments, "precision=bf16") if name == HALF else plain.assignments
-            stored, backend = name in (STORED, HALF), backends.get(name, "none")
+            assignments = (*plain.assignments, changes[name]) if name in changes else plain.assignments
+            stored, backend = name in (STORED, OTHER), backends.get(name, "none")
             case = dataclasses.replace(plain, backend=backend, stored=stored, assignments=assignments)
-            rows.append(runner(case, RANKS[name]))
+            ranks = runner(case, RANKS[name])
+            if name == APART:  # each has batches of its own
+                ranks = [dataclasses.replace(rank, stamps=sum(each.stamps for each in ranks)) for rank in ranks]
+            rows.append(ranks)
     return {name: Measured.of(rows) for name, rows in samples.items()}
 
 
@@ -179,13 +189,7 @@ def ratio(found: Mapping[str, Measured], above: str, below: str, kind: str = "ra
 
 
 def _ratios(report: Report, found: Mapping[str, Measured], missing: Mapping[str, str]) -> None:
-    """Set bf16 against the training's precision, two ranks against one, and Horovod at one rank against none."""
-    name = f"{HALF} / {STORED}"
-    if HALF in found:
-        value, spread = ratio(found, HALF, STORED)
-        report.add(name, value, "x", note=f"{spread}; without the mocks")
-    else:
-        report.add(name, math.nan, "x", note=f"not measured: {missing[HALF]}")
+    """Set two ranks against one, and Horovod at one rank against none."""
     for two, one in ((TWO, ONE), (TORCH, SERIAL)):
         name = f"{two} / {one}"
         if reason := missing.get(two) or missing.get(one):
@@ -195,6 +199,13 @@ def _ratios(report: Report, found: Mapping[str, Measured], missing: Mapping[str,
         report.at_least(name, value, SPEEDUP, "x", note=spread)
         value, spread = ratio(found, two, one, "working")
         report.add(f"{name}, by processor time", value, "x", note=f"{spread}, all-reduce left out")
+    if APART in found:
+        value, spread = ratio(found, APART, SERIAL)
+        report.add(f"{APART} / {SERIAL}", value, "x", note=f"{spread}; what the machine gives, half a batch each")
+    for two in (TWO, TORCH):
+        if two in found and APART in found:
+            value, spread = ratio(found, two, APART)
+            report.add(f"{two} / {APART}", value, "x", note=f"{spread}; what working together costs")
     name = "Horovod's overhead at one rank, beside plain serial"
     if reason := missing.get(ONE):
         report.add(name, math.nan, "%", note=f"not measured: {reason}")

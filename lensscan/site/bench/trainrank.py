@@ -23,7 +23,7 @@ from lensscan.config import find, override, read_toml
 from lensscan.mocks.recipes import Recipe, load_recipe
 from lensscan.process import tune_allocator
 from lensscan.train.augment import Sample
-from lensscan.train.distributed import Engine, start_engine
+from lensscan.train.distributed import Engine, Serial, start_engine
 from lensscan.train.run import Mocks, make_trainer, set_precision
 from lensscan.train.settings import TrainSettings
 from lensscan.train.stream import simulate_sample
@@ -195,7 +195,8 @@ def time_steps(case: Case, settings: TrainSettings, mocks: Mocks = simulate_samp
     settings, period = shorten(settings, case.device)
     device = torch.device(case.device)
     set_precision(device, settings.precision)
-    engine = TimedEngine(start_engine(case.backend, device), device)
+    own = Serial() if case.backend == "none" else start_engine(case.backend, device)  # alone, under mpiexec too
+    engine = TimedEngine(own, device)
     made = TimedMocks(mocks, case.stored)
     with tempfile.TemporaryDirectory() as temp:
         trainer = make_trainer(settings, load_recipe(settings.recipe), engine, Path(temp), device, made)
