@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 from lensscan.errors import ConfigError
 
@@ -49,20 +49,29 @@ def seconds(text: str) -> float:
 
 
 def refuse_others(
-    args: argparse.Namespace, defaults: argparse.Namespace, looked_at: Collection[str], what: str
+    args: argparse.Namespace,
+    add_arguments: Callable[[argparse.ArgumentParser], None],
+    looked_at: Collection[str],
+    what: str,
+    required: Sequence[str] = (),
 ) -> None:
     """Raise a `ConfigError` if an argument was given that is not looked at.
 
     Parameters
     ----------
-    args, defaults : argparse.Namespace
-        As given, and as they would be if nothing were.
+    args : argparse.Namespace
+    add_arguments : callable
+        Of the command: what is not its default was given.
     looked_at : collection of str
         Names of the arguments that mean something.
     what : str
         Does not look at the others.
+    required : sequence of str
+        Words without which the command is not complete.
     """
-    for name, default in vars(defaults).items():
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    for name, default in vars(parser.parse_args(list(required))).items():
         value = getattr(args, name)
         if name not in looked_at and value != default:
             given = {"models": value, "assignments": ["--set"]}.get(name, [f"--{name.replace('_', '-')}"])

@@ -44,10 +44,8 @@ def run(args: argparse.Namespace) -> int:
     """Run one benchmark and print its figures."""
     from lensscan.files import check_file
 
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
     known = LOOKED_AT[args.name] | {"name", "output"}
-    refuse_others(args, parser.parse_args([args.name]), known, f"lensscan bench {args.name}")
+    refuse_others(args, add_arguments, known, f"lensscan bench {args.name}", required=[args.name])
     if args.output:
         check_file(args.output)
     if args.name == "scheduler":

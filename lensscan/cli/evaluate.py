@@ -144,9 +144,7 @@ TASKS = {
 def run(args: argparse.Namespace) -> int:
     """Run what was asked for: seal, gate, transfer, conditions, calibrate, survey, or evaluate."""
     task = next((name for name in TASKS if getattr(args, name)), "testset")
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    refuse_others(args, parser.parse_args([]), TASKS[task], f"--{task.replace('_', '-')}")
+    refuse_others(args, add_arguments, TASKS[task], f"--{task.replace('_', '-')}")
     runs = {
         "seal": run_seal,
         "realism": run_realism,
