@@ -39,6 +39,8 @@ class Ensemble:
         Of the mocks that it was fitted on, in equal numbers.
     seed, n : int
         Seed of these mocks, and their number.
+    others : int
+        Non-lenses besides, on which the logit was fitted.
     """
 
     calibration: Calibration
@@ -52,6 +54,7 @@ class Ensemble:
     recipes: tuple[str, ...] = late(())
     seed: int = late(0)
     n: int = late(0)
+    others: int = late(0)
 
     def stored(self) -> dict[str, Any]:
         """Return the card as plain values; what came later is left out where it says nothing."""

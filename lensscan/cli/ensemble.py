@@ -33,6 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--recipe", action="append", metavar="R", help="recipe of the mocks, may be repeated (default: the models')"
     )
     parser.add_argument("-n", "--number", type=at_least(100), default=20000, metavar="N", help="mocks (default 20000)")
+    parser.add_argument(
+        "--others",
+        type=at_least(0),
+        default=0,
+        metavar="N",
+        help="non-lenses besides, for the top of lists (default 0)",
+    )
     parser.add_argument("--seed", type=at_least(0), metavar="S", help="of the mocks (default: one no training takes)")
     parser.add_argument("--kind", choices=KINDS, default="bent", help="of the logit (default bent)")
     parser.add_argument("--mc-dropout", type=at_least(2), metavar="N", help="passes of one model under drop-out")
@@ -69,7 +76,14 @@ def run(args: argparse.Namespace) -> int:
     check_file(output)
     seed = SEED if args.seed is None else args.seed
     ensemble = fit_ensemble(
-        models, recipes, args.number, seed, args.kind, args.views, lambda line: print(line, file=sys.stderr)
+        models,
+        recipes,
+        args.number,
+        seed,
+        args.kind,
+        args.views,
+        lambda line: print(line, file=sys.stderr),
+        args.others,
     )
     if args.mc_dropout:  # not before all else went well
         hashes = tuple(model.save(path) for model, path in zip(models, passes, strict=True))

@@ -135,7 +135,7 @@ def without_lenses(recipe: Recipe) -> Recipe:
     lensed = (*LENSES, "undetectable")
     classes = {name: weight for name, weight in recipe.classes.items() if name not in lensed}
     if not any(classes.values()):
-        raise ConfigError(f"recipe {recipe.name} makes lenses only: it has no others (finish.others) to draw")
+        raise ConfigError(f"recipe {recipe.name} makes lenses only: it has no others to draw")
     return dataclasses.replace(recipe, classes=classes)
 
 

@@ -15,7 +15,7 @@ from lensscan.candidates.ensemble import Ensemble
 from lensscan.config import toml_text
 from lensscan.errors import ConfigError, ModelError
 from lensscan.files import replacing
-from lensscan.mocks.recipes import Recipe, held_out, load_recipe
+from lensscan.mocks.recipes import Recipe, held_out, load_recipe, without_lenses
 from lensscan.mocks.seeds import ENSEMBLE, RESERVED
 from lensscan.nets.card import Card, ThetaPrior
 from lensscan.nets.mixture import Mixture
@@ -51,7 +51,7 @@ def recipes_of(cards: Sequence[Card]) -> list[Recipe]:
     return list(found.values())
 
 
-def calibrate_together(scored: Scored, kind: str, prior: ThetaPrior) -> Ensemble:
+def calibrate_together(scored: Scored, kind: str, prior: ThetaPrior, others: Scored | None = None) -> Ensemble:
     """Return the card that mocks scored by all members together ask for.
 
     Parameters
@@ -62,8 +62,10 @@ def calibrate_together(scored: Scored, kind: str, prior: ThetaPrior) -> Ensemble
         Calibration of the logit, a kind of `lensscan.metrics.calibration.Calibration`.
     prior : ThetaPrior
         Of the mocks, see `recalibrate`.
+    others : Scored, optional
+        Non-lenses besides, for the logit.
     """
-    found = Ensemble(*calibrate_logit(scored, kind))
+    found = Ensemble(*calibrate_logit(scored, kind, others))
     if not scored.posterior.finite.any():
         return found
     scale, tail = recalibrate(scored, prior)
@@ -78,6 +80,7 @@ def fit_ensemble(
     kind: str = "bent",
     views: int | None = None,
     report: Callable[[str], None] = lambda line: None,
+    others: int = 0,
 ) -> Ensemble:
     """Fit the card of several models on mocks of their recipes, in equal numbers; real galaxies held out, if any are.
 
@@ -92,6 +95,8 @@ def fit_ensemble(
         Mocks of all recipes together.
     seed, kind, views, report
         Of the mocks; of the logit's calibration; dihedral views (default: each card's own); takes progress lines.
+    others : int
+        Non-lenses besides, of all recipes together, for the logit: the top of a list is made of the rarest of them.
 
     Raises
     ------
@@ -99,7 +104,8 @@ def fit_ensemble(
         If there are fewer than two models, one is given twice, two have the same name, they do not fit together, or
         none of the mocks got a score (a posterior, if not all models score).
     ConfigError
-        If the mocks of this seed are those that a member learnt from, or kept for something else.
+        If the mocks of this seed are those that a member learnt from, or kept for something else; if non-lenses are
+        asked for of a recipe that has none.
     """
     if len(models) < 2:
         raise ModelError("an ensemble needs at least two models; one alone has a calibration of its own")
@@ -108,8 +114,10 @@ def fit_ensemble(
     if len(set(known)) < len(known):
         raise ModelError("one model is given twice; an ensemble needs different networks")
     _require_names([model.card for model in models])
-    each = n // len(recipes)
-    parts = [score_mocks(models, held_out(recipe), seed, each, report, views) for recipe in recipes]
+    each, more = n // len(recipes), others // len(recipes)
+    fresh = [held_out(recipe) for recipe in recipes]
+    alone = [without_lenses(recipe) for recipe in fresh] if more else []
+    parts = [score_mocks(models, recipe, seed, each, report, views) for recipe in fresh]
     card, digests = models[0].card, [recipe.digest for recipe in recipes]
     prior = card.theta_E_prior if digests == [card.training.get("recipe_digest")] else ThetaPrior()
     scored = join(parts)
@@ -117,7 +125,8 @@ def fit_ensemble(
     if not (np.isfinite(scored.logit) if scoring else scored.posterior.finite).any():
         names, what = ", ".join(recipe.name for recipe in recipes), "score" if scoring else "posterior"
         raise ModelError(f"no mock of {names} got a {what} from all models; look at each with lensscan evaluate")
-    found = calibrate_together(scored, kind, prior)
+    besides = join([score_mocks(models, recipe, seed, more, report, views) for recipe in alone]) if alone else None
+    found = calibrate_together(scored, kind, prior, besides)
     return Ensemble(
         found.calibration,
         found.f_lens,
@@ -128,6 +137,7 @@ def fit_ensemble(
         recipes=tuple(recipe.name for recipe in recipes),
         seed=seed,
         n=each * len(recipes),
+        others=more * len(recipes),
     )
 
 

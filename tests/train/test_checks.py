@@ -51,7 +51,7 @@ def test_a_classifier_needs_both_classes_and_a_regressor_lenses():
 def test_others_of_the_finish_need_a_recipe_that_has_some():
     asked = settings_of("resnet", finish={"others": 1000})
     check_fit(asked, load_recipe("des-griz"))
-    with pytest.raises(ConfigError, match=r"makes lenses only: it has no others \(finish.others\)"):
+    with pytest.raises(ConfigError, match=r"makes lenses only: it has no others to draw"):
         check_fit(asked, recipe_of(lens=1.0, undetectable=1.0))
 
 

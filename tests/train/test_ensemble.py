@@ -78,6 +78,18 @@ def test_the_pooled_score_and_posterior_are_calibrated():
     assert np.sum(np.diff(found.f_lens.edges) * found.f_lens.density) == pytest.approx(1.0, abs=1e-4)
 
 
+def test_non_lenses_besides_count_for_the_logit_alone():
+    models, recipes = [network(number, name) for number, name in ((1, "one"), (2, "two"))], [load_recipe("des-griz")]
+    few = fit_ensemble(models, recipes, 40)
+    more = fit_ensemble(models, recipes, 40, others=60)
+    assert (few.n, few.others, more.n, more.others) == (40, 0, 40, 60)
+    assert np.exp(more.calibration.cap) * 3 == pytest.approx(np.exp(few.calibration.cap) * 3 + 60, abs=0.1)
+    assert (more.posterior_scale, more.posterior_tail) == (few.posterior_scale, few.posterior_tail)
+    lenses = [dataclasses.replace(recipes[0], classes={"lens": 1.0})]
+    with pytest.raises(ConfigError, match="makes lenses only"):
+        fit_ensemble(models, lenses, 40, others=60)
+
+
 def test_a_card_survives_its_file(tmp_path):
     card = Ensemble(Calibration("platt", 2.0, -1.0), name="duo", models=("a.safetensors", "b"), hashes=("x", "y"),
                     views=(1, 8), posterior_scale=(0.9,) * 7, posterior_tail=TAIL, recipes=("des-griz",),
