@@ -74,11 +74,15 @@ def test_views_of_the_training_calibrate_the_logit(tmp_path, monkeypatch):
         found = seen[len(seen)] = real(models, views=views, **options)
         return found
 
-    fits = []
+    fits, besides = [], []
+
+    def fit(scored, kind, others):
+        fits.append(scored)
+        besides.append(others)
+        return Calibration(), model.card.f_lens
+
     monkeypatch.setattr(run_module, "score_mocks", score)
-    monkeypatch.setattr(
-        finish_module, "calibrate_logit", lambda scored, kind: fits.append(scored) or (Calibration(), model.card.f_lens)
-    )
+    monkeypatch.setattr(finish_module, "calibrate_logit", fit)
     work, model, _ = made(tmp_path, views=8)
     assert work.finish(model) == ExitCode.OK
     assert fits[0] is seen[1]
@@ -89,6 +93,27 @@ def test_views_of_the_training_calibrate_the_logit(tmp_path, monkeypatch):
     assert work.finish(model) == ExitCode.OK
     assert fits[1] is seen[0]
     assert len(seen[1].logit) == 12, "eight views for the posterior alone"
+    assert besides == [None, None]
+
+
+def test_non_lenses_besides_are_scored_in_the_views_of_the_card(tmp_path, monkeypatch):
+    fits = []
+
+    def fit(scored, kind, others):
+        fits.append((scored, others))
+        return Calibration(), model.card.f_lens
+
+    monkeypatch.setattr(finish_module, "calibrate_logit", fit)
+    for views, name in ((1, "one"), (8, "eight")):
+        finish = {"calibration": 48, "evaluation": 48, "kind": "platt", "others": 30}
+        work, model, lines = made(tmp_path / name, views=views, finish=finish)
+        assert work.finish(model) == ExitCode.OK
+        assert sum(line.endswith("30 of 30 mocks scored") for line in lines) == 1
+    (_, one), (_, eight) = fits
+    assert not one.is_lens.any()
+    assert len(one.logit) == len(eight.logit) == 30
+    assert np.abs(one.logit - eight.logit).max() > 0
+    assert set(np.unique(one.truth["klass"])).isdisjoint({0, 1})
 
 
 def test_chunks_of_other_weights_or_damaged_ones_are_made_anew(tmp_path):
