@@ -82,8 +82,8 @@ def run(args: argparse.Namespace) -> int:
         seed,
         args.kind,
         args.views,
-        lambda line: print(line, file=sys.stderr),
-        args.others,
+        report=lambda line: print(line, file=sys.stderr),
+        others=args.others,
     )
     if args.mc_dropout:  # not before all else went well
         hashes = tuple(model.save(path) for model, path in zip(models, passes, strict=True))

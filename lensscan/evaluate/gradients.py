@@ -22,7 +22,7 @@ from lensscan.errors import ConfigError
 from lensscan.evaluate.samples import labelled_stamps
 from lensscan.evaluate.testsets import TestSet
 from lensscan.metrics.calibration import Calibration
-from lensscan.mocks.recipes import Recipe
+from lensscan.mocks.recipes import Recipe, kinds_of
 from lensscan.mocks.seeds import DIFFICULTY
 from lensscan.nets.baseline import BASELINES, FittedBaseline, fill_missing
 from lensscan.nets.card import Card
@@ -34,8 +34,6 @@ __all__ = ["HOG", "Gradients", "GradientsTraining", "plan_gradients"]
 
 HOG = "hog"
 """Name of the baseline, among `lensscan.nets.baseline.BASELINES` and among the models of published figures."""
-LENSED = frozenset({"lens", "undetectable", "painted"})
-"""Classes without a single non-lens; lenses come from the first and the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,9 +174,9 @@ def plan_gradients(testset: TestSet, n: int, device: str = "cpu") -> GradientsTr
         the baseline is trained on.
     """
     recipe = testset.origin()
-    drawn = {name for name, weight in recipe.classes.items() if weight > 0}
-    if drawn <= LENSED or not drawn & (LENSED - {"undetectable"}):
-        made = "lenses only" if drawn <= LENSED else "no lenses"
+    lenses, others = kinds_of(recipe)
+    if not (lenses and others):
+        made = "no lenses" if others else "lenses only"
         raise ConfigError(f"--baseline {HOG}: recipe {recipe.name} makes {made}; take a set of lenses and others")
     if testset.describe()["seed"] == DIFFICULTY:
         raise ConfigError(

@@ -16,6 +16,7 @@ from lensscan.config import LATE, build, digest, find, read_toml
 from lensscan.errors import ConfigError
 from lensscan.mocks.tables import (
     CLASSES,
+    LENSED,
     LENSES,
     BandRecipe,
     CanvasPrior,
@@ -35,6 +36,7 @@ __all__ = [
     "SIMULATOR",
     "Recipe",
     "held_out",
+    "kinds_of",
     "load_recipe",
     "make_recipe",
     "reobserved",
@@ -124,6 +126,12 @@ def held_out(recipe: Recipe) -> Recipe:
     return dataclasses.replace(recipe, **changes) if changes else recipe
 
 
+def kinds_of(recipe: Recipe) -> tuple[bool, bool]:
+    """Return whether a recipe makes lenses, and whether it makes anything without a lensed source."""
+    drawn = {name for name, weight in recipe.classes.items() if weight > 0}
+    return bool(drawn.intersection(LENSES)), bool(drawn.difference(LENSED))
+
+
 def without_lenses(recipe: Recipe) -> Recipe:
     """Return a recipe of the same non-lenses, in the same proportions, alone.
 
@@ -132,10 +140,9 @@ def without_lenses(recipe: Recipe) -> Recipe:
     ConfigError
         If it has none.
     """
-    lensed = (*LENSES, "undetectable")
-    classes = {name: weight for name, weight in recipe.classes.items() if name not in lensed}
-    if not any(classes.values()):
+    if not kinds_of(recipe)[1]:
         raise ConfigError(f"recipe {recipe.name} makes lenses only: it has no others to draw")
+    classes = {name: weight for name, weight in recipe.classes.items() if name not in LENSED}
     return dataclasses.replace(recipe, classes=classes)
 
 

@@ -48,6 +48,8 @@ CLASSES = (
 )
 LENSES = ("lens", "painted")
 """Those that can be lenses."""
+LENSED = (*LENSES, "undetectable")
+"""Those with a lensed source; what is below the label rule is neither a lens nor anything else."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from lensscan.errors import ConfigError
-from lensscan.mocks.recipes import Recipe, without_lenses
-from lensscan.mocks.tables import LENSES
+from lensscan.mocks.recipes import Recipe, kinds_of, without_lenses
 from lensscan.nets.architecture import network_class
 from lensscan.train.settings import TrainSettings
 
@@ -17,13 +16,13 @@ def check_fit(settings: TrainSettings, recipe: Recipe) -> None:
         what = f"training {settings.name}: min_bands = {settings.min_bands}"
         raise ConfigError(f"{what}, but recipe {recipe.name} has {len(recipe.bands)}; lower it, or 0 for all")
     network = network_class(settings.network)
-    lenses, others = _classes(recipe)
+    lenses, others = kinds_of(recipe)
     if not lenses or not (network.regresses or others):
         missing = "anything but lenses" if lenses else "lenses"
         what = f"training {settings.name}: recipe {recipe.name} has not {missing}, so this network learns nothing"
         raise ConfigError(f"{what}; change its [classes], or take another network")
     if settings.finish.others:
-        without_lenses(recipe)
+        without_lenses(recipe)  # raises where there are no others
     known = [name for name in figures(settings, recipe) if name in ("auroc", "bce", "nll")]
     if settings.patience and settings.monitor not in known:
         what = (
@@ -35,13 +34,7 @@ def check_fit(settings: TrainSettings, recipe: Recipe) -> None:
 def figures(settings: TrainSettings, recipe: Recipe) -> list[str]:
     """Return the names of what the validations of a training hold, as far as network and recipe allow."""
     network = network_class(settings.network)
-    detects = network.scores and _classes(recipe)[1]
+    detects = network.scores and kinds_of(recipe)[1]
     return (["auroc", "bce", "tpr_2", "tpr_3"] if detects else []) + (
         ["nll", "theta_E_68"] if network.regresses else []
     )
-
-
-def _classes(recipe: Recipe) -> tuple[bool, bool]:
-    """Return whether a recipe has lenses, and anything else."""
-    drawn = {name for name, weight in recipe.classes.items() if weight > 0}
-    return bool(drawn.intersection(LENSES)), bool(drawn.difference(LENSES))

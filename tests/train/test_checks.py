@@ -40,8 +40,9 @@ def test_figures_of_a_validation(kind, recipe, wanted):
 
 
 def test_a_classifier_needs_both_classes_and_a_regressor_lenses():
-    with pytest.raises(ConfigError, match=r"has not anything but lenses.*change its \[classes\]"):
-        check_fit(settings_of("argonne"), recipe_of(lens=1.0))
+    for classes in ({"lens": 1.0}, {"lens": 1.0, "undetectable": 1.0}):
+        with pytest.raises(ConfigError, match=r"has not anything but lenses.*change its \[classes\]"):
+            check_fit(settings_of("argonne"), recipe_of(**classes))
     for kind in ("argonne", "resnet", "holismokes-cnn"):
         with pytest.raises(ConfigError, match="des-griz has not lenses, so this network learns nothing"):
             check_fit(settings_of(kind), recipe_of(elliptical=1.0, lens=0.0))

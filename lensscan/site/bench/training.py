@@ -138,9 +138,12 @@ def bench_train(
     found = _measure(plain, changes, rounds, missing, runner)
     for name, case in found.items():
         report.rate(f"{name}, batch {settings.batch}", case.rates)
-    value, spread = ratio(found, *((STORED, OTHER) if other == "fp32" else (OTHER, STORED)))
-    below = other if other == "fp32" else settings.precision
-    report.add(f"bf16 / {below}, mocks stored", value, "x", note=f"{spread}; the training has {settings.precision}")
+    precisions = {STORED: settings.precision, OTHER: other}
+    half, full = (STORED, OTHER) if settings.precision == "bf16" else (OTHER, STORED)
+    value, spread = ratio(found, half, full)
+    report.add(
+        f"bf16 / {precisions[full]}, mocks stored", value, "x", note=f"{spread}; the training has {settings.precision}"
+    )
     _ratios(report, found, missing)
     _shares(report, found, device)
     _classification(report, model, rounds, device)
@@ -192,28 +195,38 @@ def _ratios(report: Report, found: Mapping[str, Measured], missing: Mapping[str,
     """Set two ranks against one, and Horovod at one rank against none."""
     for two, one in ((TWO, ONE), (TORCH, SERIAL)):
         name = f"{two} / {one}"
-        if reason := missing.get(two) or missing.get(one):
-            report.add(name, math.nan, "x", note=f"not measured: {reason}")
+        if _lacking(report, name, "x", missing, two, one):
             continue
         value, spread = ratio(found, two, one)
         report.at_least(name, value, SPEEDUP, "x", note=spread)
         value, spread = ratio(found, two, one, "working")
         report.add(f"{name}, by processor time", value, "x", note=f"{spread}, all-reduce left out")
-    if APART in found:
-        value, spread = ratio(found, APART, SERIAL)
-        report.add(f"{APART} / {SERIAL}", value, "x", note=f"{spread}; what the machine gives, half a batch each")
-    for two in (TWO, TORCH):
-        if two in found and APART in found:
-            value, spread = ratio(found, two, APART)
-            report.add(f"{two} / {APART}", value, "x", note=f"{spread}; what working together costs")
+    cost = "what working together costs"
+    for above, below, what in (
+        (APART, SERIAL, "what the machine gives, half a batch each"),
+        (TWO, APART, cost),
+        (TORCH, APART, cost),
+    ):
+        name = f"{above} / {below}"
+        if _lacking(report, name, "x", missing, above, below):
+            continue
+        value, spread = ratio(found, above, below)
+        report.add(name, value, "x", note=f"{spread}; {what}")
     name = "Horovod's overhead at one rank, beside plain serial"
-    if reason := missing.get(ONE):
-        report.add(name, math.nan, "%", note=f"not measured: {reason}")
+    if _lacking(report, name, "%", missing, ONE):
         return
     value, spread = ratio(found, SERIAL, ONE)
     report.at_most(name, 100 * (value - 1), OVERHEAD, "%", note=f"rates {spread}")
     value, spread = ratio(found, SERIAL, ONE, "working")
     report.add("Horovod's overhead at one rank, by processor time", 100 * (value - 1), "%", note=f"rates {spread}")
+
+
+def _lacking(report: Report, name: str, unit: str, missing: Mapping[str, str], *cases: str) -> bool:
+    """Whether a case that a figure needs was not measured, which the report then says."""
+    reason = next((missing[case] for case in cases if case in missing), "")
+    if reason:
+        report.add(name, math.nan, unit, note=f"not measured: {reason}")
+    return bool(reason)
 
 
 def _shares(report: Report, found: Mapping[str, Measured], device: str) -> None:
