@@ -84,7 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(ExitCode.USAGE)
     with steady_streams():
         try:
-            args = parser.parse_args(arguments)
+            args, unknown = parser.parse_known_args(arguments)
+            if unknown:
+                parser.prog = f"{parser.prog} {args.command}"  # its help has what there is
+                parser.error(f"unrecognized arguments: {' '.join(unknown)}")
         except SystemExit as leave:  # --help, --version, or an error that has been reported
             return int(leave.code or 0)
         return run_command(args)

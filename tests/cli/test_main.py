@@ -138,3 +138,9 @@ def test_steady_stream_passes_other_errors_on() -> None:
 
     with pytest.raises(OSError, match="No space"):
         SteadyStream(Full()).write("x")
+
+
+def test_an_unknown_option_names_the_help_that_has_the_known_ones(capsys):
+    assert main(["simulate", "des-griz", "-n", "4", "--format", "packs", "-o", "m"]) == 2
+    text = capsys.readouterr().err
+    assert text == "lensscan simulate: error: unrecognized arguments: --format packs; see lensscan simulate --help\n"
