@@ -89,10 +89,16 @@ class _Statistic:
     """Every resampled figure of detection, with all sorting done once."""
 
     def __init__(
-        self, logit: NDArray[np.float64], capped: NDArray[np.float64], is_lens: NDArray[np.bool_], wanted: _Wanted
+        self,
+        logit: NDArray[np.float64],
+        capped: NDArray[np.float64],
+        is_lens: NDArray[np.bool_],
+        surveyed: NDArray[np.bool_],
+        wanted: _Wanted,
     ) -> None:
         self.ranking = Ranking(logit, is_lens)
-        self._wanted, self._lens, self._logit = wanted, is_lens, logit
+        self._in_survey = Ranking(logit[surveyed], is_lens[surveyed])
+        self._wanted, self._lens, self._logit, self._surveyed = wanted, is_lens, logit, surveyed
         self._order = np.argsort(logit, kind="stable")
         self._label = is_lens[self._order].astype(np.float64)
         worth = capped[self._order]
@@ -110,9 +116,11 @@ class _Statistic:
                 pure = purity(tpr, fpr, pi)
                 found[f"purity_at_fpr_{fpr:g}_prevalence_{pi:g}"] = pure
                 found[f"inspected_per_lens_at_fpr_{fpr:g}_prevalence_{pi:g}"] = 1 / pure if pure > 0 else float("inf")
+        counts = self._surveyed.astype(np.int64) if counts is None else counts * self._surveyed
         stated = {pi: self._stated(pi, counts) for pi in dict(self._wanted.tops)}
+        in_survey = self._in_survey.select(counts[self._surveyed])
         for pi, n in self._wanted.tops:
-            pure, complete, _ = selection.inspected(Population(SURVEY, pi), n)
+            pure, complete, _ = in_survey.inspected(Population(SURVEY, pi), n)
             expected = float(np.interp(n, *stated[pi]))
             found[f"stated_over_true_top_{n}_prevalence_{pi:g}"] = expected / (pure * n) if pure > 0 else float("inf")
             found[f"purity_top_{n}_prevalence_{pi:g}"] = pure
@@ -122,7 +130,7 @@ class _Statistic:
             found |= self._calibration(pi, p, counts)
         return found
 
-    def _stated(self, pi: float, counts: Counts | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _stated(self, pi: float, counts: Counts) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return objects, and the lenses that p_lens states among them, from the best of a survey downwards."""
         mass = SURVEY * class_weights(self._lens, pi, counts)[self._order][::-1]
         return np.cumsum(mass), np.cumsum(mass * self._probability[pi][::-1])
@@ -142,7 +150,7 @@ class _Statistic:
             "kappa": 2 * accuracy - 1,
         }
 
-    def _calibration(self, pi: float, p: NDArray[np.float64], counts: Counts | None) -> dict[str, float]:
+    def _calibration(self, pi: float, p: NDArray[np.float64], counts: Counts) -> dict[str, float]:
         mass = class_weights(self._lens, pi, counts)[self._order]
         diagram = binned(p, self._label, mass, BINS)
         found = {f"ece_prevalence_{pi:g}": diagram.error()}
@@ -172,7 +180,12 @@ class _Wanted:
 
     @classmethod
     def of(
-        cls, logit: NDArray[np.float64], capped: NDArray[np.float64], is_lens: NDArray[np.bool_], objects: int
+        cls,
+        logit: NDArray[np.float64],
+        capped: NDArray[np.float64],
+        is_lens: NDArray[np.bool_],
+        surveyed: NDArray[np.bool_],
+        objects: int,
     ) -> _Wanted:
         """Decide by the number of negatives: ten false positives must be expected behind a figure."""
         n_other = int((~is_lens).sum())
@@ -184,7 +197,7 @@ class _Wanted:
         before = {"tpr0": 0, "tpr10": 9} if objects >= LARGE else {}
         if not before:
             omitted["tpr0"] = omitted["tpr10"] = f"defined for sets of {LARGE} objects, this one has {objects}"
-        selection = Ranking(logit, is_lens).select()
+        selection = Ranking(logit[surveyed], is_lens[surveyed]).select()
         tops = []
         for pi in PREVALENCES[1:]:
             for n in TOP:
@@ -215,6 +228,7 @@ def detect(
     bootstrap: Bootstrap,
     objects: int | None = None,
     cap: float | None = None,
+    surveyed: NDArray[np.bool_] | None = None,
 ) -> Detection:
     """Return the figures of detection.
 
@@ -230,6 +244,9 @@ def detect(
         lens-finding challenge counted its own.  Default: the rows given.
     cap : float, optional
         Largest log likelihood ratio that enters a probability, see `lensscan.metrics.calibration.Calibration`.
+    surveyed : (n,) bool array, optional
+        Rows as a survey has them, its lenses being nature's: what probabilities are measured on, and lists of the
+        best.  Default: all.
 
     Returns
     -------
@@ -242,15 +259,17 @@ def detect(
         p_lens over the lenses among them, ``stated_over_true_top_*``.
     """
     capped = Calibration(cap=cap).capped(logit)
-    wanted = _Wanted.of(logit, capped, is_lens, len(is_lens) if objects is None else objects)
-    statistic = _Statistic(logit, capped, is_lens, wanted)
+    surveyed = np.ones(len(logit), np.bool_) if surveyed is None else surveyed
+    wanted = _Wanted.of(logit, capped, is_lens, surveyed, len(is_lens) if objects is None else objects)
+    statistic = _Statistic(logit, capped, is_lens, surveyed, wanted)
     figures = resample(statistic, bootstrap)
     for name in figures:
         if name == "recall" or name.startswith("tpr"):
             figures[name] = share_estimate(figures[name], bootstrap.cluster[is_lens])
-    diagrams, fitted = ({pi: make(capped, is_lens, pi) for pi in PREVALENCES} for make in (_diagram, _fitted))
+    worth, label = capped[surveyed], is_lens[surveyed]
+    diagrams, fitted = ({pi: make(worth, label, pi) for pi in PREVALENCES} for make in (_diagram, _fitted))
     thresholds = {fpr: statistic.ranking.select().threshold_at(fpr) for fpr in wanted.fprs}
-    noise = _noise(capped, is_lens, bootstrap.seed)
+    noise = _noise(worth, label, bootstrap.seed)
     return Detection(figures, wanted.omitted, thresholds, statistic.ranking, diagrams, fitted, *noise)
 
 

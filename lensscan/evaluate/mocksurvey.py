@@ -29,7 +29,7 @@ from lensscan.evaluate.predict import Scoring
 from lensscan.evaluate.testsets import SealedSet
 from lensscan.files import replacing
 from lensscan.mocks.dataset import claim_folder, hash_files
-from lensscan.mocks.recipes import Recipe
+from lensscan.mocks.recipes import Recipe, with_natural_lenses
 from lensscan.mocks.seeds import MOCK_SURVEY
 from lensscan.mocks.simulate import Mocks
 from lensscan.mocks.tables import LENSES
@@ -42,7 +42,7 @@ __all__ = ["SEED", "Block", "Objects", "Part", "SurveySettings", "run_survey", "
 SEED = MOCK_SURVEY
 BLOCKS = (128, 2048)
 """Fewest and most objects of a block; between, a sixteenth of the survey."""
-FORMAT = 1
+FORMAT = 2
 KEPT = {"is_lens": np.bool_, "klass": np.int8, "theta_E": np.float32, "snr_arc": np.float32, "stamp": np.int32}
 """Truths that a block keeps, and their types."""
 Columns = dict[str, NDArray[Any]]
@@ -59,7 +59,7 @@ class SurveySettings(Scoring):
     lineup : Lineup
         Single models and ensembles.
     recipe : Recipe
-        Its lenses, and the shares of its non-lenses.
+        Its lenses as nature has them, and the shares of its non-lenses.
     prevalence : float
         Lenses per object.
     n : int
@@ -146,7 +146,9 @@ def stated_prevalence(recipe: Recipe, given: float | None) -> float:
 
 
 def rare(recipe: Recipe, prevalence: float) -> Recipe:
-    """Return the recipe with lenses at a prevalence, shares among them and among the others as they were.
+    """Return the recipe with nature's lenses at a prevalence, shares among them and among the others as they were.
+
+    What a training adds of large rings (`flat_fraction`) is no part of a sky.
 
     Raises
     ------
@@ -159,12 +161,14 @@ def rare(recipe: Recipe, prevalence: float) -> Recipe:
     classes: dict[str, float] = {}
     for side, whole in zip(sides, (prevalence, 1 - prevalence), strict=True):
         classes |= {name: whole * weight / sum(side.values()) for name, weight in side.items()}
-    return dataclasses.replace(recipe, classes=classes)
+    return dataclasses.replace(with_natural_lenses(recipe), classes=classes)
 
 
 def lenses_of(recipe: Recipe) -> Recipe:
-    """Return the recipe with its lenses alone."""
-    return dataclasses.replace(recipe, classes={k: w for k, w in recipe.classes.items() if k in LENSES})
+    """Return the recipe with nature's lenses alone."""
+    return dataclasses.replace(
+        with_natural_lenses(recipe), classes={k: w for k, w in recipe.classes.items() if k in LENSES}
+    )
 
 
 def survey_set(settings: SurveySettings) -> SealedSet:

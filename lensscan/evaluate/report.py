@@ -162,14 +162,15 @@ def assess(
         raise ConfigError("the test set holds no lens that could be scored; take another set")
     clear, regressed, galaxies = ~ambiguous(scored.truth), _regressed(scored, lens), clusters(scored)
     found = Bootstrap(galaxies[clear], replicates, seed)
+    surveyed = (~lens | _natural(scored, recipe_digest))[clear]
     outcomes = []
     for predictions in scored.models:
         name, detection = predictions.card.name, None
         scores = bool(np.isfinite(predictions.logit).all())
         if scores and not lens[clear].all():
             say(f"{name}: detection and its calibration")
-            objects = len(lens) + scored.failed
-            detection = detect(predictions.logit[clear], lens[clear], found, objects, predictions.card.calibration.cap)
+            objects, cap = len(lens) + scored.failed, predictions.card.calibration.cap
+            detection = detect(predictions.logit[clear], lens[clear], found, objects, cap, surveyed)
         rows = regressed & predictions.posterior.finite
         selected = _selected(predictions, detection, scored.truth, recipe_digest)
         if rows.any():
@@ -187,6 +188,15 @@ def assess(
             images = measure_images(predictions.posterior, scored.truth, rows, galaxies, replicates, seed)
         outcomes.append(Outcome(predictions, detection, regression, posteriors, images, rows, found, flow))
     return Assessment(scored, outcomes)
+
+
+def _natural(scored: Scored, recipe_digest: str) -> NDArray[np.bool_]:
+    """Return the lenses (n,) that make nature's population, as a model of the set's recipe knows it; else all rows."""
+    for predictions in scored.models:
+        prior = predictions.card.theta_E_prior
+        if prior.natural and predictions.card.training.get("recipe_digest") == recipe_digest:
+            return natural_rows(prior, scored.truth["theta_E"])
+    return np.ones(len(scored.truth["is_lens"]), np.bool_)
 
 
 def _regressed(scored: Scored, lens: NDArray[np.bool_]) -> NDArray[np.bool_]:

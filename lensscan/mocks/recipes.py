@@ -40,6 +40,7 @@ __all__ = [
     "load_recipe",
     "make_recipe",
     "reobserved",
+    "with_natural_lenses",
     "without_lenses",
 ]
 
@@ -130,6 +131,16 @@ def kinds_of(recipe: Recipe) -> tuple[bool, bool]:
     """Return whether a recipe makes lenses, and whether it makes anything without a lensed source."""
     drawn = {name for name, weight in recipe.classes.items() if weight > 0}
     return bool(drawn.intersection(LENSES)), bool(drawn.difference(LENSED))
+
+
+def with_natural_lenses(recipe: Recipe) -> Recipe:
+    """Return a recipe whose lenses have nature's theta_E, without the large ones that a training adds.
+
+    The recipe itself where its population is not one of nature's.
+    """
+    if recipe.lens.population != "collett2015":
+        return recipe
+    return dataclasses.replace(recipe, lens=dataclasses.replace(recipe.lens, flat_fraction=0.0))
 
 
 def without_lenses(recipe: Recipe) -> Recipe:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensscan.errors import ModelError
-from lensscan.mocks.recipes import Recipe, load_recipe
+from lensscan.mocks.recipes import Recipe, load_recipe, with_natural_lenses
 from lensscan.mocks.simulate import draw_truth
 from lensscan.nets.card import Card, ThetaPrior
 
@@ -87,8 +87,7 @@ def theta_prior(recipe: Recipe, seed: int = SEED, n: int = LENSES) -> ThetaPrior
     training = density(radii, low, high, max(width, 1e-3))
     natural: tuple[float, ...] = ()
     if recipe.lens.population == "collett2015":
-        populated = dataclasses.replace(recipe, lens=dataclasses.replace(recipe.lens, flat_fraction=0.0))
-        natural = _rounded(density(lens_radii(populated, seed, n), low, high, max(width, 1e-3)))
+        natural = _rounded(density(lens_radii(with_natural_lenses(recipe), seed, n), low, high, max(width, 1e-3)))
     return ThetaPrior(low, high, _rounded(training), natural)
 
 

@@ -61,11 +61,11 @@ def calibrate_together(scored: Scored, kind: str, prior: ThetaPrior, others: Sco
     kind : str
         Calibration of the logit, a kind of `lensscan.metrics.calibration.Calibration`.
     prior : ThetaPrior
-        Of the mocks, see `recalibrate`.
+        Of the mocks, see `Scored.natural`.
     others : Scored, optional
         Non-lenses besides, for the logit.
     """
-    found = Ensemble(*calibrate_logit(scored, kind, others))
+    found = Ensemble(*calibrate_logit(scored, kind, prior, others))
     if not scored.posterior.finite.any():
         return found
     scale, tail = recalibrate(scored, prior)
@@ -84,7 +84,8 @@ def fit_ensemble(
 ) -> Ensemble:
     """Fit the card of several models on mocks of their recipes, in equal numbers; real galaxies held out, if any are.
 
-    Posteriors are made to cover nature's lenses where all members have one recipe; two populations have no one nature.
+    Probabilities and posteriors are for nature's lenses where all members have one recipe; two populations have no one
+    nature.
 
     Parameters
     ----------

@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 from lensscan.metrics import calibration
+from lensscan.metrics.bootstrap import Bootstrap, Counts, resample
 from lensscan.metrics.calibration import Calibration
-from lensscan.metrics.detection import auroc, tpr_at_fpr, wilson
 from lensscan.metrics.posterior import credibility, marginal_coverage, residuals
+from lensscan.metrics.ranking import Ranking, supported
 from lensscan.metrics.scalemixture import GAUSSIAN, ScaleMixture, fit_scale_mixture
 from lensscan.mocks.batches import fill_batch
 from lensscan.mocks.labels import ambiguous
@@ -40,6 +41,7 @@ __all__ = [
     "calibrate",
     "calibrate_logit",
     "evaluate",
+    "fitted_on",
     "headline",
     "lens_density",
     "recalibrate",
@@ -57,9 +59,12 @@ TRUTH = "truth "
 LEAST_LENSES = 10
 """In the outermost bins of f_lens."""
 LEAST_NATURAL = 1000
-"""Lenses of nature's theta_E that a recalibration can stand on."""
+"""Lenses of nature's theta_E that a calibration can stand on."""
 CLASSIFIES = "none: this network only classifies, its posterior columns are NaN"
 RANGE_QUANTILES = (0.001, 0.999)
+FPRS = (1e-2, 1e-3)
+"""False positive rates of a card's evaluation."""
+RESAMPLES = 300
 Floats = NDArray[np.floating]
 
 
@@ -90,8 +95,24 @@ class Scored:
     def clear(self) -> Scored:
         """Those rows that are lenses or no lenses, without what is lensed but below the label rule."""
         kept = ~ambiguous(self.truth)
-        if kept.all():
+        return self if kept.all() else self._rows(kept)
+
+    def natural(self, prior: ThetaPrior) -> Scored:
+        """Return all non-lenses, and those lenses whose theta_E are distributed as nature's; see `natural_rows`.
+
+        All rows if the prior knows no natural population, or if fewer than `LEAST_NATURAL` lenses would be left.
+        """
+        if not prior.natural:
             return self
+        lens = self.is_lens
+        chosen = natural_rows(prior, np.asarray(self.truth["theta_E"], np.float64)[lens])
+        if chosen.sum() < LEAST_NATURAL:
+            return self
+        kept = ~lens
+        kept[lens] = chosen
+        return self._rows(kept)
+
+    def _rows(self, kept: NDArray[np.bool_]) -> Scored:
         truth = {name: values[kept] for name, values in self.truth.items()}
         return Scored(self.logit[kept], self.posterior[kept], self.sigma[kept], self.fwhm[kept], truth)
 
@@ -192,13 +213,11 @@ def recalibrate(scored: Scored, prior: ThetaPrior) -> tuple[tuple[float, ...], S
     scored : Scored
         Without scale and tail.
     prior : ThetaPrior
-        Of the scored mocks; without a natural one, or with fewer than `LEAST_NATURAL` lenses of it, all lenses count.
+        Of the scored mocks, see `Scored.natural`.
     """
-    lens = scored.is_lens
-    natural = natural_rows(prior, np.asarray(scored.truth["theta_E"], np.float64)[lens])
-    used = natural if natural.sum() >= LEAST_NATURAL else np.ones_like(natural)
-    found = scored.posterior[lens][used]
-    residual = latent_truth(scored)[used, None] - found.mean
+    natural = scored.natural(prior)
+    found = natural.posterior[natural.is_lens]
+    residual = latent_truth(natural)[:, None] - found.mean
     scale, tail = fit_scale_mixture(residual, found.matrices, found.weight, GROUPS)
     return tuple(float(s) for s in np.round(scale, 4)), tail
 
@@ -214,16 +233,16 @@ def calibrate(
 ) -> Model:
     """Return the model with calibration, f_lens and ranges in its card; if it regresses, also scale, tail and prior.
 
-    The card must already state its densities of theta_E: posteriors are made to cover nature's lenses.
+    The card must already state its densities of theta_E: probabilities and posteriors are for nature's lenses.
     `scored` are mocks scored with one view, without posterior scale and tail, `views` the same with eight views;
     `logits` those that the logit is calibrated on, if the card averages more than one view; `others` non-lenses
     besides, for the logit alone.
     """
-    way, density = calibrate_logit(scored if logits is None else logits, finish.kind, others)
+    natural = model.card.theta_E_prior
+    way, density = calibrate_logit(scored if logits is None else logits, finish.kind, natural, others)
     bands = model.card.bands
     posterior: dict[str, Any] = {}
     if scored.regressed:
-        natural = model.card.theta_E_prior
         scale, tail = recalibrate(scored, natural)
         posterior = {"posterior_scale": scale, "posterior_tail": tail, "prior": _prior(scored)}
         scale, tail = ((), GAUSSIAN) if views is None else recalibrate(views, natural)
@@ -239,16 +258,28 @@ def calibrate(
     return Model(card, model.module, model.novelty)
 
 
-def calibrate_logit(scored: Scored, kind: str, others: Scored | None = None) -> tuple[Calibration, LensDensity]:
-    """Return calibration and f_lens of scored mocks, and of non-lenses besides; empty ones if there is but one kind."""
+def calibrate_logit(
+    scored: Scored, kind: str, prior: ThetaPrior, others: Scored | None = None
+) -> tuple[Calibration, LensDensity]:
+    """Return calibration and f_lens of scored mocks, and of non-lenses besides; empty ones if there is but one kind.
+
+    Of nature's lenses: the highest scores are those of large rings, of which a training has more than the sky.
+    """
     if not scored.detected:
         return Calibration(), LensDensity()
-    clear = scored.clear
+    clear = scored.clear.natural(prior)
     logit, lens = clear.logit, clear.is_lens
     if others is not None:
         logit, lens = np.append(logit, others.logit), np.append(lens, np.zeros(len(others.logit), bool))
     way = calibration.fit(kind, logit, lens)
     return way, lens_density(way, clear.logit[clear.is_lens])
+
+
+def fitted_on(scored: Scored, prior: ThetaPrior) -> str:
+    """Say which lenses a calibration stands on, for the card."""
+    natural = scored.natural(prior)
+    kind = "of the training's theta_E" if natural is scored else "of nature's theta_E"
+    return f"{natural.is_lens.sum()} lenses {kind}"
 
 
 def lens_density(way: Calibration, logit: Floats) -> LensDensity:
@@ -329,27 +360,41 @@ def headline(evaluation: Mapping[str, Any]) -> str:
 
 
 def _detection(card: Card, scored: Scored) -> dict[str, Any]:
-    """Ranking and calibration of what is clear; false positives by class, systems below the label rule too."""
+    """Return the ranking of what is clear, calibration among nature's lenses; false positives of all classes."""
     lens = scored.clear.is_lens
-    n_other = int((~lens).sum())
     logit = card.calibration(scored.clear.logit)
-    prior = float(lens.mean())
-    probability = card.calibration.p_lens(logit, prior)
-    worth = card.calibration.capped(logit) + np.log(prior) - np.log1p(-prior)
-    result: dict[str, Any] = {
-        "auroc": auroc(logit, lens),
-        "ece": calibration.expected_calibration_error(probability, lens),
-        "log_loss": calibration.log_loss(worth, lens),
-    }
-    for fpr in (1e-2, 1e-3):
-        if fpr * n_other >= 10:
-            rate, threshold = tpr_at_fpr(logit, lens, fpr)
-            interval = wilson(round(rate * lens.sum()), int(lens.sum()))
-            result[f"tpr_at_fpr_{fpr:g}"] = {"tpr": rate, "threshold": threshold, "interval_95": interval}
+    result = _rates(logit, lens) | _calibration(card, scored.clear)
     known = result.get("tpr_at_fpr_0.01")
     every = card.calibration(scored.logit)
     result["false_positives"] = _by_class(scored, every, known["threshold"]) if known else {}
     return result
+
+
+def _rates(logit: Floats, lens: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return AUROC and true positive rates; their intervals have the noise of the threshold, found in each resample."""
+    ranking, fprs = Ranking(logit, lens), [fpr for fpr in FPRS if supported(fpr, int((~lens).sum()))]
+
+    def rates(counts: Counts | None) -> dict[str, float]:
+        selection = ranking.select(counts)
+        return {f"{fpr:g}": selection.tpr_at(fpr) for fpr in fprs}
+
+    found: dict[str, Any] = {"auroc": ranking.select().auroc()}
+    for name, rate in resample(rates, Bootstrap(np.arange(len(logit)), RESAMPLES)).items():
+        threshold = ranking.select().threshold_at(float(name))
+        interval = (rate.low, rate.high)
+        found[f"tpr_at_fpr_{name}"] = {"tpr": rate.value, "threshold": threshold, "interval_95": interval}
+    return found
+
+
+def _calibration(card: Card, clear: Scored) -> dict[str, Any]:
+    natural = clear.natural(card.theta_E_prior)
+    lens, logit = natural.is_lens, card.calibration(natural.logit)
+    prior = float(lens.mean())
+    worth = card.calibration.capped(logit) + np.log(prior) - np.log1p(-prior)
+    return {
+        "ece": calibration.expected_calibration_error(card.calibration.p_lens(logit, prior), lens),
+        "log_loss": calibration.log_loss(worth, lens),
+    }
 
 
 def _by_class(scored: Scored, logit: Floats, threshold: float) -> dict[str, Any]:

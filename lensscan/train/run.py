@@ -32,7 +32,7 @@ from lensscan.nets.prior import LENSES, theta_prior
 from lensscan.train.augment import Sample
 from lensscan.train.checks import check_fit
 from lensscan.train.distributed import Engine, describe_device, start_engine
-from lensscan.train.finish import calibrate, evaluate, headline, score_mocks
+from lensscan.train.finish import calibrate, evaluate, fitted_on, headline, score_mocks
 from lensscan.train.folder import open_folder, with_folder
 from lensscan.train.kept import Kept, Stopped
 from lensscan.train.loop import Trainer
@@ -303,9 +303,12 @@ class TrainRun:
             alone = without_lenses(recipe)
             others = score([model], recipe=alone, seed=seed, n=finish.others, views=settings.views)
         model = calibrate(model, scored, finish, settings.augmentation, turned, logits, others)
+        words = {"calibrated_on": fitted_on(scored if logits is None else logits, card.theta_E_prior)}
+        if turned is not None:
+            words["calibrated_on_views"] = fitted_on(turned, card.theta_E_prior)
         seed = settings.mock_seed("evaluation")
         scored = score([model], seed=seed, n=finish.evaluation)
-        evaluation = {"mocks_of_seed": seed, **evaluate(model.card, scored)}
+        evaluation = {"mocks_of_seed": seed, **words, **evaluate(model.card, scored)}
         model = Model(dataclasses.replace(model.card, evaluation=evaluation), model.module)
         if model.module.scores:  # a scan needs a score, and only a scan tells what is unlike the training
             few = min(MOCKS, finish.calibration // 2)

@@ -189,3 +189,30 @@ def test_stated_lenses_of_the_best_are_those_that_are_there():
     held = detect(logit + 1.5, lens, rows, cap=2.0).figures
     assert held[name].high < 0.8, "capped far below the truth"
     assert held["auroc"].value == detect(logit, lens, rows).figures["auroc"].value
+
+
+def test_probabilities_are_judged_on_the_lenses_of_a_survey():
+    """Half of the lenses, the brighter ones, are no part of a survey: what is said of it does not know them."""
+    rng = np.random.default_rng(13)
+    lens = rng.random(60_000) < 0.5
+    extra = lens & (rng.random(60_000) < 0.5)
+    logit = 2 * rng.normal(np.where(lens, 1.0, -1.0), 1.0)
+    surveyed = ~extra
+    brighter = np.where(extra, logit + 3, logit)
+    rows = Bootstrap(np.arange(len(lens)), 40)
+    part, whole = detect(brighter, lens, rows, surveyed=surveyed), detect(brighter, lens, rows)
+    alone = detect(logit[surveyed], lens[surveyed], Bootstrap(np.arange(surveyed.sum()), 40))
+    for name in (
+        "ece_prevalence_0.5",
+        "log_loss",
+        "brier",
+        "purity_top_10000_prevalence_0.001",
+        "stated_over_true_top_10000_prevalence_0.001",
+        "isotonic_largest",
+    ):
+        assert part.figures[name].value == pytest.approx(alone.figures[name].value, rel=1e-9), name
+        assert part.figures[name].value != pytest.approx(whole.figures[name].value, rel=1e-3), name
+    for name in ("auroc", "tpr_at_fpr_0.01", "recall"):
+        assert part.figures[name] == whole.figures[name]
+    np.testing.assert_allclose(part.diagrams[0.5].observed, alone.diagrams[0.5].observed)
+    assert part.ece_noise == alone.ece_noise

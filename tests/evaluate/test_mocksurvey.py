@@ -19,6 +19,7 @@ from lensscan.evaluate.mocksurvey import (
     Objects,
     SurveySettings,
     _Work,
+    lenses_of,
     rare,
     run_survey,
     stated_prevalence,
@@ -228,6 +229,8 @@ def test_a_rare_recipe_keeps_the_shares_of_its_non_lenses():
     assert sum(recipe.classes.values()) == pytest.approx(1)
     ratio = RECIPE.classes["ring"] / RECIPE.classes["star"]
     assert recipe.classes["ring"] / recipe.classes["star"] == pytest.approx(ratio)
+    assert RECIPE.lens.flat_fraction > 0
+    assert recipe.lens.flat_fraction == lenses_of(RECIPE).lens.flat_fraction == 0, "nature's lenses"
     with pytest.raises(ConfigError, match="of one kind"):
         rare(load_recipe("hezaveh2017"), 1e-3)
 

@@ -11,11 +11,11 @@ from scipy.special import expit
 from synthetic_scores import scored
 
 from lensscan.errors import ConfigError
-from lensscan.evaluate.detection import cut_words
+from lensscan.evaluate.detection import cut_words, detect
 from lensscan.evaluate.galleries import class_name
 from lensscan.evaluate.markup import figure, number
 from lensscan.evaluate.report import LIKELY, NATURAL, assess, clusters, compare, plain, trivial_scores
-from lensscan.metrics.bootstrap import Estimate
+from lensscan.metrics.bootstrap import Bootstrap, Estimate
 from lensscan.metrics.detection import auroc
 from lensscan.mocks.labels import ambiguous
 from lensscan.mocks.recipes import CLASSES
@@ -196,4 +196,7 @@ def test_lenses_as_nature_has_them_are_a_group_of_models_trained_on_the_recipe()
     assert outcome.regression.counts[NATURAL] == rows[lens].sum()
     share = (np.abs(outcome.posteriors.ranks["x"][rows[lens]] - 0.5) < 0.34).mean()
     assert outcome.regression.figures[f"group.{NATURAL}.coverage.0.68.x"].value == pytest.approx(share, abs=1e-6)
-    assert NATURAL not in assess(sample, 0.26, 2, recipe_digest="other").outcomes[0].regression.counts
+    (other,) = assess(sample, 0.26, 2, recipe_digest="other").outcomes
+    assert NATURAL not in other.regression.counts
+    surveyed = detect(found.logit, lens, Bootstrap(sample.rows, 2), surveyed=rows | ~lens).figures["log_loss"]
+    assert outcome.detection.figures["log_loss"] == surveyed != other.detection.figures["log_loss"]

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lensscan.metrics.calibration import Calibration
+from lensscan.metrics.detection import wilson
 from lensscan.metrics.posterior import credibility, marginal_coverage
 from lensscan.metrics.scalemixture import GAUSSIAN, ScaleMixture
 from lensscan.mocks.recipes import CLASSES, load_recipe
@@ -23,6 +24,7 @@ from lensscan.train.finish import (
     calibrate,
     calibrate_logit,
     evaluate,
+    fitted_on,
     headline,
     latent_truth,
     lens_density,
@@ -113,8 +115,8 @@ def test_more_non_lenses_say_what_the_best_of_a_survey_are_worth():
     kept = ~many.is_lens
     truth = {name: column[kept] for name, column in many.truth.items()}
     others = Scored(many.logit[kept], many.posterior[kept], many.sigma[kept], many.fwhm[kept], truth)
-    alone, density = calibrate_logit(few, "bent")
-    more, same = calibrate_logit(few, "bent", others)
+    alone, density = calibrate_logit(few, "bent", ThetaPrior())
+    more, same = calibrate_logit(few, "bent", ThetaPrior(), others)
     n = (~few.is_lens).sum()
     assert alone.cap == pytest.approx(np.log(n / 3))
     assert more.cap == pytest.approx(np.log((n + kept.sum()) / 3))
@@ -122,6 +124,32 @@ def test_more_non_lenses_say_what_the_best_of_a_survey_are_worth():
     assert abs(more(7.0) - true) < 0.7
     assert alone(7.0) - true > 1.0
     assert len(same.edges) == len(density.edges), "f_lens is of the same lenses"
+
+
+def test_probabilities_are_for_the_lenses_that_nature_has():
+    """Large rings score high more often, and a training has more of them: two scores, and Bayes by hand."""
+    share = np.log(2.0) / np.log(6.0)  # of rings above 1.5 arcsec in a training that is flat in ln theta_E
+    grid = np.linspace(np.log(0.5), np.log(3.0), 65)
+    nature = np.where(grid < np.log(1.5), 0.9 / np.log(3.0), 0.1 / np.log(2.0))
+    prior = ThetaPrior(0.5, 3.0, (1 / np.log(6.0),) * 65, tuple(nature))
+    found, rng = scores(60_000, 11), np.random.default_rng(12)
+    lens, radius = found.is_lens, np.exp(rng.uniform(np.log(0.5), np.log(3.0), len(found.logit)))
+    often = np.where(~lens, 0.05, np.where(radius > 1.5, 1.0, 0.2))
+    logit = np.where(rng.random(len(lens)) < often, 1.0, -1.0).astype(np.float32)
+    found = dataclasses.replace(found, logit=logit, truth=found.truth | {"theta_E": np.where(lens, radius, np.nan)})
+    kept = found.natural(prior)
+    assert (~kept.is_lens).sum() == (~lens).sum()
+    assert (kept.truth["theta_E"][kept.is_lens] > 1.5).mean() == pytest.approx(0.1, abs=0.015)
+    assert found.natural(ThetaPrior()) is found
+    natural, density = calibrate_logit(found, "platt", prior)
+    trained, _ = calibrate_logit(found, "platt", ThetaPrior())
+    for way, large in ((natural, 0.1), (trained, share)):
+        assert way(1.0) == pytest.approx(np.log((large + (1 - large) * 0.2) / 0.05), abs=0.08)
+        assert way(-1.0) == pytest.approx(np.log((1 - large) * 0.8 / 0.95), abs=0.08)
+    assert trained(1.0) - natural(1.0) > 0.5
+    assert density == lens_density(natural, kept.logit[kept.is_lens])
+    assert fitted_on(found, prior) == f"{kept.is_lens.sum()} lenses of nature's theta_E"
+    assert fitted_on(found, ThetaPrior()) == f"{lens.sum()} lenses of the training's theta_E"
 
 
 def test_lensed_systems_below_the_label_rule_are_neither_lenses_nor_others(model):
@@ -212,7 +240,7 @@ def test_what_is_fitted_on_what(monkeypatch):
     one, eight, own = scores(n=400), scores(n=500, seed=2), scores(n=600, seed=3)
     card = calibrate(start, one, Finish(kind="platt"), Augmentation(), eight, own).card
     assert asked == [(400, prior), (500, prior)]
-    assert (card.calibration, card.f_lens) == calibrate_logit(own, "platt")
+    assert (card.calibration, card.f_lens) == calibrate_logit(own, "platt", prior)
     assert calibrate(start, one, Finish(kind="platt"), Augmentation(), eight).card.calibration != card.calibration
 
 
@@ -298,7 +326,10 @@ def test_evaluation_is_plain_json(model):
     assert found["n_lens"] + found["n_other"] == 20_000
     assert found["auroc"] == pytest.approx(0.921, abs=0.01)
     assert found["ece"] < 0.02
-    assert found["tpr_at_fpr_0.01"]["interval_95"][0] < found["tpr_at_fpr_0.01"]["tpr"]
+    low, high = found["tpr_at_fpr_0.01"]["interval_95"]
+    assert low < found["tpr_at_fpr_0.01"]["tpr"] < high
+    few = wilson(round(found["tpr_at_fpr_0.01"]["tpr"] * found["n_lens"]), found["n_lens"])
+    assert high - low > 1.5 * (few[1] - few[0]), "the threshold stands on 120 false positives"
     assert found["coverage"]["0.68"]["joint"] == pytest.approx(0.68, abs=0.03)
     assert found["parameters"]["x"]["half_width_68"] == pytest.approx(0.04, rel=0.1)
     rates = found["false_positives"]

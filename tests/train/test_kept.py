@@ -76,7 +76,7 @@ def test_views_of_the_training_calibrate_the_logit(tmp_path, monkeypatch):
 
     fits, besides = [], []
 
-    def fit(scored, kind, others):
+    def fit(scored, kind, prior, others):
         fits.append(scored)
         besides.append(others)
         return Calibration(), model.card.f_lens
@@ -99,7 +99,7 @@ def test_views_of_the_training_calibrate_the_logit(tmp_path, monkeypatch):
 def test_non_lenses_besides_are_scored_in_the_views_of_the_card(tmp_path, monkeypatch):
     fits = []
 
-    def fit(scored, kind, others):
+    def fit(scored, kind, prior, others):
         fits.append((scored, others))
         return Calibration(), model.card.f_lens
 
