@@ -19,14 +19,16 @@ import torch
 from lensscan import __version__
 from lensscan.errors import ExitCode, ModelError, OutputError
 from lensscan.files import make_folder
+from lensscan.metrics.calibration import Calibration
 from lensscan.metrics.scalemixture import GAUSSIAN
 from lensscan.mocks.recipes import Recipe, held_out, load_recipe, without_lenses
 from lensscan.mocks.seeds import PURPOSES
 from lensscan.nets.architecture import architecture
+from lensscan.nets.card import Card, LensDensity
 from lensscan.nets.classic.combination import CombinationConfig
 from lensscan.nets.dihedral import N_VIEWS
 from lensscan.nets.latent import N_LATENT
-from lensscan.nets.model import Card, Model
+from lensscan.nets.model import Model
 from lensscan.nets.modular import ModularConfig
 from lensscan.nets.prior import LENSES, theta_prior
 from lensscan.train.augment import Sample
@@ -52,12 +54,14 @@ SEEDS = PURPOSES
 TURNED = 5000
 """Most mocks whose eight views are scored, to calibrate their posterior."""
 PLAIN: dict[str, Any] = {
+    "calibration": Calibration(),
+    "f_lens": LensDensity(),
     "posterior_scale": (1.0,) * N_LATENT,
     "posterior_scale_views": (),
     "posterior_tail": GAUSSIAN,
     "posterior_tail_views": GAUSSIAN,
 }
-"""The posterior of a card before its recalibration."""
+"""What a finish fits, before it: a model that is finished anew is scored like one that never was."""
 Mocks: TypeAlias = Callable[[Recipe, int, int, int, torch.device], Sample]
 """Makes the mocks [start, start + n) of a recipe and seed: recipe, seed, start, n, device."""
 

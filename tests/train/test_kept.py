@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -63,6 +65,21 @@ def test_a_stopped_finish_goes_on_and_ends_in_the_same_bytes(tmp_path):
     assert work.output.read_bytes() == whole.output.read_bytes()
     assert not work.folder.exists()
     assert lines[-1].startswith("wrote ")
+
+
+def test_a_calibration_makes_no_other_chunks(tmp_path):
+    """A finish of a model that was calibrated before takes what stands for the bare one."""
+    work, model, _ = made(tmp_path, lambda: ExitCode.INCOMPLETE)
+    calibrated = Model(dataclasses.replace(model.card, calibration=Calibration("platt", 0.5, 1.0)), model.module)
+    stands = []
+    for each in (model, calibrated):
+        assert work.finish(each) == ExitCode.INCOMPLETE
+        stands.append({path.name for path in (work.folder / "finish").glob("*.npz")})
+    assert stands[0] < stands[1]
+    other, _, _ = made(tmp_path / "other", lambda: ExitCode.INCOMPLETE)
+    for _ in range(2):
+        assert other.finish(model) == ExitCode.INCOMPLETE
+    assert {path.name for path in (other.folder / "finish").glob("*.npz")} == stands[1]
 
 
 def test_views_of_the_training_calibrate_the_logit(tmp_path, monkeypatch):
