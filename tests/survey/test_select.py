@@ -192,3 +192,28 @@ def test_a_selection_never_replaces_its_catalog(tmp_path, capsys):
     assert main(command) == 1
     assert "is the input" in capsys.readouterr().err
     assert len(Table.read(path)) == 2
+
+
+def test_text_beyond_ascii_survives_a_selection(tmp_path):
+    (tmp_path / "c.csv").write_text("id,name,mag\nÜnï-星,größe,20\nJ2,,21\nJ3,x,30\n", encoding="utf-8")
+    (tmp_path / "s.toml").write_text('name = "s"\npixel_scale = 0.2\n[bands."ü"]\nmag = "mag"\n', encoding="utf-8")
+    (tmp_path / "c.toml").write_text('name = "schön"\n[[step]]\nvalue = "ü"\nmax = 25\n', encoding="utf-8")
+    arguments = ["--survey", str(tmp_path / "s.toml"), "--cut", str(tmp_path / "c.toml"), "-o", str(tmp_path / "s.fits")]
+    assert main(["select", str(tmp_path / "c.csv"), *arguments]) == 0
+    (chunk,) = open_catalog(str(tmp_path / "s.fits"), load_survey(tmp_path / "s.toml"), ("name",)).chunks()
+    assert chunk.id.tolist() == ["Ünï-星", "J2"]
+    assert chunk.columns["name"].tolist() == ["größe", ""]
+    flow = read_stored_flow(tmp_path / "s.fits")
+    assert flow is not None
+    assert flow.name == r"sch\xf6n", "headers are ASCII"
+    assert [step.name for step in flow.steps] == ["ü < 25"]
+
+
+def test_a_column_that_fits_cannot_name_is_said_so(tmp_path, capsys):
+    (tmp_path / "c.csv").write_text("id,größe,mag_g\n1,2,20\n", encoding="utf-8")
+    (tmp_path / "c.toml").write_text('name = "c"\n[[step]]\nvalue = "g"\nmax = 25\n')
+    output = tmp_path / "s.fits"
+    options = ["--survey", "des", "--cut", str(tmp_path / "c.toml"), "-o", str(output)]
+    assert main(["select", str(tmp_path / "c.csv"), *options]) == 1
+    assert "column 'größe': a FITS table names columns in ASCII; rename it" in capsys.readouterr().err
+    assert not output.exists()
