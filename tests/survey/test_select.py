@@ -198,7 +198,14 @@ def test_text_beyond_ascii_survives_a_selection(tmp_path):
     (tmp_path / "c.csv").write_text("id,name,mag\nÜnï-星,größe,20\nJ2,,21\nJ3,x,30\n", encoding="utf-8")
     (tmp_path / "s.toml").write_text('name = "s"\npixel_scale = 0.2\n[bands."ü"]\nmag = "mag"\n', encoding="utf-8")
     (tmp_path / "c.toml").write_text('name = "schön"\n[[step]]\nvalue = "ü"\nmax = 25\n', encoding="utf-8")
-    arguments = ["--survey", str(tmp_path / "s.toml"), "--cut", str(tmp_path / "c.toml"), "-o", str(tmp_path / "s.fits")]
+    arguments = [
+        "--survey",
+        str(tmp_path / "s.toml"),
+        "--cut",
+        str(tmp_path / "c.toml"),
+        "-o",
+        str(tmp_path / "s.fits"),
+    ]
     assert main(["select", str(tmp_path / "c.csv"), *arguments]) == 0
     (chunk,) = open_catalog(str(tmp_path / "s.fits"), load_survey(tmp_path / "s.toml"), ("name",)).chunks()
     assert chunk.id.tolist() == ["Ünï-星", "J2"]
