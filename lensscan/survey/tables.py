@@ -219,7 +219,14 @@ class FitsTable(Table):
             except (OSError, ValueError, RuntimeError) as error:
                 reason = " ".join(str(error).split())[:160]
                 raise CatalogError(f"{self.path}: rows {start} to {stop}: {reason}") from None
-            yield {name: data[name] for name in names}
+            yield {name: _decoded(data[name]) for name in names}
+
+
+def _decoded(values: NDArray[Any]) -> NDArray[Any]:
+    """Return text as str of the column's own width, which every piece of it has."""
+    if values.dtype.kind != "S":
+        return values
+    return np.char.decode(values, "utf-8", "replace").astype(f"U{values.dtype.itemsize}")
 
 
 def open_table(path: str) -> Table:

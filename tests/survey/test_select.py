@@ -11,6 +11,7 @@ from lensscan.config import Band, Cut, CutStep, Survey, load_cut, load_survey, s
 from lensscan.errors import ConfigError, ExitCode
 from lensscan.survey.catalog import open_catalog
 from lensscan.survey.select import Selector, expression_bands, read_stored_flow
+from lensscan.survey.selection import SelectionWriter
 
 SURVEY = Survey("t", 0.2, {b: Band(mag=f"mag_{b}") for b in "gri"})
 
@@ -224,3 +225,14 @@ def test_a_column_that_fits_cannot_name_is_said_so(tmp_path, capsys):
     assert main(["select", str(tmp_path / "c.csv"), *options]) == 1
     assert "column 'größe': a FITS table names columns in ASCII; rename it" in capsys.readouterr().err
     assert not output.exists()
+
+
+def test_text_of_a_later_chunk_may_be_longer(tmp_path):
+    """The width of a FITS column is that of the file, not that of the first chunk's longest word."""
+    path = catalog(tmp_path, name=["", "a", "a long name of a galaxy"])
+    with SelectionWriter(tmp_path / "s.fits") as writer:
+        for chunk in open_catalog(path, SURVEY, everything=True).chunks(2):
+            writer.add(chunk.columns)
+        writer.finish(Selector(SURVEY, None).flow, {})
+    (chunk,) = open_catalog(str(tmp_path / "s.fits"), SURVEY, ("name",)).chunks()
+    assert chunk.columns["name"].tolist() == ["", "a", "a long name of a galaxy"]
