@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from typing import Any
 
 __all__ = ["BLUE", "DPI", "GREY", "INK", "ORANGE", "new_figure", "new_panels", "png_bytes"]
@@ -15,11 +16,20 @@ DPI = 110
 
 
 def new_figure(width: float, height: float, **settings: Any) -> Any:
-    """Return an empty figure, inches, on the Agg canvas; `settings` are matplotlib's."""
+    """Return an empty figure, inches, on the Agg canvas; `settings` are matplotlib's.
+
+    A letter that the font lacks, of an id in Chinese for example, is drawn as a box, without a warning.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained", **{"dpi": DPI} | settings)
+    class Quiet(Figure):
+        def savefig(self, *args: Any, **options: Any) -> None:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
+                super().savefig(*args, **options)
+
+    figure = Quiet(figsize=(width, height), layout="constrained", **{"dpi": DPI} | settings)
     FigureCanvasAgg(figure)
     return figure
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +16,11 @@ from numpy.typing import NDArray
 from lensscan.config import Band, Survey
 from lensscan.errors import CatalogError
 from lensscan.survey.tables import Table, open_table
+from lensscan.survey.template import whole_values
 
 __all__ = ["CHUNK", "Catalog", "Chunk", "open_catalog"]
 
+log = logging.getLogger(__name__)
 CHUNK = 1_000_000
 """Rows of a catalog chunk; part of the plan's definition of a block."""
 Floats = NDArray[np.float64]
@@ -35,7 +38,7 @@ class Chunk:
         Number of rows.
     id : (n,) int64, uint64 or str array
     ra, dec : (n,) float64
-        Degrees, NaN if absent.
+        Degrees, NaN if absent or impossible.
     px, py : (n,) float64
         0-based pixel position in the tiles, NaN if the survey names no columns for it.
     mags : dict of (n,) float64
@@ -102,9 +105,11 @@ class Catalog:
         with open_table(paths[0]) as table:
             names = table.names if everything else ()
         self._extra = tuple(dict.fromkeys((*columns.keep, *extra_columns, *names)))
+        self._kept = frozenset((*columns.keep, *names))
         self._wanted, self._optional = self._columns(everything)
         self._kind: str | None = None
         self._kinds: dict[str, str] = {}
+        self._impossible = 0
 
     @property
     def n_rows(self) -> int | None:
@@ -171,7 +176,7 @@ class Catalog:
 
     def chunks(self, rows: int = CHUNK) -> Iterator[Chunk]:
         """Yield chunks of exactly `rows` rows (the last may be shorter), across file borders."""
-        start = 0
+        self._impossible = start = 0
         waiting: list[dict[str, NDArray[Any]]] = []
         held = 0
         for path in self.paths:
@@ -193,6 +198,13 @@ class Catalog:
                         start += rows
         if held:
             yield self._chunk(_join(waiting), start)
+        if self._impossible:
+            count = "1 position is" if self._impossible == 1 else f"{self._impossible:,} positions are"
+            log.warning(
+                "%s: %s impossible (RA not in -180 to 360, or Dec not in -90 to 90 degrees) and taken as unknown",
+                self.paths[0] if len(self.paths) == 1 else f"{len(self.paths)} catalog files",
+                count,
+            )
 
     def _settle_id(self, piece: dict[str, NDArray[Any]], path: str) -> None:
         """Bring ids to int64, uint64 or str, the same kind for the whole catalog."""
@@ -227,12 +239,13 @@ class Catalog:
     def _chunk(self, table: Mapping[str, NDArray[Any]], start: int) -> Chunk:
         columns = self._survey.catalog
         n = _length(table)
+        ra, dec = self._positions(table, n)
         chunk = Chunk(
             start=start,
             n=n,
             id=table[columns.id],
-            ra=self._floats(table, columns.ra, n),
-            dec=self._floats(table, columns.dec, n),
+            ra=ra,
+            dec=dec,
             px=self._floats(table, columns.x, n),
             py=self._floats(table, columns.y, n),
             columns={name: self._settled(name, table[name], start) for name in self._extra if name in table},
@@ -244,17 +257,30 @@ class Catalog:
                 chunk.mags[name], chunk.sentinel[name] = self._magnitude(table, band, n)
         return chunk
 
+    def _positions(self, table: Mapping[str, NDArray[Any]], n: int) -> tuple[Floats, Floats]:
+        """Return ra and dec; a position that is none on the sky is unknown, and counted."""
+        columns = self._survey.catalog
+        ra, dec = self._floats(table, columns.ra, n), self._floats(table, columns.dec, n)
+        with np.errstate(invalid="ignore"):
+            impossible = (ra < -180) | (ra > 360) | (np.abs(dec) > 90)
+        if not impossible.any():
+            return ra, dec
+        self._impossible += int(impossible.sum())
+        return np.where(impossible, np.nan, ra), np.where(impossible, np.nan, dec)
+
     def _settled(self, name: str, values: NDArray[Any], start: int) -> NDArray[Any]:
-        """Bring a further column to the kind that it had in the first chunk: text files state none."""
+        """Bring a column that is kept to the kind that it had in the first chunk: text files state none."""
+        if name not in self._kept:  # a path has room for any kind
+            return values
         kind = values.dtype.kind
         first = self._kinds.setdefault(name, kind)
         if first == kind or (first in "iu" and kind in "biu"):
             return values
         if first == "U" or (first in "fc" and kind in "biuf"):
-            return values.astype(np.str_ if first == "U" else np.float64)
+            return _words(values) if first == "U" else values.astype(np.float64)
         raise CatalogError(
             f"{self.paths[0]}: column {name!r} is {_KINDS.get(first, 'other')} before row {start} and "
-            f"{_KINDS.get(kind, 'other')} after it; write it in one way (1.0, not 1), or leave it out"
+            f"{_KINDS.get(kind, 'other')} after it; write it in one way (1.0, not 1; 0012, not 12), or leave it out"
         )
 
     def _magnitude(self, table: Mapping[str, NDArray[Any]], band: Band, n: int) -> tuple[Floats, NDArray[np.bool_]]:
@@ -271,8 +297,9 @@ class Catalog:
     def _floats(self, table: Mapping[str, NDArray[Any]], name: str | None, n: int) -> Floats:
         if not name or name not in table:
             return np.broadcast_to(np.nan, (n,))
+        values = table[name]
         try:
-            return np.asarray(table[name], np.float64)
+            return np.asarray(np.where(values == "", "nan", values) if values.dtype.kind == "U" else values, np.float64)
         except ValueError as error:
             where = self.paths[0] if len(self.paths) == 1 else f"{self.paths[0]} or a file after it"
             word = str(error).partition("np.str_(")[2].rstrip(")") or str(error)
@@ -292,7 +319,20 @@ def _join(pieces: list[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
     if len(pieces) == 1:
         return pieces[0]
     names = [name for name in pieces[0] if all(name in piece for piece in pieces)]
-    return {name: np.concatenate([piece[name] for piece in pieces]) for name in names}
+    return {name: _concatenate([piece[name] for piece in pieces]) for name in names}
+
+
+def _concatenate(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    if any(part.dtype.kind == "U" for part in parts):
+        parts = [_words(part) for part in parts]
+    return np.concatenate(parts)
+
+
+def _words(values: NDArray[Any]) -> NDArray[np.str_]:
+    """Return a column as text, "" where a value is missing."""
+    if values.dtype.kind == "U":
+        return values
+    return np.array(["" if value is None else str(value) for value in whole_values(values)], np.str_)
 
 
 def _split(table: dict[str, NDArray[Any]], rows: int) -> tuple[dict[str, NDArray[Any]], list[dict[str, NDArray[Any]]]]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensscan.errors import CatalogError
-from lensscan.survey.tables import Columns, Table
+from lensscan.survey.tables import Columns, Table, without
 
 __all__ = ["HdfTable", "ParquetTable"]
 
@@ -46,7 +46,7 @@ class HdfTable(Table):
                 groups.setdefault(item.parent.name, {})[name.rpartition("/")[2]] = item
 
         self._file.visititems(visit)
-        best: tuple[dict[str, Any], Any, int] = ({}, None, 0)
+        best: tuple[dict[str, Any], Any, int] = ({}, None, -1)
         for item in compounds:
             if item.shape[0] > best[2]:
                 best = (dict.fromkeys(item.dtype.names, item), item, item.shape[0])
@@ -130,27 +130,25 @@ class ParquetTable(Table):
                 raise CatalogError(f"{self.path}: damaged ({reason}); get the file again") from None
             if batch is None:
                 return
-            yield {name: _from_arrow(batch.column(name), self.path, name) for name in names}
+            yield {name: _from_arrow(batch.column(name)) for name in names}
 
     def _description(self) -> str:
         return (self._file.schema_arrow.metadata or {}).get(b"table_meta_yaml", b"").decode("utf-8", "replace")
 
 
-def _from_arrow(array: Any, path: str, name: str) -> NDArray[Any]:
+def _from_arrow(array: Any) -> NDArray[Any]:
     import pyarrow as pa
 
     kind = array.type
     if pa.types.is_dictionary(kind):
-        return _from_arrow(array.dictionary_decode(), path, name)
+        return _from_arrow(array.dictionary_decode())
     if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind):
         return _vectors(array.to_pylist())
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return np.array(["" if value is None else value for value in array.to_pylist()], dtype=np.str_)
     if pa.types.is_integer(kind) and array.null_count:
-        try:
-            return np.asarray(array.cast(pa.float64()).to_numpy(zero_copy_only=False))
-        except pa.ArrowInvalid:
-            raise CatalogError(f"{path}: column {name!r} has missing integers; fill or drop them") from None
+        missing = array.is_null().to_numpy(zero_copy_only=False)
+        return without(array.fill_null(0).to_numpy(zero_copy_only=False), missing)
     if pa.types.is_decimal(kind):
         return np.array([np.nan if value is None else float(value) for value in array.to_pylist()])
     values = np.asarray(array.to_numpy(zero_copy_only=False))

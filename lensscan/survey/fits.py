@@ -32,6 +32,7 @@ __all__ = [
     "Hdu",
     "create_fitsio",
     "decode",
+    "keep_bytes",
     "open_fitsio",
     "open_regular",
     "physical",
@@ -320,6 +321,12 @@ def open_fitsio(path: str) -> Any:
             return fitsio.FITS(name, "r")
     except (OSError, ValueError, RuntimeError) as error:
         raise StampError(Status.UNREADABLE, f"{path}: {' '.join(str(error).split())}") from None
+
+
+def keep_bytes(hdu: Any) -> Any:
+    """Return a table of an open fitsio file that gives text as bytes: fitsio itself takes all text for ASCII."""
+    hdu._maybe_decode_fits_ascii_strings_to_unicode_py3 = lambda array: array
+    return hdu
 
 
 def create_fitsio(path: str) -> Any:

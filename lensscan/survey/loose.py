@@ -61,6 +61,10 @@ class LooseSource(StampSource):
 
     def files_of(self, path: str) -> list[str]:
         """Return the file of a row, or that of each band."""
+        return self.stored_in(path)
+
+    def stored_in(self, path: str) -> list[str]:
+        """Return the file of a row, or that of each band."""
         if BAND not in path:
             return [path]
         bands = self._survey.bands

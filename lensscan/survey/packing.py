@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from lensscan.survey.catalog import Catalog, Chunk
 from lensscan.survey.packfile import MAX_ROWS, PackFile, native_ids
 from lensscan.survey.packwriter import PackWriter
 from lensscan.survey.presence import SomeFiles
-from lensscan.survey.stamps import Frame, Rows, StampSource, allocate
+from lensscan.survey.stamps import Frame, Located, Rows, StampSource, allocate
 
 __all__ = ["PackReport", "pack_catalog", "pack_name"]
 
@@ -90,9 +91,9 @@ def pack_catalog(
     try:
         for number, chunk in enumerate(catalog.chunks(rows_per_pack)):
             path = folder / pack_name(number)
-            key = _key(chunk, spec, survey, frame)
+            located = source.locate(chunk)
+            key = _key(chunk, located, source, spec, survey, frame)
             if not _finished(path, key):
-                located = source.locate(chunk)
                 tried.look(located.file)
                 tried.require()
                 make_folder(folder)
@@ -126,13 +127,29 @@ def pack_catalog(
     return report
 
 
-def _key(chunk: Chunk, spec: str, survey: Survey, frame: Frame) -> str:
+def _key(chunk: Chunk, located: Located, source: StampSource, spec: str, survey: Survey, frame: Frame) -> str:
+    """Return what tells packs of the same rows, settings, files and places in files from all others."""
     digest = hashlib.sha256()
     settings = {"spec": spec, "survey": asdict(survey), "frame": asdict(frame)}
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     for column in (chunk.id, chunk.ra, chunk.dec, chunk.px, chunk.py):
         digest.update(np.ascontiguousarray(column).tobytes())
+    digest.update(located.offset.tobytes() + located.status.tobytes())
+    states: dict[str, bytes] = {}
+    for path in located.file:
+        if path not in states:
+            states[path] = repr([_state(file) for file in source.stored_in(path)]).encode()
+        digest.update(states[path])
     return digest.hexdigest()[:32]
+
+
+def _state(path: str) -> tuple[str, int, int]:
+    """Return (path, size, mtime_ns) of a file, with -1 for one that is not there."""
+    try:
+        state = os.stat(path)
+    except (OSError, ValueError):
+        return path, -1, -1
+    return path, state.st_size, state.st_mtime_ns
 
 
 def _finished(path: Path, key: str) -> bool:
@@ -144,7 +161,10 @@ def _finished(path: Path, key: str) -> bool:
         raise OutputError(f"{error.reason}; remove the file and run the same command again") from None
     try:
         if pack.header.text("PACKKEY") != key:
-            raise OutputError(f"{path} was packed from another catalog or other settings; give another folder")
+            raise OutputError(
+                f"{path} was packed from another catalog, other files or other settings; "
+                "remove it to pack its rows again, or give another folder"
+            )
     finally:
         pack.close()
     return True

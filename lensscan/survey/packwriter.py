@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensscan.config import Survey
-from lensscan.errors import OutputError, StampError, disk_error
-from lensscan.files import sync_folder, temporary_name
+from lensscan.errors import ConfigError, OutputError, StampError, disk_error
+from lensscan.files import ascii_text, sync_folder, temporary_name
 from lensscan.schema import Status
 from lensscan.survey.fits import BLOCK
 from lensscan.survey.packfile import MAX_ROWS, SIGN_BIT, PackFile, failure_dtype, index_dtype, row_dtype
@@ -24,6 +24,8 @@ from lensscan.survey.zeropoint import NJY_ZERO_POINT
 __all__ = ["PackWriter"]
 
 LETTERS = {"|i1": "L", "|u1": "B", ">i2": "I", ">i4": "J", ">i8": "K", ">f4": "E", ">f8": "D"}
+CARD_TEXT = 68
+"""Characters of the text in one card of a header."""
 UNITS = {"RA": "deg", "DEC": "deg", "IMAGE": "nJy", "ORIGIN": "arcsec", "FWHM": "arcsec", "SIGMA": "nJy"}
 
 
@@ -39,12 +41,14 @@ class PackWriter:
     id_dtype : dtype
         int64, uint64 or str of some width: that of the catalog.
     survey : Survey, optional
-        Named in the header.
+        Named in the header, in ASCII and as far as a card holds it.
     key : str
         Says what the pack was made from; a resumed `lensscan pack` keeps packs whose key is the same.
 
     Raises
     ------
+    ConfigError
+        If a header cannot hold the name of a band.
     OutputError
         If more than 50,000 rows are added, or the written file does not verify.
     DiskError
@@ -55,6 +59,12 @@ class PackWriter:
         self, path: str | Path, frame: Frame, id_dtype: np.dtype[Any], survey: Survey | None = None, key: str = ""
     ) -> None:
         self.path = str(path)
+        for band in frame.bands:
+            if _card_text(band) != band:
+                raise ConfigError(
+                    f"{path}: a pack cannot name band {band!r}; give it an ASCII name of at most {CARD_TEXT} "
+                    "characters in the survey file"
+                )
         self._frame, self._survey, self._key = frame, survey, key
         self._unsigned = id_dtype.kind == "u"
         self._id = f"S{id_dtype.itemsize}" if id_dtype.kind == "U" else ">i8"
@@ -242,10 +252,18 @@ def _card(key: str, value: object) -> str:
     if isinstance(value, bool):
         word = ("T" if value else "F").rjust(20)
     elif isinstance(value, str):
-        word = "'" + value.replace("'", "''").ljust(8) + "'"
+        word = "'" + _card_text(value).replace("'", "''").ljust(8) + "'"
     else:
         word = (repr(float(value)).upper() if isinstance(value, float) else str(value)).rjust(20)
     return f"{key:8}= {word}".ljust(80)
+
+
+def _card_text(text: str) -> str:
+    """Return as much of a text as a card holds, in ASCII; a quote takes two places."""
+    text = ascii_text(text)
+    while len(text) + text.count("'") > CARD_TEXT:
+        text = text[:-1]
+    return text
 
 
 def _pad(stream: IO[bytes], size: int) -> None:

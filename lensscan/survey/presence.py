@@ -55,9 +55,10 @@ class SomeFiles:
     def require(self) -> None:
         """Raise a `ConfigError` if files were looked for and none is there."""
         if self._missing and not self._found:
+            first = next(iter(self._missing)) or "that of a row without a value for the template"
             raise ConfigError(
                 f"--stamps {self._spec}: none of the files of the rows tried is there ({len(self._missing)} looked "
-                f"for, the first is {next(iter(self._missing))}); correct the template, or give the whole path"
+                f"for, the first is {first}); correct the template, or give the whole path"
             )
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lensscan.config import Cut, CutStep, Survey
 from lensscan.errors import CatalogError, ConfigError, StampError
 from lensscan.survey.catalog import Chunk
-from lensscan.survey.fits import open_fitsio
+from lensscan.survey.fits import keep_bytes, open_fitsio
 
 __all__ = ["CutFlow", "FlowStep", "Selector", "expression_bands", "flow_lines", "read_stored_flow"]
 
@@ -232,13 +232,15 @@ def read_stored_flow(path: str | Path) -> CutFlow | None:
             names = [hdu.get_extname() for hdu in file]
             if "CUTFLOW" not in names:
                 return None
-            header, rows = file["CUTFLOW"].read_header(), file["CUTFLOW"].read()
+            table = keep_bytes(file["CUTFLOW"])
+            header, rows = table.read_header(), table.read()
     except (StampError, OSError):
         return None
+    names = [name.decode("utf-8", "replace").strip() for name in rows["name"].tolist()]
     steps = [
-        FlowStep(str(row["name"]).strip(), *(int(row[key]) for key in ("n_in", "n_kept", "n_nan", "n_sentinel")))
-        for row in rows
-        if str(row["name"]).strip()
+        FlowStep(name, *(int(row[key]) for key in ("n_in", "n_kept", "n_nan", "n_sentinel")))
+        for name, row in zip(names, rows, strict=True)
+        if name
     ]
     return CutFlow(
         str(header.get("CUT", "")).strip(),

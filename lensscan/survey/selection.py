@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensscan.errors import CatalogError, ConfigError, OutputError, disk_error
-from lensscan.files import temporary_name
+from lensscan.files import ascii_text, temporary_name
 from lensscan.survey.fits import create_fitsio, open_fitsio
 from lensscan.survey.select import CutFlow
 
@@ -95,10 +95,10 @@ class SelectionWriter:
                 rows = np.zeros(1, rows.dtype)
             self._file.write(rows, extname="CUTFLOW")
             header = self._file["CUTFLOW"]
-            header.write_key("CUT", flow.name, "name of the cut")
+            header.write_key("CUT", ascii_text(flow.name), "name of the cut")
             header.write_key("N_CAT", flow.n_catalog, "rows of the catalog")
             header.write_key("N_SEL", flow.n_selected, "rows selected")
-            header.write_key("MAGS", flow.magnitudes, "which magnitudes were cut")
+            header.write_key("MAGS", ascii_text(flow.magnitudes), "which magnitudes were cut")
             if flow.prevalence is not None:
                 header.write_key("PREVALEN", flow.prevalence, "lenses per selected row, as the cut states it")
             self._file.close()
@@ -121,6 +121,8 @@ class SelectionWriter:
 
 
 def _stored(values: NDArray[Any], name: str) -> Any:
+    if not name.isascii():
+        raise CatalogError(f"column {name!r}: a FITS table names columns in ASCII; rename it in the catalog")
     kind = values.dtype.kind
     if kind == "U":
         width = f"S{max(values.dtype.itemsize, 4)}"

@@ -327,6 +327,10 @@ class StampSource(ABC):
         """Return the files that may hold a row, of which one must be there; none if `locate` has looked already."""
         return []
 
+    def stored_in(self, path: str) -> list[str]:
+        """Return the files that hold a row which `locate` has put at `path`."""
+        return [path]
+
     @abstractmethod
     def reader(self) -> StampReader:
         """Return a reader for one thread."""

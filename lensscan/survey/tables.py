@@ -14,14 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensscan.errors import CatalogError, StampError
-from lensscan.survey.fits import open_fitsio
+from lensscan.survey.fits import keep_bytes, open_fitsio
 
-__all__ = ["Table", "open_table", "split_element"]
+__all__ = ["EXACT", "Table", "open_table", "split_element", "without"]
 
 Columns = dict[str, NDArray[Any]]
 MASK = ".mask"
 """Ending of the column in which astropy stores which values of another are masked, where a format has no such thing."""
 OTHER_ANGLE = re.compile(r"(rad|hour|hr|h\b|arcmin|arcsec|mas\b)", re.IGNORECASE)
+EXACT = 2.0**53
+"""Floats hold all integers below this."""
 ELEMENT = re.compile(r"(.+)\[(\d+)\]")
 
 
@@ -126,7 +128,7 @@ class Table(ABC):
                         raise CatalogError(
                             f"{self.path}: id column {name!r} is empty in some rows; give every row an id"
                         )
-                    piece[name] = _without(piece[name], missing)
+                    piece[name] = without(piece[name], missing)
             yield {name: self._column(piece, name, known) for name in names}
 
     def _column(self, piece: Columns, name: str, known: set[str]) -> NDArray[Any]:
@@ -140,8 +142,10 @@ class Table(ABC):
         return _native(values[:, element])
 
 
-def _without(values: NDArray[Any], missing: NDArray[np.bool_]) -> NDArray[Any]:
-    """Return a column with NaN, or empty text, where a value is missing."""
+def without(values: NDArray[Any], missing: NDArray[np.bool_]) -> NDArray[Any]:
+    """Return a column with NaN, or empty text, where a value is missing; integers too long for floats as text."""
+    if values.dtype.kind in "iu" and (np.abs(values[~missing].astype(np.float64)) >= EXACT).any():
+        values = values.astype(np.str_)
     if values.dtype.kind in "SUO":
         return np.where(missing, values.dtype.type() if values.dtype.kind != "O" else "", values)
     if values.dtype.kind in "biu":
@@ -173,7 +177,7 @@ class FitsTable(Table):
         if not tables:
             self._file.close()
             raise CatalogError(f"{path}: holds no table, or was cut short; give a FITS file with a binary table")
-        self._hdu: Any = tables[0]
+        self._hdu: Any = keep_bytes(tables[0])
         header = self._hdu.read_header()
         columns = range(1, len(self.names) + 1)
         self._units = {header.get(f"TTYPE{n}"): header[f"TUNIT{n}"] for n in columns if f"TUNIT{n}" in header}
@@ -215,7 +219,14 @@ class FitsTable(Table):
             except (OSError, ValueError, RuntimeError) as error:
                 reason = " ".join(str(error).split())[:160]
                 raise CatalogError(f"{self.path}: rows {start} to {stop}: {reason}") from None
-            yield {name: data[name] for name in names}
+            yield {name: _decoded(data[name]) for name in names}
+
+
+def _decoded(values: NDArray[Any]) -> NDArray[Any]:
+    """Return text as str of the column's own width, which every piece of it has."""
+    if values.dtype.kind != "S":
+        return values
+    return np.char.decode(values, "utf-8", "replace").astype(f"U{values.dtype.itemsize}")
 
 
 def open_table(path: str) -> Table:

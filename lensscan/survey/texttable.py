@@ -21,13 +21,16 @@ __all__ = ["TextTable"]
 NULLS = ["", "nan", "NaN", "NAN", "null", "NULL", "None", "--", "N/A", "inf", "-inf", '""']
 BYTES_PER_BLOCK = 1 << 24
 MAX_UINT64 = 2**64
+EXACT_DIGITS = 16
+"""Integers with fewer digits are exact as fractions."""
 
 
 class TextTable(Table):
     """A table of text with one line of column names; the separator is read from that line (or ECSV's header).
 
     Values have no types, so every column is read as text and turned into integers where all of a piece's
-    values are integers, into floats where they are numbers.  The kind found in the first piece must hold.
+    values are integers, into floats where they are numbers.  A column with a leading zero (``0012``) stays text,
+    and so do integers that floats would round.  The kind found in the first piece must hold.
     """
 
     def __init__(self, path: str) -> None:
@@ -131,10 +134,22 @@ def _typed(words: NDArray[np.str_], identifier: bool) -> NDArray[Any]:
         return whole
     if identifier:
         return words
+    known = np.where(np.isin(words, NULLS), "", words)
+    if _labels(known):
+        return known
     try:
-        return np.where(np.isin(words, NULLS), "nan", words).astype(np.float64)
+        return np.where(known == "", "nan", known).astype(np.float64)
     except ValueError:
         return words
+
+
+def _labels(words: NDArray[np.str_]) -> bool:
+    """Tell whether fractions would spoil a column: integers with a leading zero, or too long for a fraction."""
+    size = np.char.str_len(words)
+    if (np.char.isdecimal(words) & np.char.startswith(words, "0") & (size > 1)).any():
+        return True
+    long = size >= EXACT_DIGITS
+    return bool(long.any() and (np.char.isdecimal(np.char.lstrip(words, "+-")) | (size == 0)).all())
 
 
 def _integers(words: NDArray[np.str_]) -> NDArray[Any] | None:

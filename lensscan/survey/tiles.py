@@ -104,8 +104,10 @@ class TileSource(StampSource):
 
     def files_of(self, path: str) -> list[str]:
         """Return a row's tile in every band; nothing where an index says which tiles there are."""
-        if self._template is None:
-            return []
+        return [] if self._template is None else self.stored_in(path)
+
+    def stored_in(self, path: str) -> list[str]:
+        """Return a row's tile in every band."""
         return sorted({band_file(path, self._survey, band) for band in self._frame.bands if band in self._survey.bands})
 
     def _place(self, name: str, chunk: Chunk, rows: NDArray[np.intp]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:

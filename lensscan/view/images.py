@@ -142,7 +142,7 @@ def _draw_candidate(axes: Any, row: Any, prediction: Prediction, k: int, stamp: 
     axes.tick_params(colors=FOREGROUND, labelsize=7, length=2)
     for spine in axes.spines.values():
         spine.set_color("#55555c")
-    axes.set_title(title, color=FOREGROUND, fontsize=8.5)
+    axes.set_title(title, color=FOREGROUND, fontsize=8.5, parse_math=False)
     axes.set_xlabel(_delays(prediction, k, n), color=FOREGROUND, fontsize=7.5)
 
 

@@ -285,3 +285,12 @@ def test_a_full_disk_under_a_table_of_images_is_74(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (tmp_path / "a.h5").read_bytes() == whole
     assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["a$b^$ x_{", "Ünï-星"])
+def test_any_id_stands_on_the_page(output, tmp_path, monkeypatch, name):
+    """No formula is read into it, and no warning of matplotlib shows."""
+    monkeypatch.setattr("lensscan.view.images._name", lambda value: name)
+    assert main(["images", str(output), "--samples", "30", "--top", "1", "-o", str(tmp_path / "im.ecsv")]) == 0
+    assert (tmp_path / "im.png").stat().st_size > 10_000

@@ -12,10 +12,12 @@ from astropy.table import Table
 from lensscan.config import Band, CatalogColumns, Survey, load_survey
 from lensscan.errors import CatalogError
 from lensscan.survey.catalog import Catalog, open_catalog
+from lensscan.survey.template import Template
 
 SURVEY = Survey(
     "test", 0.263, {"g": Band(mag="mag_g"), "r": Band(mag="MAGS[1]")}, catalog=CatalogColumns(keep=("flag",))
 )
+BARE = Survey("bare", 0.263, {})
 PLAIN = dataclasses.replace(SURVEY, bands={"g": Band(mag="mag_g")})
 IDS = {
     "int64": np.array([2**53 + 1, -5, 2**62 + 3, 7], np.int64),
@@ -306,3 +308,89 @@ def test_a_parquet_file_with_damaged_pages_is_named(tmp_path):
     path.write_bytes(data[:4] + bytes(196) + data[200:])
     with pytest.raises(CatalogError, match=r"cat\.parquet: damaged"):
         read(open_catalog(str(path), PLAIN))
+
+
+TILES = {"file": ["0012", "0100", ""], "tile": ["12", "", "7"], "long": ["9007199254740993", "5", ""]}
+
+
+def tiles_of(tmp_path, kind: str) -> str:
+    """Write a catalog whose columns name tiles: text with leading zeros, and integers with gaps."""
+    if kind == "csv":
+        rows = enumerate(zip(*TILES.values(), strict=True))
+        lines = ["id,file,tile,long", *(",".join((f"J{number}", *row)) for number, row in rows)]
+        (tmp_path / "c.csv").write_text("\n".join(lines) + "\n")
+    elif kind == "parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        columns = {"id": pa.array(["J0", "J1", "J2"]), "file": pa.array(TILES["file"])}
+        for name, type in (("tile", pa.int32()), ("long", pa.int64())):
+            columns[name] = pa.array([int(word) if word else None for word in TILES[name]], type)
+        pq.write_table(pa.table(columns), tmp_path / "c.parquet")
+    else:
+        data = Table({"id": ["J0", "J1", "J2"], "file": TILES["file"]}, masked=True)
+        for name in ("tile", "long"):
+            data[name] = np.array([int(word or 0) for word in TILES[name]], np.int64)
+            data[name].mask = [not word for word in TILES[name]]
+        data.write(tmp_path / f"c.{kind}", **({"path": "t", "serialize_meta": True} if kind == "h5" else {}))
+    return str(tmp_path / f"c.{kind}")
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "fits", "h5", "ecsv"])
+def test_integers_in_a_path_stay_integers(tmp_path, kind):
+    """A leading zero is kept, and a missing value costs only its own row."""
+    (chunk,) = read(open_catalog(tiles_of(tmp_path, kind), BARE, tuple(TILES)))
+    paths = {
+        text: Template(text).expand(chunk.named(Template(text).columns), chunk.n)
+        for text in ("{file}/{id}", "{tile}/{id}", "{tile:04d}", "{long}")
+    }
+    assert paths == {
+        "{file}/{id}": ["0012/J0", "0100/J1", ""],
+        "{tile}/{id}": ["12/J0", "", "7/J2"],
+        "{tile:04d}": ["0012", "", "0007"],
+        "{long}": ["9007199254740993", "5", ""],
+    }
+
+
+def test_columns_with_leading_zeros_are_kept_as_text_and_read_as_numbers(tmp_path):
+    survey = dataclasses.replace(PLAIN, catalog=CatalogColumns(keep=("tile", "flag")))
+    (tmp_path / "c.csv").write_text("id,ra,dec,mag_g,tile,flag\n1,005,-05,021,0012,1\n2,,02,,,\n")
+    (chunk,) = read(open_catalog(str(tmp_path / "c.csv"), survey))
+    assert chunk.columns["tile"].tolist() == ["0012", ""]
+    np.testing.assert_array_equal(chunk.columns["flag"], [1.0, np.nan])
+    np.testing.assert_array_equal(chunk.ra, [5.0, np.nan])
+    np.testing.assert_array_equal(chunk.dec, [-5.0, 2.0])
+    np.testing.assert_array_equal(chunk.mags["g"], [21.0, np.nan])
+
+
+def test_the_kind_of_a_column_in_a_path_may_change_from_file_to_file(tmp_path):
+    template = Template("{tile}.fits")
+    for number, tiles in enumerate((("1234", "1235"), ("0012", "1236"), ("1237", ""))):
+        lines = [f"{2 * number + row},{tile}" for row, tile in enumerate(tiles)]
+        (tmp_path / f"{number}.csv").write_text("\n".join(["id,tile", *lines]) + "\n")
+    for rows in (2, 3, 6):
+        catalog = open_catalog(f"{tmp_path}/*.csv", BARE, ("tile",))
+        paths = [path for chunk in catalog.chunks(rows) for path in template.expand(chunk.named(("tile",)), chunk.n)]
+        assert paths == [f"{tile}.fits" for tile in ("1234", "1235", "0012", "1236", "1237")] + [""], rows
+
+
+def test_positions_that_are_none_on_the_sky_are_unknown_and_counted(tmp_path, caplog):
+    path = tmp_path / "c.csv"
+    path.write_text("id,ra,dec\n1,400,5\n2,10,95\n3,-999,-999\n4,-180,-90\n5,360,90\n6,,\n")
+    chunks = read(open_catalog(str(path), BARE), 2)
+    positions = [place for chunk in chunks for place in zip(chunk.ra.tolist(), chunk.dec.tolist(), strict=True)]
+    np.testing.assert_array_equal(positions[:3], np.full((3, 2), np.nan))
+    assert positions[3:5] == [(-180.0, -90.0), (360.0, 90.0)]
+    messages = [record.getMessage().partition(" (")[0] for record in caplog.records]
+    assert messages == [f"{path}: 3 positions are impossible"]
+    caplog.clear()
+    path.write_text("id,ra,dec\n1,40,5\n2,nan,nan\n")
+    read(open_catalog(str(path), BARE))
+    assert not caplog.records, "a missing position is no impossible one"
+
+
+@pytest.mark.parametrize("kind", ["h5", "h5-group", "parquet", "fits", "csv"])
+def test_a_table_without_rows_is_a_table(tmp_path, kind):
+    catalog = open_catalog(write(table(IDS["int64"], False)[:0], tmp_path, kind), PLAIN)
+    assert read(catalog) == []
+    assert catalog.n_rows in (0, None)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from astropy.table import Table
 from survey import zoo
 
 from lensscan.cli.main import main
-from lensscan.config import load_survey
+from lensscan.config import Survey, load_survey
 from lensscan.errors import CatalogError, ConfigError, OutputError
 from lensscan.schema import Flag, Status
 from lensscan.survey.catalog import Chunk, open_catalog
@@ -285,7 +286,7 @@ def test_pack_command_resumes_and_accounts_for_failures(tmp_path, capsys):
     assert missing == set(expected)
     assert not list((tmp_path / "p").glob("*.part"))
     assert main([*arguments[:-4], "--stamps", "stamps:/elsewhere/{file}", "-o", str(tmp_path / "p")]) == 1
-    assert "packed from another catalog or other settings" in capsys.readouterr().err
+    assert "packed from another catalog, other files or other settings" in capsys.readouterr().err
     os.truncate(tmp_path / "p" / "pack-000000.fits", 100_000)
     assert main(arguments) == 1
     assert f"{tmp_path}/p/pack-000000.fits: " in capsys.readouterr().err
@@ -331,3 +332,67 @@ def test_a_reader_looks_at_no_pack_before_it_reads(tmp_path, monkeypatch):
     reader.close()
     assert (batch.status[:10] == Status.PENDING).all()
     assert opened == [f"{tmp_path}/p/b.fits"]
+
+
+def pack_two(tmp_path: Path, stamps: str, survey: Path | None = None) -> int:
+    """Pack the two rows of the catalog c.csv."""
+    arguments = ["pack", str(tmp_path / "c.csv"), "--survey", str(survey or survey_file(tmp_path))]
+    return main([*arguments, "--stamps", stamps, "-o", str(tmp_path / "p")])
+
+
+def test_packs_of_other_files_for_the_same_rows_are_refused(tmp_path, capsys):
+    zoo.build(tmp_path / "zoo")
+    stamps, catalog = f"stamps:{tmp_path}/zoo/{{file}}", tmp_path / "c.csv"
+    shutil.copy(tmp_path / "zoo/good.fits", tmp_path / "zoo/better.fits")
+    catalog.write_text("id,file\n1,good.fits\n2,good.fits\n")
+    assert pack_two(tmp_path, stamps) == 0
+    assert pack_two(tmp_path, stamps) == 0
+    assert "(1 stood already)" in capsys.readouterr().out
+    catalog.write_text("id,file\n1,good.fits\n2,better.fits\n")
+    assert pack_two(tmp_path, stamps) == 1
+    assert "remove it to pack its rows again" in capsys.readouterr().err
+    (tmp_path / "p/pack-000000.fits").unlink()
+    assert pack_two(tmp_path, stamps) == 0
+    assert pack_two(tmp_path, stamps) == 0
+    os.utime(tmp_path / "zoo/better.fits", (1, 1))
+    assert pack_two(tmp_path, stamps) == 1, "the same path, another file"
+    assert "packed from another catalog, other files" in capsys.readouterr().err
+
+
+def test_packs_of_other_tiles_in_the_index_are_refused(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for name in ("one", "two"):
+        image = fits.ImageHDU(rng.normal(size=(200, 200)).astype(np.float32), name="g")
+        image.header.update({"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 10.0, "CRVAL2": 0.0})
+        image.header.update({"CRPIX1": 100.5, "CRPIX2": 100.5, "CD1_1": -0.263 / 3600, "CD2_2": 0.263 / 3600})
+        image.header["MAGZERO"] = 30.0
+        fits.HDUList([fits.PrimaryHDU(), image]).writeto(tmp_path / f"{name}.fits")
+    (tmp_path / "c.csv").write_text("id,ra,dec\n1,10.0,0.0\n2,10.001,0.001\n")
+    survey = tmp_path / "one-band.toml"
+    survey.write_text('name = "s"\npixel_scale = 0.263\nstamp_size = 32\n[bands.g]\n')
+    index = tmp_path / "index.csv"
+    index.write_text("file\none.fits\n")
+    assert pack_two(tmp_path, f"tiles:{index}", survey) == 0
+    assert pack_two(tmp_path, f"tiles:{index}", survey) == 0
+    assert "(1 stood already)" in capsys.readouterr().out
+    index.write_text("file\ntwo.fits\n")
+    assert pack_two(tmp_path, f"tiles:{index}", survey) == 1
+    assert "packed from another catalog, other files" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "card"), [("größe", r"gr\xf6\xdfe"), ("d" * 90, "d" * 68), ("o'" * 60, "o'" * 22 + "o")]
+)
+def test_any_name_of_a_survey_fits_the_header(tmp_path, name, card):
+    survey = Survey(name, 0.263, SURVEY.bands)
+    with PackWriter(tmp_path / "a.fits", FRAME, np.dtype("i8"), survey, "key") as writer:
+        writer.add(filled(2), np.arange(2), np.zeros(2), np.zeros(2))
+    with fits.open(tmp_path / "a.fits") as file:
+        file.verify("exception")
+        assert file["STAMPS"].header["SURVEY"] == card
+        assert file["STAMPS"].header["PACKKEY"] == "key"
+
+
+def test_a_band_that_a_header_cannot_name_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="a pack cannot name band 'ü'"):
+        PackWriter(tmp_path / "a.fits", Frame(("ü",), 16, 0.263, 1), np.dtype("i8"))

@@ -97,3 +97,10 @@ def test_packing_what_is_not_there_is_refused_in_one_line(tmp_path, capsys, kind
     (said,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert said.startswith(f"lensscan pack: error: --stamps {spec}: none of the files of the rows tried is there")
     assert list(tmp_path.iterdir()) == [table], "nothing stays behind"
+
+
+def test_rows_without_a_value_for_the_template_are_named_so():
+    first = SomeFiles(loose("stamps:{file}"), "stamps:{file}")
+    first.look([""])
+    with pytest.raises(ConfigError, match="the first is that of a row without a value for the template"):
+        first.require()

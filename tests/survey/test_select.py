@@ -11,6 +11,7 @@ from lensscan.config import Band, Cut, CutStep, Survey, load_cut, load_survey, s
 from lensscan.errors import ConfigError, ExitCode
 from lensscan.survey.catalog import open_catalog
 from lensscan.survey.select import Selector, expression_bands, read_stored_flow
+from lensscan.survey.selection import SelectionWriter
 
 SURVEY = Survey("t", 0.2, {b: Band(mag=f"mag_{b}") for b in "gri"})
 
@@ -192,3 +193,46 @@ def test_a_selection_never_replaces_its_catalog(tmp_path, capsys):
     assert main(command) == 1
     assert "is the input" in capsys.readouterr().err
     assert len(Table.read(path)) == 2
+
+
+def test_text_beyond_ascii_survives_a_selection(tmp_path):
+    (tmp_path / "c.csv").write_text("id,name,mag\nÜnï-星,größe,20\nJ2,,21\nJ3,x,30\n", encoding="utf-8")
+    (tmp_path / "s.toml").write_text('name = "s"\npixel_scale = 0.2\n[bands."ü"]\nmag = "mag"\n', encoding="utf-8")
+    (tmp_path / "c.toml").write_text('name = "schön"\n[[step]]\nvalue = "ü"\nmax = 25\n', encoding="utf-8")
+    arguments = [
+        "--survey",
+        str(tmp_path / "s.toml"),
+        "--cut",
+        str(tmp_path / "c.toml"),
+        "-o",
+        str(tmp_path / "s.fits"),
+    ]
+    assert main(["select", str(tmp_path / "c.csv"), *arguments]) == 0
+    (chunk,) = open_catalog(str(tmp_path / "s.fits"), load_survey(tmp_path / "s.toml"), ("name",)).chunks()
+    assert chunk.id.tolist() == ["Ünï-星", "J2"]
+    assert chunk.columns["name"].tolist() == ["größe", ""]
+    flow = read_stored_flow(tmp_path / "s.fits")
+    assert flow is not None
+    assert flow.name == r"sch\xf6n", "headers are ASCII"
+    assert [step.name for step in flow.steps] == ["ü < 25"]
+
+
+def test_a_column_that_fits_cannot_name_is_said_so(tmp_path, capsys):
+    (tmp_path / "c.csv").write_text("id,größe,mag_g\n1,2,20\n", encoding="utf-8")
+    (tmp_path / "c.toml").write_text('name = "c"\n[[step]]\nvalue = "g"\nmax = 25\n')
+    output = tmp_path / "s.fits"
+    options = ["--survey", "des", "--cut", str(tmp_path / "c.toml"), "-o", str(output)]
+    assert main(["select", str(tmp_path / "c.csv"), *options]) == 1
+    assert "column 'größe': a FITS table names columns in ASCII; rename it" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_text_of_a_later_chunk_may_be_longer(tmp_path):
+    """The width of a FITS column is that of the file, not that of the first chunk's longest word."""
+    path = catalog(tmp_path, name=["", "a", "a long name of a galaxy"])
+    with SelectionWriter(tmp_path / "s.fits") as writer:
+        for chunk in open_catalog(path, SURVEY, everything=True).chunks(2):
+            writer.add(chunk.columns)
+        writer.finish(Selector(SURVEY, None).flow, {})
+    (chunk,) = open_catalog(str(tmp_path / "s.fits"), SURVEY, ("name",)).chunks()
+    assert chunk.columns["name"].tolist() == ["", "a", "a long name of a galaxy"]
