@@ -199,7 +199,19 @@ class PlanWriter:
         self._digests["duplicates"] = hashlib.sha256(np.array(later, "i8").tobytes())
         return len(later)
 
-    def finish(self, settings: dict[str, Any], flow: CutFlow, fingerprint: list[Any], bands: tuple[str, ...]) -> str:
+    @property
+    def shared(self) -> list[str]:
+        """Files that hold the pixels of several rows, as far as known."""
+        return [name for name in self._files if name]
+
+    def finish(
+        self,
+        settings: dict[str, Any],
+        flow: CutFlow,
+        fingerprint: list[Any],
+        bands: tuple[str, ...],
+        storage: Sequence[Any] = (),
+    ) -> str:
         """Write blocks, cut flow and hash, and give the file its final name; returns the plan hash."""
         self.mark_duplicates()
         rows = {name: value.hexdigest() for name, value in sorted(self._digests.items())}
@@ -226,6 +238,7 @@ class PlanWriter:
             # as datasets: an attribute holds 64 KB at most, and a catalog may be thousands of files
             self._h5.create_dataset("settings", data=canonical(settings), dtype=TEXT)
             self._h5.create_dataset("fingerprint", data=canonical(fingerprint), dtype=TEXT)
+            self._h5.create_dataset("storage", data=canonical(storage), dtype=TEXT)
             self._h5.attrs.update(attributes)
             self._h5.close()
             self._sink.sync()
@@ -314,6 +327,7 @@ class Plan:
     id_width: int
     blocks: np.ndarray
     cutflow: np.ndarray
+    storage: list[Any] = field(default_factory=list)
     _window: tuple[int, int, Rows] | None = None
 
     @classmethod
@@ -339,6 +353,7 @@ class Plan:
                     id_width=int(a["id_width"]),
                     blocks=h5["blocks"][()],
                     cutflow=h5["cutflow"][()],
+                    storage=json.loads(h5["storage"][()]) if "storage" in h5 else [],
                 )
         except (OSError, KeyError, ValueError) as error:
             raise OutputError(f"cannot read the plan {path} ({error}); remove {path.parent} and start again") from None

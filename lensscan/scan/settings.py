@@ -69,7 +69,7 @@ class ScanSettings:
     stall_seconds : float
         Hand a worker's blocks to others when it finishes no row for so long.
     keep_shards, overwrite : bool
-        Keep the run folder after the merge; replace an output of another plan.
+        Keep the run folder after the merge; replace an output, or drop a run, of another plan or other stamps.
     stamp_size : int
         Side of a cut-out from tiles in survey pixels, 0 for what the model needs.
     """
