@@ -34,8 +34,8 @@ def run(args: argparse.Namespace) -> int:
         return int(ExitCode.INCOMPLETE)
     if Path(args.output).exists() and (folder := replaced_by(Path(args.output))):
         print(
-            f"lensscan verify: incomplete: {args.output} stands, but {folder} is of another plan, an unfinished run that "
-            "is to replace it; run its scan again, or remove that folder",
+            f"lensscan verify: incomplete: {args.output} stands, but {folder} is of another plan, an unfinished run "
+            "that is to replace it; run its scan again, or remove that folder",
             file=sys.stderr,
         )
         return int(ExitCode.INCOMPLETE)

@@ -121,6 +121,10 @@ def _scan(root: Root, settings: ScanSettings, argv: Sequence[str]) -> int:
     if plan is None:
         return _stopped(root, "during planning")
     release_memory()
+    if not plan.n_rows:
+        root.warn(
+            f"none of the {plan.n_catalog:,} catalog rows is selected: there is nothing to score, the output is empty"
+        )
     done = root.ledger(plan)
     if done is None:
         return _stopped(root, "while finished blocks were verified")

@@ -46,7 +46,7 @@ class HdfTable(Table):
                 groups.setdefault(item.parent.name, {})[name.rpartition("/")[2]] = item
 
         self._file.visititems(visit)
-        best: tuple[dict[str, Any], Any, int] = ({}, None, 0)
+        best: tuple[dict[str, Any], Any, int] = ({}, None, -1)
         for item in compounds:
             if item.shape[0] > best[2]:
                 best = (dict.fromkeys(item.dtype.names, item), item, item.shape[0])
