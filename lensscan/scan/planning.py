@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lensscan import faults
 from lensscan.config import Cut, Survey
-from lensscan.errors import CatalogError, ModelError, PlanMismatch
+from lensscan.errors import CatalogError, ModelError, OutputError, PlanMismatch
 from lensscan.files import keep_inputs
 from lensscan.scan.columns import row_bytes
 from lensscan.scan.engine import default_batch, stamp_source
@@ -49,6 +49,8 @@ class Planner:
 
         self.settings = settings
         self.announce = announce
+        if os.path.isdir(settings.output):
+            raise OutputError(f"cannot write {settings.output}: it is a folder; give a file")
         self.survey, self.cut = settings.load()
         models = [Model.load(name) for name in settings.model]
         self.cards: list[Card] = [model.card for model in models]

@@ -124,6 +124,8 @@ class ScanSettings:
             raise ConfigError(f"{where}: max_seconds must not be negative")
         if self.regress_above is not None and math.isnan(self.regress_above):
             raise ConfigError(f"{where}: regress_above must be a number, or -inf for all rows")
+        if self.min_logit is not None and math.isnan(self.min_logit):
+            raise ConfigError(f"{where}: min_logit must be a number; leave it out to keep all rows")
         if not self.stall_seconds > 0:
             raise ConfigError(f"{where}: stall_seconds must be positive, not {self.stall_seconds:g}")
         if self.prevalence is not None and not 0 < self.prevalence < 1:

@@ -70,6 +70,15 @@ def test_a_scan_never_replaces_its_catalog(survey: Survey, tmp_path, capsys):
     assert out.read_bytes() == before
 
 
+@pytest.mark.parametrize("more", [[], ["--overwrite"], ["--dry-run"]])
+def test_an_output_that_is_a_folder_is_refused_before_the_plan(survey: Survey, tmp_path, capsys, more):
+    (tmp_path / "out.h5").mkdir()
+    assert main(survey.args(tmp_path / "out.h5", *more)) == ExitCode.ERROR
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"lensscan scan: error: cannot write {tmp_path}/out.h5: it is a folder; give a file"]
+    assert list(tmp_path.rglob("*")) == [tmp_path / "out.h5"]
+
+
 def with_columns(survey: Survey, folder, keep: list[str]) -> list[str]:
     """Write a catalog with odd columns, and a survey file that keeps some of them; return the changed arguments."""
     table = fitsio.read(str(survey.folder / "catalog.fits"))[:6]

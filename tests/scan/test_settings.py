@@ -29,6 +29,8 @@ def test_one_model_may_be_a_word_and_the_run_folder_stands_beside_the_output() -
         ("threads", -1),
         ("stamp_size", -1),
         ("top", -1),
+        ("min_logit", float("nan")),
+        ("regress_above", float("nan")),
         ("prevalence", 0.0),
         ("prevalence", 1.0),
         ("max_failed", 1.5),
