@@ -44,7 +44,7 @@ class ScanSettings:
     views : int
         Dihedral views per stamp (1 or 8), 0 for the model's own.
     precision : str
-        ``fp32``, or ``bf16`` / ``tf32`` on a GPU.
+        ``fp32``, ``bf16``, or ``tf32``, which does nothing on a CPU.
     regressor : str or None
         Shipped name or path of a separate regression model: it alone gives the posteriors.
     regress_above : float or None
