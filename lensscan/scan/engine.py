@@ -92,9 +92,7 @@ def gpu_number(device: str) -> int:
 
 def stamp_source(settings: ScanSettings, survey: Survey, frame: Frame) -> StampSource:
     """Open the storage of the stamps."""
-    return open_source(
-        settings.stamps, survey, frame, resample=settings.resample, stamp_size=settings.stamp_size or None
-    )
+    return open_source(settings.stamps, survey, frame, resample=settings.resample)
 
 
 def build_engine(settings: ScanSettings, local_size: int) -> Engine:

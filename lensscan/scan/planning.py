@@ -103,7 +103,6 @@ class Planner:
             "survey": _without(self.survey, ("title",)),
             "stamps": s.stamps,
             "resample": s.resample,
-            "stamp_size": s.stamp_size,
             "models": [_named(card) for card in self.cards],
             **regressor,
             "views": s.views,

@@ -14,7 +14,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,7 +88,7 @@ class Attempts:
         return list(self._folder(block).glob(f"B{block:06d}.*"))
 
 
-def find_crashers(probe: Callable[[int, int], Status], files: list[str]) -> dict[int, Status]:
+def find_crashers(probe: Callable[[int, int], Status], files: Sequence[str]) -> dict[int, Status]:
     """Return which of some rows crash or stop a process, by bisection.
 
     Parameters
@@ -96,7 +96,7 @@ def find_crashers(probe: Callable[[int, int], Status], files: list[str]) -> dict
     probe : callable
         Returns the fate of a process that reads and scores rows [start, stop): PENDING if it gets past them,
         CRASHED or TIMEOUT.
-    files : list of str
+    files : sequence of str
         Storage of each row.
 
     Raises

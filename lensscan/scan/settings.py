@@ -70,8 +70,6 @@ class ScanSettings:
         Hand a worker's blocks to others when it finishes no row for so long.
     keep_shards, overwrite : bool
         Keep the run folder after the merge; replace an output, or drop a run, of another plan or other stamps.
-    stamp_size : int
-        Side of a cut-out from tiles in survey pixels, 0 for what the model needs.
     """
 
     catalog: str
@@ -81,7 +79,6 @@ class ScanSettings:
     output: str
     cut: str | None = None
     resample: bool = False
-    stamp_size: int = 0
     batch: int = 0
     views: int = 0
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
@@ -117,7 +114,7 @@ class ScanSettings:
             raise ConfigError(f"{where}: model is empty; name at least one")
         if self.views not in (0, 1, 8):
             raise ConfigError(f"{where}: views must be 1 or 8 (0: the model's own), not {self.views}")
-        for name in ("batch", "readers", "threads", "stamp_size", "top"):
+        for name in ("batch", "readers", "threads", "top"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{where}: {name} must not be negative")
         if self.max_seconds is not None and not self.max_seconds >= 0:

@@ -131,7 +131,6 @@ CHANGED = {
     ),
     "stamps": ("stamps", lambda survey, folder: ["--stamps", f"stamps:{survey.folder}/./stamps/{{id}}.fits"]),
     "resample": ("resample", lambda survey, folder: ["--resample"]),
-    "stamp_size": ("stamp_size", lambda survey, folder: ["--set", "stamp_size=20"]),
     "views": ("views", lambda survey, folder: ["--set", "views=8"]),
     "precision": ("precision", lambda survey, folder: ["--set", 'precision="bf16"']),
     "regress_above": ("regress_above", lambda survey, folder: ["--set", "regress_above=1.5"]),
