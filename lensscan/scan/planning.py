@@ -214,7 +214,7 @@ class Planner:
         os.replace(fresh.path, path)  # the same rows: its shards stand, and the next resume need not ask again
         return Plan.open(path)
 
-    def require_pixels(self, storage: Sequence[Any], since: str, gone: bool = True) -> None:
+    def require_pixels(self, storage: Sequence[Any], since: str, gone: bool = True, scored: bool = False) -> None:
         """Raise `PlanMismatch` if files that hold pixels changed; tell of those that were only touched.
 
         Parameters
@@ -225,13 +225,16 @@ class Planner:
             Completes "changed since ...".
         gone : bool
             Whether files that are not there any more count: not where nothing more is read.
+        scored : bool
+            Whether rows were scored since, so that putting an old file back would not help.
         """
         changed, touched = changed_files(storage, gone)
         if changed:
             more = f" and {len(changed) - 1} other files" if len(changed) > 1 else ""
+            back = "" if scored else "put the old file back, "
             raise PlanMismatch(
                 f"{changed[0]}{more} changed since {since}, and scores of two versions must not be mixed; "
-                f"put the old file back, choose another output, or give --overwrite to scan all anew"
+                f"{back}choose another output, or give --overwrite to scan all anew"
             )
         if touched:
             self.announce(

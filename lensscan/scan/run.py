@@ -212,7 +212,7 @@ def _merge(planner: Planner, plan: Plan, root: Root, settings: ScanSettings, arg
     from lensscan.scan.provenance import collect
 
     release_memory()
-    planner.require_pixels(plan.storage, f"the plan in {settings.run_dir} was made", gone=False)
+    planner.require_pixels(plan.storage, f"the plan in {settings.run_dir} was made", gone=False, scored=True)
     faults.reach("merge:before")
     provenance = collect(planner, plan, settings, root.world, argv, root.log_path)
     settings_of_merge = MergeSettings(**merge_settings(planner, settings))

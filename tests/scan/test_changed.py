@@ -16,6 +16,7 @@ from lensscan.cli.main import main
 from lensscan.errors import ExitCode
 from lensscan.scan import storage
 from lensscan.scan.plan import Plan
+from lensscan.scan.root import Root
 from lensscan.scan.shards import shard_path
 from lensscan.scan.storage import changed_files, contents, record_files
 
@@ -143,6 +144,24 @@ def test_touched_packs_are_resumed_and_told(survey, out, capsys):
     said = capsys.readouterr().err
     assert "nothing to do" in said
     assert "taken for the same" not in said, "the plan made again knows the new time"
+
+
+def test_packs_that_change_during_the_scan_are_never_merged(survey, out, monkeypatch, capsys):
+    score = Root.score
+
+    def meanwhile(self, *what):
+        scheduler = score(self, *what)
+        change_pixels(survey)
+        return scheduler
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Root, "score", meanwhile)
+        assert scan(survey, out) == ExitCode.ERROR
+    said = capsys.readouterr().err
+    assert "changed since the plan" in said
+    assert "put the old file back" not in said, "nobody knows which rows are of which"
+    assert not out.exists()
+    assert scan(survey, out, "--overwrite") == ExitCode.OK
 
 
 def write_tiles(folder):
