@@ -199,11 +199,11 @@ def _plan(planner: Planner, root: Root, settings: ScanSettings) -> Plan:
         except (PlanMismatch, OutputError) as error:
             if not settings.overwrite:
                 raise
-            root.say(f"overwriting: {error}")
+            root.say(f"overwriting: {str(error).partition(';')[0]}")
         # first the shards: a plan of the same hash may be made of other pixels
         removed = shards.remove_shards(settings.run_dir)
         path.unlink()
-        root.say(f"{removed} shards of another plan removed")
+        root.say(f"shards of another plan or other stamps removed: {removed}")
     return planner.make(path)
 
 

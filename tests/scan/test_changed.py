@@ -223,7 +223,9 @@ def test_overwrite_resumes_its_own_run_and_removes_that_of_another_plan(survey, 
     unfinish(out, keep=2)
     assert scan(survey, out, "--overwrite", "--set", "batch=4") == ExitCode.OK
     said = capsys.readouterr().err
-    assert "2 shards of another plan removed" in said
+    assert "overwriting: " in said
+    assert "batch changed\n" in said
+    assert "shards of another plan or other stamps removed: 2\n" in said
     assert "damaged" not in said
 
 
