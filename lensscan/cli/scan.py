@@ -49,7 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-failed", type=float, metavar="F", help="fraction of rows that may fail before exit 3 (0.01)"
     )
     how.add_argument("--keep-shards", action="store_true", help="keep the run folder after the merge")
-    how.add_argument("--overwrite", action="store_true", help="replace an output of another plan")
+    how.add_argument(
+        "--overwrite", action="store_true", help="replace an output, or drop a run, of another plan or other stamps"
+    )
     add_assignments(how, "any other setting (batch, views, top, min_logit, device, threads ...: see the page The scan)")
     how.add_argument(
         "--dry-run",

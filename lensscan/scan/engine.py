@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Sequence
@@ -57,14 +58,26 @@ def default_batch(settings: ScanSettings) -> int:
 
 
 def device_key(device: str, precision: str) -> str:
-    """Return what decides the bits of a score: GPU model and library versions, or CPU instruction set."""
+    """Return what decides the bits of a score: GPU model or CPU instruction set, library versions, precision."""
     import torch
 
     if device == "cuda":
         name = torch.cuda.get_device_name(0)
         versions = f"torch {torch.__version__}; cuda {torch.version.cuda}; cudnn {torch.backends.cudnn.version()}"
         return f"{name}; {versions}; {precision}"
-    return f"cpu {torch.backends.cpu.get_cpu_capability()}; torch {torch.__version__}"
+    key = f"cpu {torch.backends.cpu.get_cpu_capability()}; torch {torch.__version__}"
+    if precision == "bf16":
+        key = " ".join([f"{key}; bf16", *_half_precision_units()])
+    return key if precision != "tf32" else f"{key}; tf32"
+
+
+def _half_precision_units() -> list[str]:
+    """Return the instructions of this CPU that multiply in bf16; without them libraries compute it otherwise."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith("flags"):
+                return sorted({"amx_bf16", "avx512_bf16"} & set(line.split()))
+    return []
 
 
 def gpu_number(device: str) -> int:
@@ -79,9 +92,7 @@ def gpu_number(device: str) -> int:
 
 def stamp_source(settings: ScanSettings, survey: Survey, frame: Frame) -> StampSource:
     """Open the storage of the stamps."""
-    return open_source(
-        settings.stamps, survey, frame, resample=settings.resample, stamp_size=settings.stamp_size or None
-    )
+    return open_source(settings.stamps, survey, frame, resample=settings.resample)
 
 
 def build_engine(settings: ScanSettings, local_size: int) -> Engine:

@@ -378,6 +378,7 @@ class _Merge:
             **self.provenance,
             "plan_settings": self.plan.settings,
             "fingerprint": self.plan.fingerprint,
+            "storage": self.plan.storage,
             "frame": {name: getattr(self.models[0], name) for name in ("bands", "size", "pixel_scale")},
             "merge": merged,
             "blocks": {"n": len(self.plan.blocks), "device_keys": dict(self.device_keys), **self.times},

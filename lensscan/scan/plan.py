@@ -76,6 +76,7 @@ class PlanWriter:
     _hashes: list[np.ndarray] = field(default_factory=list)
     _digests: dict[str, Any] = field(default_factory=dict)
     _blocks: list[np.ndarray] = field(default_factory=list)
+    _empty: tuple[Any, ...] | None = None
     _id_kind: str = ""
     _id_width: int = 1
 
@@ -108,6 +109,18 @@ class PlanWriter:
         columns : dict of (n,) arrays
             Catalog columns carried along.
         """
+        if len(ids):
+            self._append(ids, numbers, files, columns)
+        elif self._empty is None:  # a table without rows may have types of its own
+            self._empty = (ids, numbers, files, columns)
+
+    def _append(
+        self,
+        ids: np.ndarray,
+        numbers: dict[str, np.ndarray],
+        files: Sequence[str],
+        columns: dict[str, np.ndarray],
+    ) -> None:
         index, names = self._intern(files)
         order = np.lexsort((numbers["offset"], index))
         place = index[order].astype(NUMBERS["file"])
@@ -199,8 +212,25 @@ class PlanWriter:
         self._digests["duplicates"] = hashlib.sha256(np.array(later, "i8").tobytes())
         return len(later)
 
-    def finish(self, settings: dict[str, Any], flow: CutFlow, fingerprint: list[Any], bands: tuple[str, ...]) -> str:
+    @property
+    def shared(self) -> list[str]:
+        """Files that hold the pixels of several rows, as far as known."""
+        return [name for name in self._files if name]
+
+    def finish(
+        self,
+        settings: dict[str, Any],
+        flow: CutFlow,
+        fingerprint: list[Any],
+        bands: tuple[str, ...],
+        storage: Sequence[Any] = (),
+    ) -> str:
         """Write blocks, cut flow and hash, and give the file its final name; returns the plan hash."""
+        if not self.n_rows:
+            none = np.zeros(0)
+            self._append(
+                *(self._empty or (none.astype("i8"), {name: none for name in NUMBERS if name != "file"}, (), {}))
+            )
         self.mark_duplicates()
         rows = {name: value.hexdigest() for name, value in sorted(self._digests.items())}
         settings = {**settings, "rows": digest(rows)}
@@ -226,6 +256,7 @@ class PlanWriter:
             # as datasets: an attribute holds 64 KB at most, and a catalog may be thousands of files
             self._h5.create_dataset("settings", data=canonical(settings), dtype=TEXT)
             self._h5.create_dataset("fingerprint", data=canonical(fingerprint), dtype=TEXT)
+            self._h5.create_dataset("storage", data=canonical(storage), dtype=TEXT)
             self._h5.attrs.update(attributes)
             self._h5.close()
             self._sink.sync()
@@ -259,6 +290,8 @@ def hash_ids(ids: np.ndarray) -> np.ndarray:
     if ids.dtype.kind in "iu":
         words = ids.astype(np.uint64) if ids.dtype.kind == "u" else ids.astype(np.int64).view(np.uint64)
         return words * np.uint64(0x9E3779B97F4A7C15)  # odd, so invertible: spreads ids over the high bits
+    if not len(ids):
+        return np.zeros(0, np.uint64)
     raw = np.char.encode(ids.astype(str), "utf-8")
     width = -(-max(raw.dtype.itemsize, 1) // 8) * 8
     words = raw.astype(f"S{width}").view(np.uint64).reshape(len(raw), -1)
@@ -314,6 +347,7 @@ class Plan:
     id_width: int
     blocks: np.ndarray
     cutflow: np.ndarray
+    storage: list[Any] = field(default_factory=list)
     _window: tuple[int, int, Rows] | None = None
 
     @classmethod
@@ -339,6 +373,7 @@ class Plan:
                     id_width=int(a["id_width"]),
                     blocks=h5["blocks"][()],
                     cutflow=h5["cutflow"][()],
+                    storage=json.loads(h5["storage"][()]) if "storage" in h5 else [],
                 )
         except (OSError, KeyError, ValueError) as error:
             raise OutputError(f"cannot read the plan {path} ({error}); remove {path.parent} and start again") from None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +14,16 @@ from numpy.typing import NDArray
 
 from lensscan import faults
 from lensscan.config import Cut, Survey
-from lensscan.errors import CatalogError, ModelError, PlanMismatch
+from lensscan.errors import CatalogError, ModelError, OutputError, PlanMismatch
 from lensscan.files import keep_inputs
 from lensscan.scan.columns import row_bytes
 from lensscan.scan.engine import default_batch, stamp_source
 from lensscan.scan.plan import CHUNK_ROWS, FORMAT, Plan, PlanWriter
 from lensscan.scan.regression import require_regressor
 from lensscan.scan.settings import ScanSettings, canonical
+from lensscan.scan.storage import changed_files, record_files
 from lensscan.survey.catalog import Catalog, Chunk, open_catalog
+from lensscan.survey.footprint import band_file
 from lensscan.survey.presence import LOOKS, SomeFiles
 from lensscan.survey.select import CutFlow, Selector, read_stored_flow
 from lensscan.survey.stamps import Frame, StampSource, check_bands
@@ -46,6 +49,8 @@ class Planner:
 
         self.settings = settings
         self.announce = announce
+        if os.path.isdir(settings.output):
+            raise OutputError(f"cannot write {settings.output}: it is a folder; give a file")
         self.survey, self.cut = settings.load()
         models = [Model.load(name) for name in settings.model]
         self.cards: list[Card] = [model.card for model in models]
@@ -98,7 +103,6 @@ class Planner:
             "survey": _without(self.survey, ("title",)),
             "stamps": s.stamps,
             "resample": s.resample,
-            "stamp_size": s.stamp_size,
             "models": [_named(card) for card in self.cards],
             **regressor,
             "views": s.views,
@@ -136,12 +140,18 @@ class Planner:
                 )
             tried.require()
             faults.reach("plan:before_rename")
-            writer.finish(self.identity(), self._flow(selector.flow), self.fingerprint, self.frame.bands)
+            flow, storage = self._flow(selector.flow), record_files(self._pixel_files(writer.shared))
+            writer.finish(self.identity(), flow, self.fingerprint, self.frame.bands, storage)
         except BaseException:
             writer.discard()
             raise
         faults.reach("plan:after_rename")
         return Plan.open(path)
+
+    def _pixel_files(self, names: Sequence[str]) -> set[str]:
+        """Return the files of packs or tiles, those of each band where a name stands for several."""
+        bands = [band for band in self.frame.bands if band in self.survey.bands]
+        return {band_file(name, self.survey, band) for name in names for band in bands}
 
     def _flow(self, flow: CutFlow) -> CutFlow:
         """Return the cut flow: ours, or the one that ``lensscan select`` stored with the selection."""
@@ -188,20 +198,49 @@ class Planner:
         Raises
         ------
         PlanMismatch
-            If it belongs to another configuration; the message names the fields.
+            If it belongs to another configuration, catalog or other pixels; the message names the fields or the file.
         """
         plan = Plan.open(path)
         self.require_same(plan.settings, str(path.parent))
+        self.require_pixels(plan.storage, f"the plan in {path.parent} was made")
         if canonical(plan.fingerprint) == canonical(self.fingerprint):
             return plan
-        again = path.with_name("plan-again.h5")
-        fresh = self.make(again, again=True)
-        again.unlink(missing_ok=True)
+        fresh = self.make(path.with_name("plan-again.h5"), again=True)
         if fresh.plan_hash != plan.plan_hash:
+            fresh.path.unlink(missing_ok=True)
             raise PlanMismatch(
                 f"{path.parent}: the catalog or the stamp index changed since the plan was made; {self._remedy()}"
             )
-        return plan
+        os.replace(fresh.path, path)  # the same rows: its shards stand, and the next resume need not ask again
+        return Plan.open(path)
+
+    def require_pixels(self, storage: Sequence[Any], since: str, gone: bool = True, scored: bool = False) -> None:
+        """Raise `PlanMismatch` if files that hold pixels changed; tell of those that were only touched.
+
+        Parameters
+        ----------
+        storage : sequence
+            What `record_files` said of them.
+        since : str
+            Completes "changed since ...".
+        gone : bool
+            Whether files that are not there any more count: not where nothing more is read.
+        scored : bool
+            Whether rows were scored since, so that putting an old file back would not help.
+        """
+        changed, touched = changed_files(storage, gone)
+        if changed:
+            more = f" and {len(changed) - 1} other files" if len(changed) > 1 else ""
+            back = "" if scored else "put the old file back, "
+            raise PlanMismatch(
+                f"{changed[0]}{more} changed since {since}, and scores of two versions must not be mixed; "
+                f"{back}choose another output, or give --overwrite to scan all anew"
+            )
+        if touched:
+            self.announce(
+                f"{len(touched)} files of stamps, {touched[0]} first, have another time than when {since}, but the "
+                f"same size and sampled bytes: taken for the same"
+            )
 
     def require_same(self, stored: dict[str, Any], where: str) -> None:
         """Raise `PlanMismatch`, naming the fields, if a stored plan's settings are not ours."""

@@ -6,14 +6,27 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import threading
 
 from lensscan.scan.engine import build_engine
 from lensscan.scan.settings import ScanSettings
 from lensscan.scan.worker import BlockJob
 from lensscan.survey.stamps import allocate
 
-__all__ = ["probe"]
+__all__ = ["end_with_parent", "probe"]
+
+
+def end_with_parent() -> None:
+    """End this process when standard input does: its other end is held by the scan that started it."""
+
+    def wait() -> None:
+        while os.read(0, 1):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
 
 
 def probe(settings: ScanSettings, start: int, stop: int) -> None:
@@ -36,5 +49,6 @@ def probe(settings: ScanSettings, start: int, stop: int) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     probe(ScanSettings.from_mapping(json.loads(sys.argv[1]), "probe"), int(sys.argv[2]), int(sys.argv[3]))
     sys.exit(0)

@@ -311,7 +311,7 @@ class Root:
             return None
         done, bad = found
         for line in bad:
-            self.warn(f"damaged shard removed, its block is scored again: {line}")
+            self.warn(line)
         return done
 
     @property

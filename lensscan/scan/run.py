@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lensscan import faults
-from lensscan.errors import ExitCode, LensscanError, OutputError
+from lensscan.errors import ExitCode, LensscanError, OutputError, PlanMismatch
 from lensscan.mpi import World, abort
 from lensscan.process import release_memory, tune_allocator
+from lensscan.scan import shards
 from lensscan.scan.engine import build_engine
+from lensscan.scan.finished import finished_output, merge_settings, replaced_by, verdict
 from lensscan.scan.plan import Plan
 from lensscan.scan.rank import serve
 from lensscan.scan.root import Root
-from lensscan.scan.settings import MERGE_FIELDS, ScanSettings, canonical
+from lensscan.scan.settings import ScanSettings
 from lensscan.scan.signals import StopRequest
 
 if TYPE_CHECKING:
@@ -98,7 +100,7 @@ def _scan(root: Root, settings: ScanSettings, argv: Sequence[str]) -> int:
         return _stopped(root, "before planning")
     out = Path(settings.output)
     merge_settings(planner, settings)  # what is wrong there is better known before the work than after it
-    finished = root.during(lambda: _finished_output(planner, out, settings))
+    finished = root.during(lambda: finished_output(planner, out, settings))
     if root.abandoned:
         return _stopped(root, "before planning")
     if finished is not None:
@@ -115,10 +117,14 @@ def _scan(root: Root, settings: ScanSettings, argv: Sequence[str]) -> int:
         **_job(),
     )
     root.sweep()
-    plan = root.during(lambda: _plan(planner, settings))
+    plan = root.during(lambda: _plan(planner, root, settings))
     if plan is None:
         return _stopped(root, "during planning")
     release_memory()
+    if not plan.n_rows:
+        root.warn(
+            f"none of the {plan.n_catalog:,} catalog rows is selected: there is nothing to score, the output is empty"
+        )
     done = root.ledger(plan)
     if done is None:
         return _stopped(root, "while finished blocks were verified")
@@ -150,7 +156,7 @@ def _conclude(root: Root, merge: Callable[[], MergeReport], settings: ScanSettin
     report = root.during(merge)
     if report is None:
         return _stopped(root, "during the merge")
-    code = _verdict(report.n_failed, report.n_rows, settings)
+    code = verdict(report.n_failed, report.n_rows, settings)
     for line in report.lines():
         root.say(line)
     if code != ExitCode.OK:
@@ -163,12 +169,9 @@ def _conclude(root: Root, merge: Callable[[], MergeReport], settings: ScanSettin
 
 
 def _leave_finished(root: Root, settings: ScanSettings, code: int) -> None:
-    """Leave a finished output, removing the run folder of an attempt that died right after its merge."""
-    from lensscan.candidates.file import read_header
-
-    plan_path = settings.run_dir / "plan.h5"
-    leftover = plan_path.exists() and not settings.keep_shards
-    if leftover and Plan.open(plan_path).plan_hash == read_header(Path(settings.output)).plan_hash:
+    """Leave a finished output, removing the run folder of an attempt that died after its merge or is unwanted."""
+    leftover = (settings.run_dir / "plan.h5").exists()
+    if leftover and (not settings.keep_shards or replaced_by(Path(settings.output))):
         root.enter()
         root.leave(code, remove=True)
     else:
@@ -188,61 +191,20 @@ def _root_scores(settings: ScanSettings, world: World) -> bool:
     return world.size <= MAX_ROOT_SCORING_RANKS
 
 
-def _plan(planner: Planner, settings: ScanSettings) -> Plan:
+def _plan(planner: Planner, root: Root, settings: ScanSettings) -> Plan:
     path = settings.run_dir / "plan.h5"
     if path.exists():
-        if not settings.overwrite:
+        try:
             return planner.resume(path)
+        except (PlanMismatch, OutputError) as error:
+            if not settings.overwrite:
+                raise
+            root.say(f"overwriting: {str(error).partition(';')[0]}")
+        # first the shards: a plan of the same hash may be made of other pixels
+        removed = shards.remove_shards(settings.run_dir)
         path.unlink()
+        root.say(f"shards of another plan or other stamps removed: {removed}")
     return planner.make(path)
-
-
-def _finished_output(planner: Planner, out: Path, settings: ScanSettings) -> int | None:
-    """Return the exit code of an output that is already what this command would make, None if there is none.
-
-    Raises
-    ------
-    OutputError
-        If the output belongs to another plan and `overwrite` is not set, or its shards are gone.
-    """
-    from lensscan.candidates.file import read_header, read_provenance
-
-    if settings.overwrite or not out.exists():
-        return None
-    header = read_header(out)
-    stored = read_provenance(out)
-    planner.require_same(stored["plan_settings"], str(out))
-    run_dir_stands = (settings.run_dir / "plan.h5").exists()
-    if canonical(stored["fingerprint"]) != canonical(planner.fingerprint) and not run_dir_stands:
-        fresh = planner.make(out.with_name(out.name + ".plan-again.h5"), again=True)
-        fresh.path.unlink(missing_ok=True)
-        if fresh.plan_hash != header.plan_hash:
-            raise OutputError(
-                f"{out} was made from another state of the catalog; choose another output, or give --overwrite"
-            )
-    wanted = merge_settings(planner, settings)
-    if settings.ensemble is not None:
-        wanted["ensemble"] = wanted["ensemble"].stored()
-    if all(canonical(header.merge_settings.get(name)) == canonical(value) for name, value in wanted.items()):
-        return _verdict(header.n_failed, header.n_rows, settings)
-    if not run_dir_stands:
-        raise OutputError(
-            f"{out} was merged with other settings and its shards are gone; choose another output, or give --overwrite "
-            "(keep_shards = true allows a new merge without scoring again)"
-        )
-    return None
-
-
-def merge_settings(planner: Planner, settings: ScanSettings) -> dict[str, Any]:
-    """Return what acts at the merge only."""
-    from lensscan.candidates.ensemble import read_ensemble
-
-    values = {name: getattr(settings, name) for name in MERGE_FIELDS}
-    values["prevalence"] = planner.prevalence
-    if settings.ensemble is not None:
-        values["ensemble"] = read_ensemble(settings.ensemble)
-        values["ensemble"].require(planner.cards, settings.views, settings.ensemble)
-    return values
 
 
 def _merge(planner: Planner, plan: Plan, root: Root, settings: ScanSettings, argv: Sequence[str]) -> MergeReport:
@@ -250,17 +212,13 @@ def _merge(planner: Planner, plan: Plan, root: Root, settings: ScanSettings, arg
     from lensscan.scan.provenance import collect
 
     release_memory()
+    planner.require_pixels(plan.storage, f"the plan in {settings.run_dir} was made", gone=False, scored=True)
     faults.reach("merge:before")
     provenance = collect(planner, plan, settings, root.world, argv, root.log_path)
     settings_of_merge = MergeSettings(**merge_settings(planner, settings))
     return merge(
         plan, settings.run_dir, Path(settings.output), settings_of_merge, planner.cards, provenance, planner.regressor
     )
-
-
-def _verdict(n_failed: int, n_selected: int, settings: ScanSettings) -> int:
-    too_many = n_failed > settings.max_failed * n_selected
-    return int(ExitCode.TOO_MANY_FAILED if too_many else ExitCode.OK)
 
 
 def _job() -> dict[str, Any]:

@@ -44,7 +44,7 @@ class ScanSettings:
     views : int
         Dihedral views per stamp (1 or 8), 0 for the model's own.
     precision : str
-        ``fp32``, or ``bf16`` / ``tf32`` on a GPU.
+        ``fp32``, ``bf16``, or ``tf32``, which does nothing on a CPU.
     regressor : str or None
         Shipped name or path of a separate regression model: it alone gives the posteriors.
     regress_above : float or None
@@ -69,9 +69,7 @@ class ScanSettings:
     stall_seconds : float
         Hand a worker's blocks to others when it finishes no row for so long.
     keep_shards, overwrite : bool
-        Keep the run folder after the merge; replace an output of another plan.
-    stamp_size : int
-        Side of a cut-out from tiles in survey pixels, 0 for what the model needs.
+        Keep the run folder after the merge; replace an output, or drop a run, of another plan or other stamps.
     """
 
     catalog: str
@@ -81,7 +79,6 @@ class ScanSettings:
     output: str
     cut: str | None = None
     resample: bool = False
-    stamp_size: int = 0
     batch: int = 0
     views: int = 0
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
@@ -117,13 +114,15 @@ class ScanSettings:
             raise ConfigError(f"{where}: model is empty; name at least one")
         if self.views not in (0, 1, 8):
             raise ConfigError(f"{where}: views must be 1 or 8 (0: the model's own), not {self.views}")
-        for name in ("batch", "readers", "threads", "stamp_size", "top"):
+        for name in ("batch", "readers", "threads", "top"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{where}: {name} must not be negative")
         if self.max_seconds is not None and not self.max_seconds >= 0:
             raise ConfigError(f"{where}: max_seconds must not be negative")
         if self.regress_above is not None and math.isnan(self.regress_above):
             raise ConfigError(f"{where}: regress_above must be a number, or -inf for all rows")
+        if self.min_logit is not None and math.isnan(self.min_logit):
+            raise ConfigError(f"{where}: min_logit must be a number; leave it out to keep all rows")
         if not self.stall_seconds > 0:
             raise ConfigError(f"{where}: stall_seconds must be positive, not {self.stall_seconds:g}")
         if self.prevalence is not None and not 0 < self.prevalence < 1:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,16 @@ __all__ = [
     "checksum",
     "done_blocks",
     "read_shard",
+    "remove_shards",
     "shard_path",
     "write_shard",
 ]
 
 FAN_OUT = 256
+
+
+class ForeignShard(ShardInvalid):
+    """A shard of another plan, which may be sound."""
 
 
 def shard_path(run_dir: Path, block: int) -> Path:
@@ -126,7 +132,9 @@ def read_shard(
             table = h5["rows"][()]
     except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
         raise ShardInvalid(f"{path}: {error}") from None
-    expected = {"plan_hash": plan_hash, "block": block, "start": start, "stop": stop, "checksum": checksum(table)}
+    expected = {"block": block, "start": start, "stop": stop, "checksum": checksum(table)}
+    if about.get("plan_hash") != plan_hash:
+        raise ForeignShard(f"{path}: its plan hash is {about.get('plan_hash')}, not {plan_hash}")
     for name, value in expected.items():
         if about.get(name) != value:
             raise ShardInvalid(f"{path}: {name} is {about.get(name)}, not {value}")
@@ -138,7 +146,7 @@ def read_shard(
 
 
 def done_blocks(run_dir: Path, plan_hash: str, blocks: Iterable[tuple[int, int, int]]) -> tuple[set[int], list[str]]:
-    """Return the blocks whose shard verifies, and a line about each one that does not (which is removed)."""
+    """Return the blocks whose shard verifies, and a line about each one that does not, which is removed."""
     done: set[int] = set()
     bad: list[str] = []
     for block, start, stop in blocks:
@@ -149,6 +157,25 @@ def done_blocks(run_dir: Path, plan_hash: str, blocks: Iterable[tuple[int, int, 
             read_shard(path, plan_hash, block, start, stop)
             done.add(block)
         except ShardInvalid as error:
-            bad.append(str(error))
+            what = "shard of another plan" if isinstance(error, ForeignShard) else "damaged shard"
+            bad.append(f"{what} removed, its block is scored again: {error}")
             path.unlink(missing_ok=True)
     return done, bad
+
+
+def remove_shards(run_dir: Path) -> int:
+    """Remove all shards of a run, and the marks of its blocks under way; return how many shards there were.
+
+    Raises
+    ------
+    OutputError
+        If one cannot be removed.
+    """
+    count = sum(1 for _ in run_dir.glob("shards/*/B*.h5"))
+    try:
+        for folder in (run_dir / "shards", run_dir / "attempts"):
+            shutil.rmtree(folder)
+            folder.mkdir()
+    except OSError as error:
+        raise OutputError(f"cannot remove {error.filename}: {error.strerror}; remove {run_dir}") from None
+    return count

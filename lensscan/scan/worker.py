@@ -57,7 +57,8 @@ class Engine:
         Names everything that decides the bits of a score: GPU model and library versions, or CPU
         instruction set.
     suspects : callable
-        Takes (block, rows); returns row indices that must not be touched because they crash the process.
+        Takes (block, rows); returns the rows that must not be touched because they crash or stop the process, by
+        index, with the status each gets.
     finished : callable
         Told the number of each block whose shard stands.
     regression : Regression, optional
@@ -71,7 +72,7 @@ class Engine:
     scorer: Scorer
     run_dir: Any
     device_key: str
-    suspects: Callable[[int, Rows], list[int]] = lambda block, rows: []
+    suspects: Callable[[int, Rows], dict[int, Status]] = lambda block, rows: {}
     finished: Callable[[int], None] = lambda block: None
     regression: Regression | None = None
     gpu: int = 0
@@ -226,8 +227,8 @@ class Worker(threading.Thread):
         place = engine.plan.blocks[message.block]
         start, stop = int(place["start"]), int(place["stop"])
         rows = engine.plan.rows(start, stop)
-        for row in engine.suspects(message.block, rows):
-            rows.status[row] = Status.CRASHED
+        for row, status in engine.suspects(message.block, rows).items():
+            rows.status[row] = status
         return BlockJob(message.block, start, stop, rows)
 
     def _advance(

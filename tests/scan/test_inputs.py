@@ -16,6 +16,7 @@ from lensscan.candidates.file import read_provenance
 from lensscan.cli.main import main
 from lensscan.errors import ExitCode
 from lensscan.nets.model import make_trivial
+from lensscan.scan.engine import device_key
 from lensscan.schema import Flag
 
 pytestmark = pytest.mark.usefixtures("quick_summaries")
@@ -130,7 +131,6 @@ CHANGED = {
     ),
     "stamps": ("stamps", lambda survey, folder: ["--stamps", f"stamps:{survey.folder}/./stamps/{{id}}.fits"]),
     "resample": ("resample", lambda survey, folder: ["--resample"]),
-    "stamp_size": ("stamp_size", lambda survey, folder: ["--set", "stamp_size=20"]),
     "views": ("views", lambda survey, folder: ["--set", "views=8"]),
     "precision": ("precision", lambda survey, folder: ["--set", 'precision="bf16"']),
     "regress_above": ("regress_above", lambda survey, folder: ["--set", "regress_above=1.5"]),
@@ -174,3 +174,17 @@ def test_the_recorded_command_can_be_pasted_back(survey, tmp_path, monkeypatch, 
     capsys.readouterr()
     assert main(shlex.split(command)[1:]) == ExitCode.OK
     assert "nothing to do" in "".join(capsys.readouterr())
+
+
+def test_the_kind_of_device_has_the_precision(survey, network, tmp_path):
+    """Scores in bf16 are others, on a CPU too, and whoever compares two outputs must see why."""
+    found = {}
+    for precision in ("fp32", "bf16"):
+        out = tmp_path / f"{precision}.h5"
+        assert main(survey.args(out, *network[1], "--set", f"precision={precision}")) == ExitCode.OK
+        (key,) = read_provenance(out)["blocks"]["device_keys"]
+        found[precision] = key, by_id(out)["logit"]
+    assert "bf16" not in found["fp32"][0]
+    assert found["bf16"][0].startswith(f"{found['fp32'][0]}; bf16")
+    assert not np.array_equal(found["fp32"][1], found["bf16"][1])
+    assert device_key("cpu", "tf32") == f"{found['fp32'][0]}; tf32"

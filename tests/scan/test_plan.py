@@ -119,3 +119,24 @@ def test_thousands_of_input_files_fit_into_the_plan(tmp_path):
     fingerprint = [[f"/a/long/folder/name/catalog-{i:06d}.fits", 10**9, 10**18] for i in range(5000)]
     writer.finish({}, CutFlow("none"), fingerprint, ("g",))
     assert Plan.open(tmp_path / "plan.h5").fingerprint == fingerprint
+
+
+TEXT = ("a1", "b\u00e9", "c333")
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_chunk_of_which_the_cut_selects_nothing_changes_nothing(tmp_path, at):
+    """Text ids too, and ids of a table without rows, whose type says nothing."""
+    whole = [([name], ["f"], [k]) for k, name in enumerate(TEXT)][:2]
+    for k, none in enumerate((np.zeros(0, "U3"), np.zeros(0, "i8"))):
+        chunks = [*whole[:at], (none, [], []), *whole[at:]]
+        plan = make(tmp_path / f"{k}.h5", chunks)
+        assert plan.rows(0, 2).id.tolist() == list(TEXT[:2])
+        assert plan.plan_hash == make(tmp_path / f"whole{k}.h5", whole).plan_hash
+
+
+@pytest.mark.parametrize("chunks", [[], [(np.zeros(0, "U3"), [], [])], [(np.zeros(0, "i8"), [], [])] * 2])
+def test_a_plan_may_hold_no_row(tmp_path, chunks):
+    plan = make(tmp_path / "plan.h5", chunks)
+    assert (plan.n_rows, len(plan.blocks), len(plan.rows(0, 0).id)) == (0, 0, 0)
+    assert plan.id_kind == ("str" if chunks and chunks[0][0].dtype.kind == "U" else "int")

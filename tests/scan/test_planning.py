@@ -9,12 +9,15 @@ import fitsio
 import h5py
 import numpy as np
 import pytest
+from astropy.table import Table
 from tiny_survey import Survey, make_survey
 
+from lensscan.candidates.file import read_candidates
 from lensscan.cli.main import main
 from lensscan.errors import ExitCode
 from lensscan.nets.model import Card, Model, build_network, common_frame, make_trivial
 from lensscan.nets.scorer import Scorer
+from lensscan.scan import planning
 from lensscan.survey.stamps import Frame
 
 FRAME = Frame(("g", "r"), 32, 0.263, 1)
@@ -65,6 +68,15 @@ def test_a_scan_never_replaces_its_catalog(survey: Survey, tmp_path, capsys):
     assert main(survey.args(out, "--catalog", str(out), "--set", "overwrite=true")) == ExitCode.ERROR
     assert "would be lost; give another output" in capsys.readouterr().err
     assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize("more", [[], ["--overwrite"], ["--dry-run"]])
+def test_an_output_that_is_a_folder_is_refused_before_the_plan(survey: Survey, tmp_path, capsys, more):
+    (tmp_path / "out.h5").mkdir()
+    assert main(survey.args(tmp_path / "out.h5", *more)) == ExitCode.ERROR
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"lensscan scan: error: cannot write {tmp_path}/out.h5: it is a folder; give a file"]
+    assert list(tmp_path.rglob("*")) == [tmp_path / "out.h5"]
 
 
 def with_columns(survey: Survey, folder, keep: list[str]) -> list[str]:
@@ -134,3 +146,71 @@ def test_models_that_need_other_numbers_of_bands_are_scanned_together(survey: Su
         place = args.index("--model") + 1
         args[place : place + 1] = [str(tmp_path / f"{model.card.name}.safetensors") for model in order]
         assert main(args) == ExitCode.OK
+
+
+EMPTY = {
+    "csv": lambda table, path: ascii_table(table).write(path),
+    "fits": lambda table, path: ascii_table(table).write(path),
+    "parquet": lambda table, path: ascii_table(table).write(path),
+    "hdf5": lambda table, path: write_hdf5(path, catalog=table),
+    "h5": lambda table, path: write_hdf5(path, **{f"catalog/{name}": table[name] for name in table.dtype.names}),
+}
+
+
+def ascii_table(table):
+    return Table(np.asarray(table))
+
+
+def write_hdf5(path, **datasets):
+    with h5py.File(path, "w") as file:
+        for name, values in datasets.items():
+            file[name] = values
+
+
+@pytest.mark.parametrize("kind", EMPTY)
+def test_a_catalog_without_rows_gives_an_output_without_candidates(survey: Survey, tmp_path, capsys, kind):
+    catalog, out = tmp_path / f"empty.{kind}", tmp_path / "out.h5"
+    EMPTY[kind](fitsio.read(str(survey.folder / "catalog.fits"))[:0], catalog)
+    assert main(survey.args(out, "--catalog", str(catalog))) == ExitCode.OK
+    assert "none of the 0 catalog rows is selected" in capsys.readouterr().err
+    assert main(["verify", str(out)]) == ExitCode.OK
+    assert "n_catalog = 0 = 0 cut + 0 scored + 0 failed" in capsys.readouterr().out
+    assert len(read_candidates(out)) == 0
+    assert not out.with_name("out.h5.run").exists()
+    assert main(["show", str(out)]) == ExitCode.OK
+    assert main(survey.args(out, "--catalog", str(catalog))) == ExitCode.OK
+    assert "nothing to do" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["scan", "select"])
+def test_a_cut_that_selects_nothing_gives_an_output_without_candidates(survey: Survey, tmp_path, capsys, where):
+    cut, out, catalog = tmp_path / "none.toml", tmp_path / "out.h5", survey.folder / "catalog.fits"
+    cut.write_text((survey.folder / "red.toml").read_text().replace("min = 0.5", "min = 50"))
+    more = ["--cut", str(cut)]
+    if where == "select":
+        selection = tmp_path / "selection.fits"
+        args = ["select", str(catalog), "--survey", f"{survey.folder}/tiny.toml", *more, "-o", str(selection)]
+        assert main(args) == ExitCode.OK
+        more = ["--catalog", str(selection), "--set", 'cut=""']
+    assert main(survey.args(out, *more)) == ExitCode.OK
+    assert "none of the 420 catalog rows is selected" in capsys.readouterr().err
+    assert main(["verify", str(out)]) == ExitCode.OK
+    assert "n_catalog = 420 = 420 cut + 0 scored + 0 failed" in capsys.readouterr().out
+
+
+def test_text_ids_of_chunks_that_the_cut_leaves_empty(survey: Survey, tmp_path, monkeypatch):
+    monkeypatch.setattr(planning, "CHUNK_ROWS", 50)
+    table = Table(fitsio.read(str(survey.folder / "catalog.fits")))
+    ids = table["id"].copy()
+    table["id"] = [f"J{number}" for number in ids]
+    table["number"] = ids
+    for start in (0, 100, 400):
+        table["mag_i"][start : start + 50] = table["mag_g"][start : start + 50]
+    table.write(tmp_path / "text.fits")
+    spec, out = f"stamps:{survey.folder}/stamps/{{number}}.fits", tmp_path / "out.h5"
+    assert main(survey.args(out, "--catalog", str(tmp_path / "text.fits"), stamps=spec)) == ExitCode.OK
+    with h5py.File(out) as file:
+        found = set(file["scores/id"][()])
+    passed = np.asarray(table["mag_g"] - table["mag_i"]) > 0.5
+    assert found == {name.encode() for name in table["id"][passed]}
+    assert len(found) > 100

@@ -99,7 +99,7 @@ def test_ranks_hear_of_root_while_it_reads_models_and_a_finished_output(root, mo
     seen = []
     monkeypatch.setattr("lensscan.scan.planning.Planner", Planner)
     monkeypatch.setattr(run_module, "merge_settings", lambda *what: {})
-    monkeypatch.setattr(run_module, "_finished_output", finished)
+    monkeypatch.setattr(run_module, "finished_output", finished)
     assert run_module._scan(root, root.settings, []) == ExitCode.OK
     assert seen == [True, True]
 

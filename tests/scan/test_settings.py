@@ -27,8 +27,9 @@ def test_one_model_may_be_a_word_and_the_run_folder_stands_beside_the_output() -
         ("batch", -1),
         ("readers", -1),
         ("threads", -1),
-        ("stamp_size", -1),
         ("top", -1),
+        ("min_logit", float("nan")),
+        ("regress_above", float("nan")),
         ("prevalence", 0.0),
         ("prevalence", 1.0),
         ("max_failed", 1.5),
@@ -60,3 +61,9 @@ def test_a_misspelt_key_is_named_before_what_it_leaves_missing(tmp_path, capsys)
 def test_canonical_json_does_not_depend_on_order_and_keeps_every_digit() -> None:
     assert canonical({"b": 0.1 + 0.2, "a": (1, 2)}) == '{"a":[1,2],"b":0.30000000000000004}'
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}) != digest({"a": 1, "b": 3})
+
+
+def test_there_is_no_size_of_cut_outs_to_set() -> None:
+    """The models say it; a setting beside them did nothing but change the plan."""
+    with pytest.raises(ConfigError, match="unknown key 'stamp_size'"):
+        ScanSettings.from_mapping({**GOOD, "stamp_size": 20}, "RUN.toml")
