@@ -171,8 +171,11 @@ def combine_cards(cards: Sequence[Card], prevalence: float | None, ensemble: Ens
 
 
 def theta_E_range(cards: Sequence[Card]) -> tuple[float, float] | None:
-    """Return the range of theta_E (arcsec) in which every network was trained; None if a card does not say."""
-    priors = [card.theta_E_prior for card in cards]
+    """Return the range of theta_E (arcsec) in which every network that regresses was trained; None if a card is mute.
+
+    Where none regresses, all count.
+    """
+    priors = [card.theta_E_prior for card in [card for card in cards if card.regresses] or cards]
     if not all(prior.training for prior in priors):
         return None
     return max(prior.low for prior in priors), min(prior.high for prior in priors)

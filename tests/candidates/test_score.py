@@ -97,3 +97,5 @@ def test_the_range_of_theta_E_is_what_every_network_knows():
     ]
     assert combine_cards(known, None).theta_E == (0.6, 2.5)
     assert combine_cards([known[0], cards[1]], None).theta_E is None
+    known = [dataclasses.replace(card, architecture={"kind": "resnet"}) for card in known]
+    assert combine_cards([*known, cards[1]], None).theta_E == (0.6, 2.5), "a pure classifier has no say"
