@@ -107,7 +107,7 @@ def _training_prior(path: str | Path) -> ThetaPrior:
     hashes = [model["sha256"] for model in ([regressor] if regressor else provenance.get("models", []))]
     if not names or len(names) != len(hashes):
         raise OutputError(f"{path} does not say which model files it was made with: the posteriors' prior is not known")
-    priors = []
+    cards = []
     for name, sha in zip(names, hashes, strict=True):
         card = Model.load(name).card
         if card.hash != sha:
@@ -115,7 +115,8 @@ def _training_prior(path: str | Path) -> ThetaPrior:
                 f"model {name} is not the file that made {path} (sha256 {sha[:12]}): the posteriors' prior is not "
                 "known; put that file back"
             )
-        priors.append(card_prior(card))
+        cards.append(card)
+    priors = [card_prior(card) for card in [card for card in cards if card.regresses] or cards]
     if any(each != priors[0] for each in priors):
         raise ConfigError("--prior: the models of this scan were trained under different priors; scan with one of them")
     return priors[0]

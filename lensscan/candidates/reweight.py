@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from lensscan.candidates.flags import merge_flags
 from lensscan.candidates.sampling import Posteriors, Summaries
 from lensscan.config import read_toml
 from lensscan.errors import ConfigError, OutputError
 from lensscan.metrics.quasirandom import cube_points
 from lensscan.nets.card import ThetaPrior
+from lensscan.nets.flags import merge_flags
 from lensscan.nets.latent import N_LATENT, TRIANGLE, from_latent
 from lensscan.schema import ENDPOINTS, PARAMETERS, Flag
 

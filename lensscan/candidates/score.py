@@ -175,7 +175,8 @@ def theta_E_range(cards: Sequence[Card]) -> tuple[float, float] | None:
 
     Where none regresses, all count.
     """
-    priors = [card.theta_E_prior for card in [card for card in cards if card.regresses] or cards]
-    if not all(prior.training for prior in priors):
+    ranges = [card.theta_E_prior.range for card in [card for card in cards if card.regresses] or cards]
+    known = [each for each in ranges if each]
+    if len(known) < len(ranges):
         return None
-    return max(prior.low for prior in priors), min(prior.high for prior in priors)
+    return max(low for low, _ in known), min(high for _, high in known)

@@ -20,7 +20,7 @@ from lensscan.candidates.file import (
     read_header,
     read_provenance,
 )
-from lensscan.candidates.flags import UNCLEAN
+from lensscan.nets.flags import UNCLEAN
 from lensscan.schema import STATUS_TEXT, flag_names, status_name
 from lensscan.survey.select import flow_lines
 

@@ -59,6 +59,11 @@ class ThetaPrior:
     training: tuple[float, ...] = ()
     natural: tuple[float, ...] = ()
 
+    @property
+    def range(self) -> tuple[float, float] | None:
+        """Range of theta_E (arcsec) in which there were training lenses; None if nothing is said of it."""
+        return (self.low, self.high) if self.training else None
+
 
 @dataclass(frozen=True, slots=True)
 class Card:

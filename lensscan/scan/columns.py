@@ -11,9 +11,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from lensscan.candidates.flags import merge_flags
 from lensscan.candidates.score import Combination
 from lensscan.candidates.sky import lens_on_sky
+from lensscan.nets.flags import merge_flags
 from lensscan.nets.mixture import Pooling
 from lensscan.scan.plan import Plan
 from lensscan.schema import ENDPOINTS, PARAMETERS, find_column

@@ -108,7 +108,7 @@ def test_samples_of_what_is_no_gaussian_have_the_marginals_of_the_table(kind):
     normal = mirrored_normals(2**15, 7, 3)
     samples = from_latent(Posteriors.of(said).latent(np.arange(12), normal[None]))
     low, middle, high = np.quantile(samples, [0.16, 0.5, 0.84], axis=1)
-    np.testing.assert_allclose(0.5 * (high - low), said.half, rtol=0.03)
+    np.testing.assert_allclose(0.5 * (high - low), said.half, rtol=0.04)
     assert (np.abs(middle - said.median) < 0.02 * said.half).all()
     ends = np.quantile(samples[..., 0], [0.025, 0.16, 0.84, 0.975], axis=1).T
     assert (np.abs(ends - said.ends) < 0.03 * said.half[:, :1]).all()
