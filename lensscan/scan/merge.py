@@ -372,7 +372,7 @@ class _Merge:
 
     def _provenance(self, combination: Combination, notes: Sequence[str]) -> dict[str, Any]:
         merged = {
-            "calibration": asdict(combination.calibration),
+            "calibration": asdict(combination.calibration) if combination.calibrated else None,
             "networks": list(combination.names),
             "prevalence": combination.prevalence,
             "p_survey": combination.has_survey,

@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from synthetic_run import make_card, make_run, make_shard
 
 from lensscan import faults
+from lensscan.candidates.ensemble import Ensemble
 from lensscan.candidates.file import read_candidates, read_header, read_provenance
 from lensscan.candidates.verify import verify_output
 from lensscan.errors import DiskError, ShardInvalid, VerificationError
+from lensscan.metrics.calibration import Calibration
 from lensscan.metrics.scalemixture import GAUSSIAN, ScaleMixture
 from lensscan.nets.card import ThetaPrior
 from lensscan.nets.posterior import posterior_columns
@@ -83,7 +85,8 @@ def test_counts_and_columns_agree_with_the_shards(run):
     assert np.isnan(found["p_survey"]).all()
     failed = found["status"] != Status.SCORED
     assert np.isnan(found["p_lens"][failed]).all()
-    assert np.isfinite(found["p_lens"][~failed]).all()
+    assert np.isnan(found["p_lens"]).all(), "two networks, and no calibration of both"
+    assert any("lensscan ensemble" in note for note in read_provenance(run.out)["merge"]["notes"])
     assert (found["flags"] & Flag.MEMBERS_DISAGREE).any()
 
 
@@ -162,10 +165,11 @@ def test_chunk_size_changes_nothing(run, chunk):
 def test_settings_of_the_merge_act_without_a_new_scan(run, tmp_path):
     plain = scores(run)
     out = tmp_path / "other.h5"
-    report = merge(run.plan, run.folder, out, MergeSettings(top=0, min_logit=0.5, prevalence=0.2), run.cards, {})
+    settings = MergeSettings(top=0, min_logit=0.5, prevalence=0.2, ensemble=Ensemble(Calibration()))
+    report = merge(run.plan, run.folder, out, settings, run.cards, {})
     table = read_candidates(out)
     assert len(table) == report.n_candidates == np.sum(plain["logit"] > 0.5)
-    assert table["p_lens"][0] > read_candidates(run.out)["p_lens"][0]
+    np.testing.assert_allclose(table["p_lens"], 1 / (1 + 4 * np.exp(-np.asarray(table["logit"]))))
     assert report.content_hash != read_header(run.out).content_hash
     assert (
         merge(run.plan, run.folder, out, SETTINGS, run.cards, {"other": 1}).content_hash
