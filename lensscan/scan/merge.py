@@ -351,7 +351,7 @@ class _Merge:
             ]
         if self.regressor is not None:
             notes += self._regressor_notes(self.regressor)
-        elif self._pooling().silent:
+        elif Pooling.of(self.models).silent:
             voices = [
                 ", ".join(card.name for card in self.models if card.regresses is which) for which in (True, False)
             ]
