@@ -157,7 +157,8 @@ COLUMNS = (
     Column("logit", "f8", "", "stat.likelihood",
            "Calibrated log likelihood ratio lens / non-lens, free of any prior; the ranking key"),
     Column("p_lens", "f8", "", "stat.probability",
-           "Probability of being a lens at the stated prevalence; NaN if none is stated"),
+           "Probability of being a lens at the stated prevalence; NaN if none is stated, or several networks have no "
+           "calibration together"),
     Column("p_survey", "f4", "", "stat.probability",
            "min(1, prevalence f_lens(logit) / f_survey(logit)), f_survey from this very run"),
     Column("logit_std", "f4", "", "stat.stdev",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lensscan.candidates.file import read_candidates, read_header, read_provenance
+from lensscan.candidates.file import read_candidates, read_provenance
 from lensscan.candidates.fitstable import write_fits_table
 from lensscan.config import build
 from lensscan.errors import ConfigError, ModelError, OutputError
@@ -86,7 +86,7 @@ def export(
         check_prior(prior)
     table = read_candidates(path)
     if prevalence is not None:
-        with_prevalence(table, prevalence, read_header(path).merge_settings)
+        with_prevalence(table, prevalence, read_provenance(path).get("merge", {}))
     if prior is not None:
         from lensscan.candidates.reweight import new_prior, reweight
 
@@ -107,7 +107,7 @@ def _training_prior(path: str | Path) -> ThetaPrior:
     hashes = [model["sha256"] for model in ([regressor] if regressor else provenance.get("models", []))]
     if not names or len(names) != len(hashes):
         raise OutputError(f"{path} does not say which model files it was made with: the posteriors' prior is not known")
-    priors = []
+    cards = []
     for name, sha in zip(names, hashes, strict=True):
         card = Model.load(name).card
         if card.hash != sha:
@@ -115,20 +115,22 @@ def _training_prior(path: str | Path) -> ThetaPrior:
                 f"model {name} is not the file that made {path} (sha256 {sha[:12]}): the posteriors' prior is not "
                 "known; put that file back"
             )
-        priors.append(card_prior(card))
+        cards.append(card)
+    priors = [card_prior(card) for card in [card for card in cards if card.regresses] or cards]
     if any(each != priors[0] for each in priors):
         raise ConfigError("--prior: the models of this scan were trained under different priors; scan with one of them")
     return priors[0]
 
 
 def with_prevalence(table: QTable, prevalence: float, merged: Mapping[str, Any]) -> None:
-    """Recompute the probabilities of a table in place, from what its merge was told (`Header.merge_settings`).
+    """Recompute the probabilities of a table in place, from what the provenance says of its merge.
 
-    ``p_lens`` follows from the logit; ``p_survey`` scales with the prevalence, and is NaN where it cannot be
-    known: it was capped at 1, or no prevalence was stored.
+    ``p_lens`` follows from the logit, and is NaN where several networks have no calibration together; ``p_survey``
+    scales with the prevalence, and is NaN where it cannot be known: it was capped at 1, or no prevalence was stored.
     """
-    calibration, stored = build(Calibration, merged.get("calibration", {}), "calibration"), merged.get("prevalence")
-    table["p_lens"][:] = calibration.p_lens(np.asarray(table["logit"]), prevalence)
+    said, stored = merged.get("calibration", {}), merged.get("prevalence")
+    calibration = build(Calibration, said or {}, "calibration")
+    table["p_lens"][:] = calibration.p_lens(np.asarray(table["logit"]), None if said is None else prevalence)
     old = np.asarray(table["p_survey"], dtype=np.float64)
     factor = prevalence / stored if stored else np.nan
     capped = (old >= 1) & (factor < 1)

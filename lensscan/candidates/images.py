@@ -15,7 +15,7 @@ from lensscan.candidates.agreement import HEAD, Agreement, compare
 from lensscan.candidates.file import read_candidates
 from lensscan.candidates.imagetable import image_table
 from lensscan.candidates.positions import Prediction, predict, true_images
-from lensscan.candidates.sampling import draw, latent_gaussian
+from lensscan.candidates.sampling import Posteriors, Summaries, draw
 from lensscan.candidates.sky import project
 from lensscan.candidates.stamps import CandidateStamps
 from lensscan.candidates.summary import clean_leaders, format_table
@@ -166,8 +166,7 @@ def predict_images(path: str | Path, request: ImageRequest) -> ImageReport:
     }
     scale = time_delay_scale(redshifts["z_lens"][0], redshifts["z_source"][0], cosmology)
     wcs, notes = _wcs(path, table)
-    median = np.stack([np.asarray(getattr(table[name], "value", table[name]), dtype=float) for name in PARAMETERS], 1)
-    samples = draw(*latent_gaussian(median, np.asarray(table["cov"])), columns.ids, request.samples, request.seed)
+    samples = draw(Posteriors.of(Summaries.of(table)), columns.ids, request.samples, request.seed)
     known = _known(columns, request, wcs)
     truth = _truth(columns, request)
     true = true_images(truth, scale) if truth else None

@@ -20,13 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from lensscan.candidates.flags import merge_flags
-from lensscan.candidates.sampling import latent_gaussian
+from lensscan.candidates.sampling import Posteriors, Summaries
 from lensscan.config import read_toml
 from lensscan.errors import ConfigError, OutputError
-from lensscan.metrics.factor import stable_cholesky
 from lensscan.metrics.quasirandom import cube_points
 from lensscan.nets.card import ThetaPrior
+from lensscan.nets.flags import merge_flags
 from lensscan.nets.latent import N_LATENT, TRIANGLE, from_latent
 from lensscan.schema import ENDPOINTS, PARAMETERS, Flag
 
@@ -204,9 +203,9 @@ def reweight(table: QTable, prior: NewPrior) -> Reweighted:
         If there are posteriors, but all are refused.
     """
     ids = [str(value) for value in np.asarray(table["id"]).tolist()]
-    median = np.stack([_plain(table[name]) for name in PARAMETERS], axis=1)
-    columns = weighted_columns(median, np.asarray(table["cov"], np.float64), ids, prior)
-    had = np.isfinite(median).all(axis=1)
+    said = Summaries.of(table)
+    columns = weighted_columns(said, ids, prior)
+    had = np.isfinite(said.median).all(axis=1)
     refused = had & ~(columns["ess"] >= LEAST)
     done = Reweighted(prior, int(had.sum()), int(refused.sum()))
     if done.refused and done.refused == done.posteriors:
@@ -239,14 +238,13 @@ def _set_flags(table: QTable, prior: NewPrior) -> None:
         table["flags"][:] = (np.asarray(table["flags"]) & ~np.uint32(DEPENDENT)) | anew
 
 
-def weighted_columns(median: Array, packed: Array, ids: list[str], prior: NewPrior) -> dict[str, Array]:
+def weighted_columns(said: Summaries, ids: list[str], prior: NewPrior) -> dict[str, Array]:
     """Return the posterior columns of candidates under another prior.
 
     Parameters
     ----------
-    median : ndarray, shape (n, 7)
-    packed : ndarray, shape (n, 28)
-        As in the ranked table.
+    said : Summaries
+        Of the ranked table.
     ids : list of str
         They choose the samples: a candidate has the same whatever stands beside it.
     prior : NewPrior
@@ -257,13 +255,11 @@ def weighted_columns(median: Array, packed: Array, ids: list[str], prior: NewPri
         Medians, ``_err``, the quantiles of theta_E, each (n,), ``cov`` (n, 28), and ``ess`` (n,), the effective number
         of samples (sum w)^2 / sum w^2 (Kish 1965); all but ``ess`` NaN where it is below `LEAST`.
     """
-    n = len(median)
+    n = len(said)
     names = (*PARAMETERS, *(f"{name}_err" for name in PARAMETERS), *ENDPOINTS, "ess")
     result = {name: np.full(n, np.nan) for name in names}
     result["cov"] = np.full((n, len(TRIANGLE)), np.nan)
-    mean, cov = latent_gaussian(median, packed)
-    known = np.flatnonzero(np.isfinite(cov).all(axis=(1, 2)))
-    for rows, latent in _samples(mean, cov, ids, known):
+    for rows, latent in _samples(Posteriors.of(said), ids):
         weight = prior.weight(latent[..., 0])
         total = weight.sum(axis=1)
         squares = (weight * weight).sum(axis=1)
@@ -281,16 +277,16 @@ def _points() -> Array:
     return cube_points(SAMPLES, N_LATENT)
 
 
-def _samples(mean: Array, cov: Array, ids: list[str], known: NDArray[np.intp]) -> Iterator[tuple[Any, Array]]:
+def _samples(posteriors: Posteriors, ids: list[str]) -> Iterator[tuple[Any, Array]]:
     """Yield rows and their latent samples (m, SAMPLES, 7): the Sobol points, shifted by a hash of the row's id."""
+    known = posteriors.known
     for start in range(0, len(known), ROWS):
         rows = known[start : start + ROWS]
         keys = [hashlib.blake2b(ids[k].encode(), digest_size=4 * N_LATENT, person=b"prior").digest() for k in rows]
         shift = np.frombuffer(b"".join(keys), "<u4").reshape(-1, 1, N_LATENT) * 2.0**-32
         cube = (_points() + shift + 2.0**-33) % 1.0
         normal = ndtri(np.clip(cube, 1e-12, 1 - 1e-12))
-        root = stable_cholesky(cov[rows])
-        yield rows, mean[rows][:, None] + normal @ np.swapaxes(root, -1, -2)
+        yield rows, posteriors.latent(rows, normal)
 
 
 def _summarise(result: dict[str, Array], rows: NDArray[np.intp], samples: Array, weight: Array) -> None:

@@ -60,6 +60,8 @@ class Combination:
         Range of theta_E (arcsec) in which every network was trained; None if a card does not say.
     notes : tuple of str
         What a reader of the output must know; goes into the provenance.
+    calibrated : bool
+        Whether the calibration is one of this very combination; else there are no probabilities.
     """
 
     names: tuple[str, ...]
@@ -69,6 +71,7 @@ class Combination:
     density: NDArray[np.float64] | None = None
     theta_E: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
+    calibrated: bool = True
     counts: NDArray[np.int64] | None = None
     n_scored: int = field(default=0)
 
@@ -89,7 +92,7 @@ class Combination:
         logit = self.calibration(mean)
         columns: dict[str, NDArray[Any]] = {
             "logit": logit,
-            "p_lens": self.calibration.p_lens(logit, self.prevalence),
+            "p_lens": self.calibration.p_lens(logit, self.prevalence if self.calibrated else None),
             "logit_std": std,
         }
         columns.update({f"logit_{name}": raw[:, k] for k, name in enumerate(self.names)})
@@ -107,8 +110,9 @@ class Combination:
 
     @property
     def has_survey(self) -> bool:
-        """Whether `p_survey` gives numbers: a prevalence, a histogram of lenses, and enough scored rows."""
-        return self.prevalence is not None and self.edges is not None and self.n_scored >= MIN_SURVEY_ROWS
+        """Whether `p_survey` gives numbers: a calibration, prevalence, histogram of lenses, and enough scored rows."""
+        known = self.calibrated and self.prevalence is not None and self.edges is not None
+        return known and self.n_scored >= MIN_SURVEY_ROWS
 
     def p_survey(self, logit: NDArray[np.float64]) -> NDArray[np.float32]:
         """Return min(1, pi f_lens(logit) / f_survey(logit)), f_survey from the rows counted; else NaN.
@@ -139,7 +143,7 @@ def combine_cards(cards: Sequence[Card], prevalence: float | None, ensemble: Ens
         One per network, in the order of the shards' columns.
     prevalence : float or None
     ensemble : Ensemble, optional
-        Several networks without one keep their raw mean: it ranks, but is not calibrated, and a note says so.
+        Several networks without one keep their raw mean: it ranks, but has no probabilities, and a note says so.
 
     Raises
     ------
@@ -149,6 +153,7 @@ def combine_cards(cards: Sequence[Card], prevalence: float | None, ensemble: Ens
     names = unique_names([card.name for card in cards])
     notes: list[str] = []
     calibration, histogram = Calibration(), LensDensity()
+    calibrated = len(cards) == 1 or ensemble is not None
     if len(cards) == 1:
         calibration, histogram = cards[0].calibration, cards[0].f_lens
         if calibration.kind == "none":
@@ -157,12 +162,15 @@ def combine_cards(cards: Sequence[Card], prevalence: float | None, ensemble: Ens
         calibration, histogram = ensemble.calibration, ensemble.f_lens
     else:
         which = f"the mean of {len(cards)} networks"
-        notes.append(f"{which} has no ensemble calibration: logit ranks, but p_lens is not calibrated")
+        notes.append(
+            f"{which} has no calibration of its own: logit ranks, but p_lens and p_survey are NaN; make a card with "
+            "lensscan ensemble and give it as ensemble"
+        )
     if prevalence is None:
         notes.append("no prevalence is stated (by the cut, or as prevalence): p_lens and p_survey are NaN")
     if not calibration.sound:
         raise ModelError(f"{calibration} is unknown or not strictly increasing; fit it again")
-    combination = Combination(names, calibration, prevalence, notes=tuple(notes))
+    combination = Combination(names, calibration, prevalence, notes=tuple(notes), calibrated=calibrated)
     combination.theta_E = theta_E_range(cards)
     if len(histogram.edges) > 1:
         combination.edges = np.asarray(histogram.edges, dtype=np.float64)
@@ -171,8 +179,12 @@ def combine_cards(cards: Sequence[Card], prevalence: float | None, ensemble: Ens
 
 
 def theta_E_range(cards: Sequence[Card]) -> tuple[float, float] | None:
-    """Return the range of theta_E (arcsec) in which every network was trained; None if a card does not say."""
-    priors = [card.theta_E_prior for card in cards]
-    if not all(prior.training for prior in priors):
+    """Return the range of theta_E (arcsec) in which every network that regresses was trained; None if a card is mute.
+
+    Where none regresses, all count.
+    """
+    ranges = [card.theta_E_prior.range for card in [card for card in cards if card.regresses] or cards]
+    known = [each for each in ranges if each]
+    if len(known) < len(ranges):
         return None
-    return max(prior.low for prior in priors), min(prior.high for prior in priors)
+    return max(low for low, _ in known), min(high for _, high in known)

@@ -20,7 +20,7 @@ from lensscan.candidates.file import (
     read_header,
     read_provenance,
 )
-from lensscan.candidates.flags import UNCLEAN
+from lensscan.nets.flags import UNCLEAN
 from lensscan.schema import STATUS_TEXT, flag_names, status_name
 from lensscan.survey.select import flow_lines
 
@@ -192,7 +192,7 @@ def _provenance(header: Header, p: dict[str, Any]) -> list[str]:
             _regressor(p.get("regressor")),
         ),
         ("prevalence", merge.get("prevalence")),
-        ("calibration", json.dumps(merge.get("calibration"))),
+        ("calibration", json.dumps(merge.get("calibration")) if merge.get("calibration") else "none"),
         ("MPI", " ".join(f"{k}={v}" for k, v in p.get("mpi", {}).items())),
         ("devices", "; ".join(f"{key} ({n} blocks)" for key, n in blocks.get("device_keys", {}).items())),
         ("attempts", len(p.get("attempts", [])) or None),

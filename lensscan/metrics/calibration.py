@@ -48,8 +48,9 @@ class Calibration:
     Attributes
     ----------
     kind : str
-        ``none``; ``temperature``, a x; ``platt``, a x + b; ``beta`` and ``bent``, a line that bends smoothly at the
-        knee k, upper softplus(x - k) - a softplus(k - x) + b: its slope is a below and `upper` above.
+        ``none``; ``temperature``, a x, which keeps the log odds of the training's mix in the logit, so only for
+        networks trained on as many lenses as others; ``platt``, a x + b; ``beta`` and ``bent``, a line that bends
+        smoothly at the knee k, upper softplus(x - k) - a softplus(k - x) + b: its slope is a below and `upper` above.
     a, b : float
         Slope (positive) and offset.
     upper, knee : float

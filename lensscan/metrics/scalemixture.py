@@ -74,19 +74,23 @@ class ScaleMixture:
         pairs = zip(self.weights, self.factors, strict=True)
         return np.asarray(sum(w * gammainc(0.5 * freedom, 0.5 * np.asarray(square) / f) for w, f in pairs))
 
-    def stretch(self, points: Floats) -> Floats:
-        """Return points (n, p) of the standard normal moved along their rays to points of the mixture."""
+    def quantile_across(self, level: Floats, along: Floats) -> Floats:
+        """Return the quantiles at levels (n,) of one coordinate, given another uncorrelated one, `along` (n,).
+
+        Both in standard deviations of the stated covariance.
+        """
         if self.gaussian:
-            return points
-        square = (points**2).sum(axis=-1)
-        freedom = points.shape[-1]
-        wanted = GAUSSIAN.content(square, freedom)
-        low, high = square * min(self.factors), square * max(self.factors)
+            return np.asarray(ndtri(level))
+        factors = np.array(self.factors)[:, None]
+        share = np.array(self.weights)[:, None] * np.exp(-0.5 * along**2 / factors) / np.sqrt(factors)
+        share /= share.sum(axis=0)
+        edge = np.abs(ndtri(level)) * np.sqrt(factors.max())
+        low, high = -edge, edge
         for _ in range(60):
             middle = 0.5 * (low + high)
-            below = self.content(middle, freedom) < wanted
+            below = (share * ndtr(middle / np.sqrt(factors))).sum(axis=0) < level
             low, high = np.where(below, middle, low), np.where(below, high, middle)
-        return np.asarray(points * np.sqrt(0.5 * (low + high) / np.maximum(square, 1e-300))[..., None])
+        return np.asarray(0.5 * (low + high))
 
     def log_density(self, square: Floats, log_det: Floats, freedom: int) -> Floats:
         """Return log densities (nats) at squared distances, under covariances of log determinant `log_det`."""

@@ -15,11 +15,13 @@ from lensscan.metrics.scalemixture import ScaleMixture
 from lensscan.mocks.seeds import PURPOSES
 from lensscan.nets.latent import FLOW_COMPONENTS
 
-__all__ = ["FORMAT", "Card", "LensDensity", "ThetaPrior"]
+__all__ = ["CLASSIFY_ONLY", "FORMAT", "Card", "LensDensity", "ThetaPrior"]
 
 FORMAT = 1
 FLATTERING = ("training", "validation", "calibration")
 """Purposes of mocks on which a model looks better than on others."""
+CLASSIFY_ONLY = ("trivial", "argonne", "deeplens", "jacobs-3", "jacobs-4", "resnet50")
+"""Kinds of networks without a posterior."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,11 @@ class ThetaPrior:
     high: float = 0.0
     training: tuple[float, ...] = ()
     natural: tuple[float, ...] = ()
+
+    @property
+    def range(self) -> tuple[float, float] | None:
+        """Range of theta_E (arcsec) in which there were training lenses; None if nothing is said of it."""
+        return (self.low, self.high) if self.training else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +153,11 @@ class Card:
     def tail_of(self, views: int) -> ScaleMixture:
         """Return the shape of the posterior's tails for a number of views."""
         return self.posterior_tail_views if views > 1 and self.posterior_scale_views else self.posterior_tail
+
+    @property
+    def regresses(self) -> bool:
+        """Whether its posterior means anything: the network has one, and its training taught it."""
+        return self.architecture.get("kind") not in CLASSIFY_ONLY and "posterior" not in self.evaluation
 
     def components(self, views: int) -> int:
         """Return the components of the posterior for a number of views.

@@ -89,7 +89,7 @@ class Mixture:
 
 @dataclass(frozen=True, slots=True)
 class Pooling:
-    """How the components of all networks of a scan form one posterior: each network counts alike.
+    """How the components of all networks of a scan form one posterior: each network that regresses counts alike.
 
     Attributes
     ----------
@@ -99,11 +99,14 @@ class Pooling:
         Of each network.
     scale : tuple of 7 float, or empty
         Factors on the standard deviations of all.
+    silent : tuple of bool, or empty
+        Which networks learned to classify only: their components are left out; empty: none.
     """
 
     counts: tuple[int, ...]
     tails: tuple[ScaleMixture, ...]
     scale: tuple[float, ...] = ()
+    silent: tuple[bool, ...] = ()
 
     @classmethod
     def of(
@@ -116,7 +119,9 @@ class Pooling:
         each = [views or card.views for card in cards]
         counts = tuple(card.components(v) for card, v in zip(cards, each, strict=True))
         own = tuple(card.tail_of(v) for card, v in zip(cards, each, strict=True))
-        return cls(counts, (tail,) * len(own) if scale else own, scale)
+        silent = tuple(not card.regresses for card in cards)
+        mixed = any(silent) and not all(silent)
+        return cls(counts, (tail,) * len(own) if scale else own, scale, silent if mixed else ())
 
     @property
     def total(self) -> int:
@@ -128,8 +133,21 @@ class Pooling:
         """Whether components come with weights, `post_weight`; else each network has one."""
         return self.total > len(self.counts)
 
+    @property
+    def heard(self) -> npt.NDArray[np.intp]:
+        """Places of the components that form the posterior."""
+        silent = self.silent or (False,) * len(self.counts)
+        return np.flatnonzero(~np.repeat(np.array(silent, bool), self.counts))
+
+    def complete(self, mean: Floats, cov: Floats) -> npt.NDArray[np.bool_]:
+        """Return which rows (n,) have all the components that form the posterior."""
+        heard = self.heard
+        return np.asarray(
+            np.isfinite(mean[:, heard]).all(axis=(1, 2)) & np.isfinite(cov[:, heard]).all(axis=(1, 2)), bool
+        )
+
     def columns(self, mean: Floats, cov: Floats, weight: Floats | None = None) -> dict[str, npt.NDArray[np.float32]]:
-        """Return the catalog's columns of all networks together.
+        """Return the catalog's columns of all networks that regress together.
 
         Parameters
         ----------
@@ -139,6 +157,10 @@ class Pooling:
             Of sum 1 for each network; only if `weighted`.
         """
         tails = [tail for tail, count in zip(self.tails, self.counts, strict=True) for _ in range(count)]
+        if self.silent:
+            heard = self.heard
+            tails, mean, cov = [tails[k] for k in heard], mean[:, heard], cov[:, heard]
+            weight = None if weight is None else weight[:, heard]
         return posterior_columns(mean, widen(cov, self.scale), weight, tails)
 
 

@@ -163,7 +163,7 @@ class Model:
         -------
         QTable
             ``logit`` (calibrated) ``logit_raw p_lens theta_E e1 e2 x y sx sy``, their ``_err``, the quantiles
-            of theta_E, ``cov snr flags``; positions in arcsec from the centre of the given stamps.  NaN where a
+            of theta_E, ``cov snr ood flags``; positions in arcsec from the centre of the given stamps.  NaN where a
             scan would fail the row: too little is there.
 
         Raises

@@ -12,6 +12,7 @@ from astropy.table import QTable
 from numpy.typing import NDArray
 
 from lensscan.errors import ModelError
+from lensscan.nets.flags import merge_flags
 from lensscan.nets.mixture import Pooling
 from lensscan.nets.scorer import Scorer
 from lensscan.schema import Status
@@ -68,8 +69,8 @@ def score_stamps(
         rows = slice(start, min(start + batch, n))
         _fill(slot, model.frame(), images[rows], missing[rows], seen[rows], sides[0][rows], sides[1][rows])
         columns = scorer.submit(slot).result()
-        columns |= {"origin": slot.origin, "flags": slot.flags | columns["flags"]}
-        for name in ("logit", "post_mean", "post_cov", "snr"):
+        columns |= {"origin": slot.origin, "fwhm": slot.fwhm, "flags": slot.flags | columns["flags"]}
+        for name in ("logit", "post_mean", "post_cov", "snr", "ood"):
             columns[name] = columns[name].copy()
             columns[name][slot.status != Status.PENDING] = np.nan
         parts.append({name: column[: slot.n].copy() for name, column in columns.items()})
@@ -127,9 +128,11 @@ def _table(model: Model, columns: dict[str, NDArray[Any]], prevalence: float | N
     mean[:, :, 5:7] += columns["origin"][:, None]
     logit = card.calibration(raw)
     table = QTable({"logit": logit, "logit_raw": raw, "p_lens": card.calibration.p_lens(logit, prevalence)})
-    for name, column in pooling.columns(mean, columns["post_cov"], columns.get("post_weight")).items():
+    posterior = pooling.columns(mean, columns["post_cov"], columns.get("post_weight"))
+    for name, column in posterior.items():
         table[name] = column * u.arcsec if name.split("_err")[0].split("_q")[0] in ARCSEC else column
-    table["snr"] = columns["snr"]
-    table["flags"] = columns["flags"]
+    table["snr"], table["ood"] = columns["snr"], columns["ood"][:, 0]
+    told = posterior | {"ood": columns["ood"][:, 0], "logit_std": np.full(len(raw), np.nan)}
+    table["flags"] = columns["flags"] | merge_flags(told, columns["fwhm"], card.theta_E_prior.range)
     table.meta.update(model=card.name, model_hash=card.hash, label=card.label)
     return table

@@ -11,9 +11,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from lensscan.candidates.flags import merge_flags
 from lensscan.candidates.score import Combination
 from lensscan.candidates.sky import lens_on_sky
+from lensscan.nets.flags import merge_flags
 from lensscan.nets.mixture import Pooling
 from lensscan.scan.plan import Plan
 from lensscan.schema import ENDPOINTS, PARAMETERS, find_column
@@ -163,7 +163,7 @@ def _posterior(
 ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
     """Summarise the rows that were regressed; the others are NaN and cost nothing."""
     n = len(mean)
-    regressed = np.flatnonzero(np.isfinite(mean).all(axis=(1, 2)) & np.isfinite(cov).all(axis=(1, 2)))
+    regressed = np.flatnonzero(pooling.complete(mean, cov))
     columns = {name: np.full(n, np.nan, np.float32) for name in POSTERIOR}
     packed = np.full((n, N_COV), np.nan, np.float32)
     if len(regressed):

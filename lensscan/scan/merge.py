@@ -351,6 +351,11 @@ class _Merge:
             ]
         if self.regressor is not None:
             notes += self._regressor_notes(self.regressor)
+        elif Pooling.of(self.models).silent:
+            voices = [
+                ", ".join(card.name for card in self.models if card.regresses is which) for which in (True, False)
+            ]
+            notes.append(f"posteriors are those of {voices[0]}; without a posterior: {voices[1]}")
         if len(self.device_keys) > 1:
             keys = "; ".join(sorted(self.device_keys))
             notes.append(
@@ -367,7 +372,7 @@ class _Merge:
 
     def _provenance(self, combination: Combination, notes: Sequence[str]) -> dict[str, Any]:
         merged = {
-            "calibration": asdict(combination.calibration),
+            "calibration": asdict(combination.calibration) if combination.calibrated else None,
             "networks": list(combination.names),
             "prevalence": combination.prevalence,
             "p_survey": combination.has_survey,

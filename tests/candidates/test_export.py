@@ -9,12 +9,15 @@ import pytest
 from astropy.io import fits
 from astropy.io.votable import parse_single_table
 from astropy.table import QTable, Table
-from synthetic_run import make_run
+from synthetic_run import make_card, make_run
 
 from lensscan.candidates.export import FORMATS, export
 from lensscan.candidates.file import read_candidates
+from lensscan.candidates.summary import summary
+from lensscan.candidates.verify import verify_output
 from lensscan.cli.export import FORMATS as CLI_FORMATS
 from lensscan.errors import ConfigError, OutputError
+from lensscan.metrics.calibration import Calibration
 from lensscan.scan.merge import MergeSettings, merge
 from lensscan.schema import find_column
 
@@ -155,6 +158,27 @@ def test_prevalence_recomputes_p_lens(output, tmp_path):
     assert found.meta["NCATALOG"] == 137
     with pytest.raises(ConfigError, match="prevalence"):
         export(output, "fits", tmp_path / "x.fits", prevalence=1.0)
+
+
+def test_prevalence_keeps_the_cap_and_states_nothing_that_is_not_calibrated(tmp_path):
+    settings = MergeSettings(top=20, prevalence=1e-3)
+    capped = make_card(calibration=Calibration("platt", 1.0, 0.0, cap=-3.0))
+    one = make_run(tmp_path, 60, cards=[capped], name="one.h5")
+    two = make_run(tmp_path, 60, networks=2, name="two.h5")
+    for run in (one, two):
+        merge(run.plan, run.folder, run.out, settings, run.cards, {})
+        export(run.out, "fits", tmp_path / "x.fits", prevalence=0.5)
+        found = Table.read(tmp_path / "x.fits")
+        if run is one:
+            assert (found["logit"] > -3).any()
+            assert np.asarray(found["p_lens"]).max() == pytest.approx(1 / (1 + np.exp(3.0)))
+        else:
+            assert np.isnan(np.asarray(found["p_lens"], float)).all()
+            assert np.isfinite(found["logit"]).all()
+    lines = "\n".join(summary(two.out))
+    assert "lensscan ensemble" in lines
+    assert "lenses expected" not in lines
+    verify_output(two.out)
 
 
 def test_names_of_the_command_line():

@@ -14,8 +14,10 @@ from lensscan.candidates import reweight as module
 from lensscan.candidates.export import export
 from lensscan.candidates.file import read_candidates
 from lensscan.candidates.reweight import LEAST, SAMPLES, NewPrior, new_prior, reweight, weighted_columns
+from lensscan.candidates.sampling import Summaries
 from lensscan.cli.main import main
 from lensscan.errors import ConfigError, OutputError
+from lensscan.metrics.scalemixture import GAUSSIAN, ScaleMixture
 from lensscan.nets.card import ThetaPrior
 from lensscan.nets.latent import TRIANGLE
 from lensscan.nets.model import Model, make_trivial
@@ -38,7 +40,7 @@ def gaussian_prior(old=OLD, new=NEW) -> NewPrior:
 
 
 def posteriors(mean, correlation=0.5):
-    """Return medians, packed covariances and latent variances of posteriors about ln theta_E = `mean`."""
+    """Return what the table says of posteriors about ln theta_E = `mean`, and its columns."""
     n = len(mean)
     latent = np.zeros((n, 1, 7))
     latent[:, 0, 0], latent[:, 0, 1] = mean, 0.1
@@ -46,7 +48,7 @@ def posteriors(mean, correlation=0.5):
     full[0, 5] = full[5, 0] = correlation * WIDTH[0] * WIDTH[5]
     packed = np.tile([full[i, j] for i, j in TRIANGLE], (n, 1, 1))
     columns = posterior_columns(latent, packed)
-    return np.stack([columns[name] for name in PARAMETERS], axis=1).astype(float), columns["cov"].astype(float), columns
+    return Summaries.of(columns), columns
 
 
 def table_of(columns, n):
@@ -59,8 +61,8 @@ def table_of(columns, n):
 
 
 def test_the_same_prior_gives_the_posterior_back():
-    median, packed, columns = posteriors(np.linspace(-0.3, 0.5, 9))
-    found = weighted_columns(median, packed, [str(k) for k in range(9)], gaussian_prior(new=OLD))
+    said, columns = posteriors(np.linspace(-0.3, 0.5, 9))
+    found = weighted_columns(said, [str(k) for k in range(9)], gaussian_prior(new=OLD))
     assert (found["ess"] == SAMPLES).all()
     for name in (*PARAMETERS, "theta_E_q025", "theta_E_q16", "theta_E_q84", "theta_E_q975"):
         error = columns[name.split("_q")[0] + "_err"]
@@ -69,10 +71,30 @@ def test_the_same_prior_gives_the_posterior_back():
         np.testing.assert_allclose(found[f"{name}_err"], columns[f"{name}_err"], rtol=0.02)
 
 
+@pytest.mark.parametrize("kind", ["tail", "two components"])
+def test_the_same_prior_gives_back_what_is_no_gaussian(kind):
+    n, tails, weight = 9, (ScaleMixture((0.8, 0.2), (0.84, 1.64)),), None
+    latent = np.zeros((n, 1, 7))
+    latent[:, 0, 0], latent[:, 0, 1] = np.linspace(-0.3, 0.5, n), 0.1
+    packed = np.tile([np.diag(WIDTH**2)[i, j] for i, j in TRIANGLE], (n, 1, 1))
+    if kind == "two components":
+        latent, packed = np.repeat(latent, 2, axis=1), np.concatenate([packed / 9, packed * 1.5], axis=1)
+        tails, weight = (GAUSSIAN, GAUSSIAN), np.tile([0.8, 0.2], (n, 1))
+    columns = posterior_columns(latent, packed, weight, tails)
+    found = weighted_columns(Summaries.of(columns), [str(k) for k in range(n)], gaussian_prior(new=OLD))
+    for name in (*PARAMETERS, "theta_E_q025", "theta_E_q16", "theta_E_q84", "theta_E_q975"):
+        error = columns[name.split("_q")[0] + "_err"]
+        assert (np.abs(found[name] - columns[name]) < 0.02 * error).all(), name
+    for name in PARAMETERS:
+        np.testing.assert_allclose(found[f"{name}_err"], columns[f"{name}_err"], rtol=0.012, err_msg=name)
+    gaussian = np.sqrt(columns["cov"][:, TRIANGLE.index((3, 3))]) * 0.9945 / columns["x_err"]
+    assert (gaussian > (1.015 if kind == "tail" else 1.3)).all(), "as one Gaussian they would be as much wider"
+
+
 def test_a_gaussian_ratio_is_the_analytic_posterior():
     mean = np.linspace(-0.2, 0.4, 7)
-    median, packed, _ = posteriors(mean)
-    found = weighted_columns(median, packed, [str(k) for k in range(7)], gaussian_prior())
+    said, _ = posteriors(mean)
+    found = weighted_columns(said, [str(k) for k in range(7)], gaussian_prior())
     precision = WIDTH[0] ** -2 - OLD[1] ** -2 + NEW[1] ** -2
     centre = (mean / WIDTH[0] ** 2 - OLD[0] / OLD[1] ** 2 + NEW[0] / NEW[1] ** 2) / precision
     sd = precision**-0.5
@@ -112,8 +134,7 @@ def test_coverage_in_another_population_is_restored():
     latent = np.zeros((n, 1, 7))
     latent[:, 0, 0] = centre
     before = posterior_columns(latent, packed)
-    median = np.stack([before[name] for name in PARAMETERS], axis=1)
-    after = weighted_columns(median, before["cov"], [str(k) for k in range(n)], gaussian_prior())
+    after = weighted_columns(Summaries.of(before), [str(k) for k in range(n)], gaussian_prior())
     error = {level: 3 * np.sqrt(level * (1 - level) / n) for level in (0.68, 0.95)}
     assert covered(before, np.exp(truth), "theta_E_q16", "theta_E_q84") < 0.64
     assert covered(after, np.exp(truth), "theta_E_q16", "theta_E_q84") == pytest.approx(0.68, abs=error[0.68])
@@ -122,17 +143,17 @@ def test_coverage_in_another_population_is_restored():
 
 def test_a_row_does_not_depend_on_its_neighbours():
     mean = np.linspace(-0.4, 0.6, 150)
-    median, packed, _ = posteriors(mean)
+    said, _ = posteriors(mean)
     ids = [f"J{k}" for k in range(150)]
-    whole = weighted_columns(median, packed, ids, gaussian_prior())
+    whole = weighted_columns(said, ids, gaussian_prior())
     some = np.array([3, 77, 149])
-    part = weighted_columns(median[some], packed[some], [ids[k] for k in some], gaussian_prior())
+    part = weighted_columns(said[some], [ids[k] for k in some], gaussian_prior())
     for name, values in part.items():
         np.testing.assert_array_equal(values, whole[name][some], err_msg=name)
 
 
 def test_few_effective_samples_are_refused_and_counted():
-    _, _, columns = posteriors(np.array([0.0, 0.1, 1.6, np.nan]))
+    _, columns = posteriors(np.array([0.0, 0.1, 1.6, np.nan]))
     table = table_of(columns, 4)
     table["flags"][:] = Flag.OOD | Flag.POSTERIOR_WIDE
     report = reweight(table, gaussian_prior(new=(-0.2, 0.1)))
@@ -151,7 +172,7 @@ def test_few_effective_samples_are_refused_and_counted():
 
 
 def test_all_refused_is_an_error():
-    _, _, columns = posteriors(np.array([1.6]))
+    _, columns = posteriors(np.array([1.6]))
     with pytest.raises(OutputError, match="all 1 posteriors have fewer than 100"):
         reweight(table_of(columns, 1), gaussian_prior(new=(-0.2, 0.1)))
 
@@ -204,7 +225,7 @@ def test_a_missing_file_and_a_missing_column_are_two_things_and_found_at_once(tm
 
 
 def test_the_flag_says_where_the_interval_meets_a_bound():
-    _, _, columns = posteriors(np.log([0.42, 1.2]))
+    _, columns = posteriors(np.log([0.42, 1.2]))
     table = table_of(columns, 2)
     reweight(table, new_prior(training(), "uniform"))
     assert [bool(f & np.uint32(Flag.POSTERIOR_AT_PRIOR)) for f in table["flags"]] == [True, False]

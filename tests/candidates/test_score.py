@@ -28,12 +28,36 @@ def test_mean_first_then_the_ensembles_calibration():
     raw = np.array([[1.0, 3.0]], dtype=np.float32)
     plain = combine_cards(cards, None)
     assert plain.columns(raw)["logit"][0] == 2.0
-    assert any("no ensemble calibration" in note for note in plain.notes)
+    assert any("lensscan ensemble" in note for note in plain.notes)
     assert any("prevalence" in note for note in plain.notes)
     joint = combine_cards(cards, 0.5, Ensemble(Calibration("temperature", 0.25)))
     assert joint.columns(raw)["logit"][0] == 0.5
     assert joint.columns(raw)["logit_std"][0] == pytest.approx(np.sqrt(2))
     assert joint.notes == ()
+
+
+def test_several_networks_without_a_calibration_state_no_probability():
+    density = LensDensity((-10.0, 0.0, 10.0), (0.01, 0.09))
+    cards = [make_card(name, calibration=Calibration("platt", 1.0, 0.0, cap=9.0), f_lens=density) for name in "ab"]
+    raw = np.full((MIN_SURVEY_ROWS, 2), 12.0, np.float32)
+    for combination, known in (
+        (combine_cards(cards, 1e-4), False),
+        (combine_cards(cards, 1e-4, Ensemble(Calibration("platt", 1.0, 0.0, cap=9.0), density)), True),
+        (combine_cards(cards[:1], 1e-4), True),
+    ):
+        columns = combination.columns(raw[:, : len(combination.names)])
+        assert (columns["logit"] == 12.0).all()
+        assert np.isfinite(columns["p_lens"]).all() == known
+        combination.count(columns["logit"])
+        assert np.isfinite(combination.p_survey(columns["logit"])).all() == known
+        assert combination.has_survey == known
+        assert bool(combination.notes) != known
+
+
+def test_a_lone_network_keeps_its_logit_as_a_likelihood_ratio():
+    combination = combine_cards([make_card(calibration=Calibration())], 0.5)
+    assert combination.columns(np.zeros((1, 1), np.float32))["p_lens"][0] == 0.5
+    assert any("carries no calibration" in note for note in combination.notes)
 
 
 def test_calibration_must_increase():
@@ -97,3 +121,5 @@ def test_the_range_of_theta_E_is_what_every_network_knows():
     ]
     assert combine_cards(known, None).theta_E == (0.6, 2.5)
     assert combine_cards([known[0], cards[1]], None).theta_E is None
+    known = [dataclasses.replace(card, architecture={"kind": "resnet"}) for card in known]
+    assert combine_cards([*known, cards[1]], None).theta_E == (0.6, 2.5), "a pure classifier has no say"

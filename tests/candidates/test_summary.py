@@ -9,9 +9,9 @@ from astropy.table import QTable
 from synthetic_run import make_run
 
 from lensscan.candidates.file import read_candidates
-from lensscan.candidates.flags import UNCLEAN
 from lensscan.candidates.summary import WIDTH, _cut_off, _expected, clean_leaders, format_table, probability, summary
 from lensscan.cli.main import main
+from lensscan.nets.flags import UNCLEAN
 from lensscan.scan.merge import MergeSettings, merge
 from lensscan.schema import flag_names
 

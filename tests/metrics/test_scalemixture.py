@@ -62,13 +62,15 @@ def test_the_density_has_the_content():
     )
 
 
-def test_stretched_points_are_of_the_mixture():
-    normal = np.random.default_rng(2).standard_normal((100_000, 2))
-    moved = HEAVY.stretch(normal)
-    content = HEAVY.content((moved**2).sum(axis=1), 2)
-    np.testing.assert_allclose(np.quantile(content, [0.1, 0.5, 0.9]), [0.1, 0.5, 0.9], atol=0.01)
-    np.testing.assert_allclose(moved[:, 0] * normal[:, 1], moved[:, 1] * normal[:, 0], atol=1e-9)
-    assert GAUSSIAN.stretch(normal) is normal
+def test_quantiles_across_are_those_given_the_other_coordinate():
+    rng = np.random.default_rng(2)
+    points = rng.standard_normal((2_000_000, 2)) * np.sqrt(rng.choice(HEAVY.factors, (2_000_000, 1), p=HEAVY.weights))
+    level = np.array([0.1, 0.5, 0.9])
+    for along in (0.0, 1.0, 2.0):
+        near = np.abs(np.abs(points[:, 0]) - along) < 0.02
+        expected = np.quantile(points[near, 1], level)
+        np.testing.assert_allclose(HEAVY.quantile_across(level, np.full(3, along)), expected, atol=0.06)
+    assert GAUSSIAN.quantile_across(np.array([0.975]), np.array([2.0]))[0] == pytest.approx(1.959964)
 
 
 @pytest.mark.parametrize("tail", [GAUSSIAN, ScaleMixture((0.75, 0.25), (0.5, 2.5))])

@@ -10,7 +10,8 @@ import pytest
 
 from lensscan.errors import ModelError
 from lensscan.metrics.scalemixture import GAUSSIAN, ScaleMixture
-from lensscan.nets.card import Card
+from lensscan.nets.card import CLASSIFY_ONLY, Card
+from lensscan.nets.classic.registry import CLASSIFIERS
 from lensscan.nets.latent import N_COV, TRIANGLE
 from lensscan.nets.mixture import Mixture, Pooling, widen
 from lensscan.nets.model import Model, make_trivial
@@ -40,6 +41,29 @@ def test_pooling_of_plain_networks_is_the_equal_mixture():
     found, expected = pooling.columns(mean, cov), posterior_columns(mean, cov)
     for name in COLUMNS:
         assert np.array_equal(found[name], expected[name]), name
+
+
+def test_networks_without_a_posterior_are_left_out():
+    mean, cov, weight = components(20, 3)
+    cards = [card(architecture={"kind": kind}) for kind in ("resnet", "argonne", "resnet")]
+    pooling = Pooling.of(cards)
+    mean[:, 1] = cov[:, 1] = weight[:, 1] = np.nan
+    mean[7, 2, 3] = np.nan
+    assert pooling.complete(mean, cov).tolist() == [row != 7 for row in range(20)]
+    both = [0, 2]
+    for name, expected in posterior_columns(mean[:, both], cov[:, both]).items():
+        np.testing.assert_array_equal(pooling.columns(mean, cov)[name], expected, err_msg=name)
+    for name, expected in posterior_columns(mean[:, both], cov[:, both], weight[:, both]).items():
+        np.testing.assert_array_equal(pooling.columns(mean, cov, weight)[name], expected, err_msg=name)
+    assert pooling.total == 3, "shards hold the components of all"
+    assert not Pooling.of([cards[1]]).silent
+
+
+def test_cards_know_which_networks_have_a_posterior():
+    assert set(CLASSIFY_ONLY) == {"trivial", *CLASSIFIERS}
+    taught = card(architecture={"kind": "resnet"})
+    assert taught.regresses
+    assert not dataclasses.replace(taught, evaluation={"posterior": "none"}).regresses
 
 
 def test_pooling_gives_each_network_its_tail():

@@ -9,9 +9,9 @@ import pytest
 import torch
 from scored_stamps import BANDS, BATCH, fill, made_up_stamps, score
 
-from lensscan.candidates.flags import OOD_LIMIT
 from lensscan.errors import ModelError
 from lensscan.nets.dihedral import N_VIEWS, transform_images
+from lensscan.nets.flags import OOD_LIMIT
 from lensscan.nets.model import Card, Model, build_network, load_model, make_trivial
 from lensscan.nets.novelty import (
     TAILS,

@@ -16,10 +16,13 @@ from hypothesis import strategies as st
 from synthetic_run import make_card, make_run, make_shard
 
 from lensscan import faults
+from lensscan.candidates.ensemble import Ensemble
 from lensscan.candidates.file import read_candidates, read_header, read_provenance
 from lensscan.candidates.verify import verify_output
 from lensscan.errors import DiskError, ShardInvalid, VerificationError
+from lensscan.metrics.calibration import Calibration
 from lensscan.metrics.scalemixture import GAUSSIAN, ScaleMixture
+from lensscan.nets.card import ThetaPrior
 from lensscan.nets.posterior import posterior_columns
 from lensscan.scan import merge as merge_module
 from lensscan.scan.columns import row_bytes, tile_name
@@ -82,7 +85,8 @@ def test_counts_and_columns_agree_with_the_shards(run):
     assert np.isnan(found["p_survey"]).all()
     failed = found["status"] != Status.SCORED
     assert np.isnan(found["p_lens"][failed]).all()
-    assert np.isfinite(found["p_lens"][~failed]).all()
+    assert np.isnan(found["p_lens"]).all(), "two networks, and no calibration of both"
+    assert any("lensscan ensemble" in note for note in read_provenance(run.out)["merge"]["notes"])
     assert (found["flags"] & Flag.MEMBERS_DISAGREE).any()
 
 
@@ -99,6 +103,27 @@ def test_tails_of_the_cards_reach_the_columns(run, tmp_path):
     for name in ("theta_E", "e2", "sy_err", "theta_E_q975"):
         np.testing.assert_array_equal(found[name], expected[name])
     assert (found["theta_E_q975"] != scores(run)["theta_E_q975"]).any()
+
+
+def test_a_network_without_a_posterior_takes_none_away(tmp_path):
+    """A scan by a regressing network and a classifier, whose component is NaN: the posteriors of the first stay."""
+    cards = [
+        replace(make_card("res"), architecture={"kind": "resnet"}, theta_E_prior=ThetaPrior(0.9, 1.1, (1.0, 1.0))),
+        replace(make_card("jac"), architecture={"kind": "argonne"}),
+    ]
+    run = make_run(tmp_path, 200, networks=2, cards=cards)
+    for (block, start, stop), shard in zip(run.plan.block_rows(), run.shards, strict=True):
+        shard["post_mean"][:, 1] = shard["post_cov"][:, 1] = np.nan
+        write_shard(run.folder, run.plan.plan_hash, block, start, stop, shard, {})
+    report = do_merge(run)
+    assert "posteriors are those of res; without a posterior: jac" in report.notes
+    shard = {name: np.concatenate([s[name] for s in run.shards]) for name in run.shards[0]}
+    expected = posterior_columns(shard["post_mean"][:, :1], shard["post_cov"][:, :1])
+    found = scores(run)
+    assert np.isfinite(found["theta_E"]).sum() > 80
+    for name in ("theta_E", "e2", "sy_err", "theta_E_q975"):
+        np.testing.assert_array_equal(found[name], expected[name])
+    assert (found["flags"] & Flag.POSTERIOR_AT_PRIOR).any()
 
 
 def test_mixture_heads_are_merged_with_their_weights(tmp_path):
@@ -140,10 +165,11 @@ def test_chunk_size_changes_nothing(run, chunk):
 def test_settings_of_the_merge_act_without_a_new_scan(run, tmp_path):
     plain = scores(run)
     out = tmp_path / "other.h5"
-    report = merge(run.plan, run.folder, out, MergeSettings(top=0, min_logit=0.5, prevalence=0.2), run.cards, {})
+    settings = MergeSettings(top=0, min_logit=0.5, prevalence=0.2, ensemble=Ensemble(Calibration()))
+    report = merge(run.plan, run.folder, out, settings, run.cards, {})
     table = read_candidates(out)
     assert len(table) == report.n_candidates == np.sum(plain["logit"] > 0.5)
-    assert table["p_lens"][0] > read_candidates(run.out)["p_lens"][0]
+    np.testing.assert_allclose(table["p_lens"], 1 / (1 + 4 * np.exp(-np.asarray(table["logit"]))))
     assert report.content_hash != read_header(run.out).content_hash
     assert (
         merge(run.plan, run.folder, out, SETTINGS, run.cards, {"other": 1}).content_hash

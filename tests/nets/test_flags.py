@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lensscan.candidates.flags import UNCLEAN, merge_flags
+from lensscan.nets.flags import UNCLEAN, merge_flags
 from lensscan.schema import Flag
 
 
