@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["Claim", "Journal"]
 
 Rungs = list[dict[int, Leg]]
+RETRIED = "retried"
+"""Attribute of a study: numbers of its failed entries that do not count any more."""
 
 
 class Claim:
@@ -118,12 +120,27 @@ class Journal:
         found: Rungs = []
         for rung, study in enumerate(self._studies):
             legs: dict[int, Leg] = {}
+            retried = study.user_attrs.get(RETRIED, ())
             for entry in study.get_trials(deepcopy=False):
-                leg = _leg(entry, rung)
+                leg = None if entry.number in retried else _leg(entry, rung)
                 if leg is not None and (leg.trial not in legs or legs[leg.trial].state == "running"):
                     legs[leg.trial] = leg
             found.append(legs)
         return found
+
+    def retry_failed(self) -> int:
+        """Let the trials that have failed count as never begun; return how many those are."""
+        count = 0
+        with self._queue.held():
+            for rung, study in enumerate(self._studies):
+                before = list(study.user_attrs.get(RETRIED, ()))
+                legs = {entry.number: _leg(entry, rung) for entry in study.get_trials(deepcopy=False)}
+                failed = [number for number, leg in legs.items() if leg is not None and leg.state == "failed"]
+                fresh = [number for number in failed if number not in before]
+                if fresh:
+                    study.set_user_attr(RETRIED, before + fresh)
+                count += len(fresh)
+        return count
 
     def claim(self) -> Claim | Literal["wait", "done"]:
         """Enter the next leg, after putting back those of dead processes; or say that none is left to begin."""
