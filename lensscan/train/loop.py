@@ -146,6 +146,10 @@ class Trainer:
         progress = Progress(self.settings.steps, self.settings.batch, self.step)
         saved = self._clock = time.monotonic()
         while not self.done:
+            if (code := self._fill(stop)) is not None:
+                self._require_finite()
+                self.save()
+                return code
             self.sums += self.train_step()
             if self.step % REPORT_EVERY == 0:
                 self._require_finite()
@@ -200,11 +204,18 @@ class Trainer:
                     "lower optimiser.lr and run again, or look for mocks that are not finite"
                 )
 
-    def _agree(self, code: ExitCode | None) -> ExitCode | None:
+    def _fill(self, stop: Callable[[], ExitCode | None]) -> ExitCode | None:
+        """Make the mocks that the next step draws from; returns the stop that any rank asked for meanwhile."""
+        for _ in self.stream.fill(self.step):
+            if (code := self._agree(stop(), now=True)) is not None:
+                return code
+        return None
+
+    def _agree(self, code: ExitCode | None, now: bool = False) -> ExitCode | None:
         """Return the stop that any rank asked for, the same on every rank; ranks ask one another now and then."""
         if self.engine.size == 1:
             return code
-        if self.step % AGREE_EVERY and self.step < self.settings.steps:
+        if not now and self.step % AGREE_EVERY and self.step < self.settings.steps:
             return None
         flag = self.engine.any(int(code) if code is not None else 0)
         return ExitCode(flag) if flag else None
