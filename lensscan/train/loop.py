@@ -18,7 +18,7 @@ from lensscan.metrics.detection import auroc, tpr_at_fpr
 from lensscan.nets.architecture import architecture, build_network
 from lensscan.nets.blocks import Network, Outcome
 from lensscan.nets.flow import base_points
-from lensscan.train.augment import Sample, augment, network_inputs, step_seed
+from lensscan.train.augment import Sample, augment, network_inputs, rank_seed
 from lensscan.train.batchnorm import synchronise
 from lensscan.train.checkpoint import load_checkpoint, save_checkpoint
 from lensscan.train.choices import make_optimiser, training_loss
@@ -242,7 +242,7 @@ class Trainer:
         settings = self.settings
         with torch.no_grad():
             images, scalars = network_inputs(sample, settings.softening, self.pixel_scale, self.network.normalised)
-        torch.manual_seed(step_seed(settings.seed, self.step, 3) + self.engine.rank)
+        torch.manual_seed(rank_seed(settings.seed, self.step, self.engine.rank))
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             outcome = self.network(images, scalars)
