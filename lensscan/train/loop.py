@@ -310,6 +310,7 @@ class Trainer:
         }
         if self.best.patience:
             state["best"] = self.best.state()
+        self.history.sync()
         save_checkpoint(self.folder / "checkpoint.pt", self.settings.digest, state)
 
     def resume(self) -> None:

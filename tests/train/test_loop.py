@@ -261,3 +261,21 @@ def test_validation_mocks_without_lenses_have_no_figures(tmp_path):
     with torch.no_grad():
         assert trainer.measure(others) == {}
         assert {"auroc", "nll"} <= set(trainer.measure(sample))
+
+
+def test_a_checkpoint_lasts_through_a_crash_of_the_machine_and_so_does_what_it_says_is_past(tmp_path, monkeypatch):
+    """Lines of the curves before its step are not written again, and a rename lasts when its folder is synced."""
+    trainer = make_trainer(tmp_path)
+    trainer.stream.close()
+    trainer.history.add("train", 0, {"loss": 1.0})
+    synced, sync = [], os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    trainer.save()
+    curves, checkpoint, folder = synced
+    assert (curves, folder) == ("curves.jsonl", tmp_path.name)
+    assert checkpoint.startswith(".checkpoint.pt.")

@@ -81,6 +81,7 @@ def test_a_stop_that_one_rank_hears_while_mocks_are_made_stops_all(tmp_path):
 
     for trainer in trainers:
         trainer.stream.source = source(trainer.engine.rank)
+        trainer.step = 3
 
     def work(trainer):
         heard = lambda: ExitCode.INCOMPLETE if trainer.engine.rank == 1 and made[1] == 2 else None
@@ -89,7 +90,7 @@ def test_a_stop_that_one_rank_hears_while_mocks_are_made_stops_all(tmp_path):
         finally:
             trainer.stream.close()
 
-    assert on_threads(trainers, work) == [(ExitCode.INCOMPLETE, 0)] * 2
+    assert on_threads(trainers, work) == [(ExitCode.INCOMPLETE, 3)] * 2
     assert made == [2, 2]
 
 
