@@ -21,7 +21,7 @@ from typing import Any
 from lensscan import faults
 from lensscan.errors import ExitCode, LauncherError
 
-__all__ = ["World", "abort", "launched_rank", "launched_size", "local_rank", "orphan_watch", "start"]
+__all__ = ["World", "abort", "launched_rank", "launched_size", "local_rank", "orphan_watch", "several_nodes", "start"]
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +68,14 @@ def launched_rank() -> int:
 def local_rank() -> int:
     """Return this rank's place on its node, 0 without a launcher."""
     return _first_number(LOCAL_RANK_VARIABLES, 0)
+
+
+def several_nodes() -> bool:
+    """Tell whether the launcher says that it started ranks on other nodes too; not all of them do."""
+    local = _first_number(LOCAL_SIZE_VARIABLES, 0)
+    if local:
+        return local < (launched_size() or 1)
+    return _first_number(("SLURM_STEP_NUM_NODES",), 1) > 1
 
 
 def _first_number(variables: tuple[str, ...], default: int) -> int:

@@ -41,7 +41,7 @@ SOLE_IMPORTERS = {
     "fitsio": {"survey/fits.py"},
     "horovod": {"train/distributed.py"},
     "zuko": {"nets/flow.py"},
-    "optuna": {"train/sweep/journal.py", "train/sweep/space.py"},
+    "optuna": {"train/sweep/journal.py", "train/sweep/logfile.py", "train/sweep/space.py"},
 }
 HEAVY = ("torch", "mpi4py", "h5py", "astropy")
 LONGEST_MODULE = 450

@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=at_least(1), default=1, metavar="N", help="threads of each rank's network (default 1)"
     )
+    parser.add_argument("--retry-failed", action="store_true", help="try trials again that have failed by now")
     parser.add_argument("--max-seconds", type=seconds, metavar="S", help="checkpoint and exit 75 after so long")
     add_assignments(parser, "override a setting, such as seed=2 or fixed.steps=500")
 
@@ -83,7 +84,7 @@ def sweep(args: argparse.Namespace, stop: StopRequest, world: World) -> ExitCode
     device = choose_device(args.device, settings.training.get("precision", "fp32"))
     folder = Path(args.output or f"{settings.name}.sweep")
     report = lambda line: print(line, file=sys.stderr, flush=True)
-    code, table = SweepRun(settings, folder, device, world, stop.check, report).run()
+    code, table = SweepRun(settings, folder, device, world, stop.check, report, args.retry_failed).run()
     if code == ExitCode.OK and table:
         print(text(settings, table))
         print(f"wrote {folder}/trials.csv, {folder}/parallel.png and {folder}/best.toml")

@@ -10,6 +10,7 @@ kept with the weights: a score depends on its stamp alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -63,6 +64,11 @@ class BottleneckHead(nn.Module):
         Dimensions of the Gaussian.
     samples : int
         Points in evaluation; even, since they are mirrored.
+
+    Attributes
+    ----------
+    draw : callable
+        Gives the points of a training, as many and of the kind of the means (n, d) that it takes.
     """
 
     def __init__(self, n_features: int, hidden: int, latent: int, samples: int) -> None:
@@ -71,6 +77,7 @@ class BottleneckHead(nn.Module):
         self.encode = nn.Linear(hidden, 2 * latent)
         self.weight = nn.Parameter(torch.randn(latent) / latent**0.5)
         self.bias = nn.Parameter(torch.zeros(()))
+        self.draw: Callable[[Tensor], Tensor] = torch.randn_like
         self.points: Tensor
         self.register_buffer("points", torch.from_numpy(mirrored_normals(samples, latent, seed=1)).float())
 
@@ -78,6 +85,6 @@ class BottleneckHead(nn.Module):
         """Map features (n, f) to what is believed of them."""
         mean, raw = self.encode(F.relu(self.hidden(features))).chunk(2, dim=1)
         spread = F.softplus(raw) + SMALLEST
-        points = torch.randn_like(mean)[:, None] if self.training else self.points
+        points = self.draw(mean)[:, None] if self.training else self.points
         drawn = mean[:, None] + spread[:, None] * points
         return Belief(mean, spread, (drawn * self.weight).sum(dim=-1) + self.bias)

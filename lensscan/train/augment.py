@@ -17,9 +17,11 @@ from lensscan.nets.dihedral import N_VIEWS, transform_images, transform_latent
 from lensscan.nets.normalise import estimate_sigma, normalise, scalar_inputs
 from lensscan.train.settings import Augmentation
 
-__all__ = ["Sample", "augment", "network_inputs", "stated_sigma", "step_generator", "step_seed"]
+__all__ = ["Sample", "augment", "network_inputs", "rank_seed", "stated_sigma", "step_generator", "step_seed"]
 
 NOISE_ROWS = 16
+NETWORK = 3
+"""Purpose of what a network draws by itself in a step."""
 
 
 @dataclass(slots=True)
@@ -76,6 +78,15 @@ class Sample:
 def step_seed(seed: int, step: int, purpose: int) -> int:
     """Return the seed of one step and purpose (a small number)."""
     return (seed * 1_000_003 + step) * 17 + purpose
+
+
+def rank_seed(seed: int, step: int, rank: int) -> int:
+    """Return the seed of what the network draws in one step on one rank; that of rank 0 is a lone process's.
+
+    Steps lie 17 apart, so that ranks are not counted on from there.  Generators on CPUs look at the last 32 bits alone.
+    """
+    alone = step_seed(seed, step, NETWORK)
+    return alone if rank == 0 else (alone * 65_537 + rank) % 2**63
 
 
 def step_generator(seed: int, step: int, purpose: int) -> torch.Generator:

@@ -10,7 +10,7 @@ import torch
 
 from lensscan import faults
 from lensscan.errors import OutputError, PlanMismatch, disk_error
-from lensscan.files import temporary_name
+from lensscan.files import sync_folder, temporary_name
 
 __all__ = ["FORMAT", "load_checkpoint", "save_checkpoint"]
 
@@ -18,7 +18,7 @@ FORMAT = 1
 
 
 def save_checkpoint(path: Path, digest: str, state: dict[str, Any]) -> None:
-    """Write a checkpoint under a temporary name, sync it, rename it.
+    """Write a checkpoint under a temporary name, sync it, rename it, sync the folder.
 
     Parameters
     ----------
@@ -41,6 +41,7 @@ def save_checkpoint(path: Path, digest: str, state: dict[str, Any]) -> None:
             os.fsync(stream.fileno())
         faults.reach("checkpoint:written")
         os.replace(temporary, path)
+        sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
         raise disk_error(error, path) or OutputError(f"cannot write {path}: {error}") from None

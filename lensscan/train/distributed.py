@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lensscan.errors import ConfigError, LauncherError
-from lensscan.mpi import launched_rank, launched_size
+from lensscan.mpi import launched_rank, launched_size, several_nodes
 
 __all__ = ["BACKENDS", "Engine", "Horovod", "Serial", "TorchDistributed", "choose", "describe_device", "start_engine"]
 
@@ -87,7 +87,12 @@ class TorchDistributed:
     """``torch.distributed`` with gloo on CPUs and NCCL on GPUs.
 
     Rank and size come from the launcher's environment.  On one host nothing more is needed; on several,
-    MASTER_ADDR and MASTER_PORT name rank 0.
+    MASTER_ADDR names that of rank 0, and MASTER_PORT a port there if the usual one is taken.
+
+    Raises
+    ------
+    LauncherError
+        If the ranks cannot join; at once where they are on several hosts and rank 0's is not named.
     """
 
     name = "torch"
@@ -97,6 +102,11 @@ class TorchDistributed:
 
         size = launched_size() or int(os.environ.get("WORLD_SIZE", "1"))
         rank = int(os.environ.get("RANK", launched_rank()))
+        if several_nodes() and "MASTER_ADDR" not in os.environ:
+            raise LauncherError(
+                f"torch.distributed joins {size} ranks on several nodes only if MASTER_ADDR names the node of rank 0; "
+                "set it in the job script, or build Horovod with jobs/build-horovod.sh"
+            )
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
         os.environ.setdefault("MASTER_PORT", str(default_port()))
         backend = "nccl" if device.type == "cuda" else "gloo"

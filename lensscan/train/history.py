@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -89,6 +90,12 @@ class History:
             for name, value in values.items():
                 self.board.add_scalar(f"{kind}/{name}", value, step)
             self.board.flush()
+
+    def sync(self) -> None:
+        """Make the lines so far last through a crash of the machine: a checkpoint says that they are past."""
+        if self.path.exists():
+            with open(self.path, "rb") as stream:
+                os.fsync(stream.fileno())
 
     def column(self, kind: str, key: str) -> tuple[list[float], list[float]]:
         """Return steps and values of one quantity."""

@@ -18,7 +18,7 @@ from lensscan.metrics.detection import auroc, tpr_at_fpr
 from lensscan.nets.architecture import architecture, build_network
 from lensscan.nets.blocks import Network, Outcome
 from lensscan.nets.flow import base_points
-from lensscan.train.augment import Sample, augment, network_inputs, step_seed
+from lensscan.train.augment import Sample, augment, network_inputs, rank_seed
 from lensscan.train.batchnorm import synchronise
 from lensscan.train.checkpoint import load_checkpoint, save_checkpoint
 from lensscan.train.choices import make_optimiser, training_loss
@@ -146,6 +146,10 @@ class Trainer:
         progress = Progress(self.settings.steps, self.settings.batch, self.step)
         saved = self._clock = time.monotonic()
         while not self.done:
+            if (code := self._fill(stop)) is not None:
+                self._require_finite()
+                self.save()
+                return code
             self.sums += self.train_step()
             if self.step % REPORT_EVERY == 0:
                 self._require_finite()
@@ -200,11 +204,18 @@ class Trainer:
                     "lower optimiser.lr and run again, or look for mocks that are not finite"
                 )
 
-    def _agree(self, code: ExitCode | None) -> ExitCode | None:
+    def _fill(self, stop: Callable[[], ExitCode | None]) -> ExitCode | None:
+        """Make the mocks that the next step draws from; returns the stop that any rank asked for meanwhile."""
+        for _ in self.stream.fill(self.step):
+            if (code := self._agree(stop(), now=True)) is not None:
+                return code
+        return None
+
+    def _agree(self, code: ExitCode | None, now: bool = False) -> ExitCode | None:
         """Return the stop that any rank asked for, the same on every rank; ranks ask one another now and then."""
         if self.engine.size == 1:
             return code
-        if self.step % AGREE_EVERY and self.step < self.settings.steps:
+        if not now and self.step % AGREE_EVERY and self.step < self.settings.steps:
             return None
         flag = self.engine.any(int(code) if code is not None else 0)
         return ExitCode(flag) if flag else None
@@ -231,7 +242,7 @@ class Trainer:
         settings = self.settings
         with torch.no_grad():
             images, scalars = network_inputs(sample, settings.softening, self.pixel_scale, self.network.normalised)
-        torch.manual_seed(step_seed(settings.seed, self.step, 3) + self.engine.rank)
+        torch.manual_seed(rank_seed(settings.seed, self.step, self.engine.rank))
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             outcome = self.network(images, scalars)
@@ -299,6 +310,7 @@ class Trainer:
         }
         if self.best.patience:
             state["best"] = self.best.state()
+        self.history.sync()
         save_checkpoint(self.folder / "checkpoint.pt", self.settings.digest, state)
 
     def resume(self) -> None:

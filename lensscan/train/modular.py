@@ -25,7 +25,7 @@ from lensscan.nets.bottleneck import rate
 from lensscan.nets.latent import N_LATENT
 from lensscan.nets.modular import ModularNet, Trace
 from lensscan.nets.normalise import n_scalars, normalise
-from lensscan.train.augment import Sample, network_inputs, stated_sigma, step_seed
+from lensscan.train.augment import Sample, network_inputs, rank_seed, stated_sigma
 from lensscan.train.choices import training_loss
 from lensscan.train.loop import VALIDATION_BATCH, Trainer, evaluate
 from lensscan.train.losses import classification_loss, posterior_loss
@@ -162,6 +162,16 @@ class ModularTrainer(Trainer):
         super().__init__(settings, *where)
         self.stage = stage
         hold_others(self.network, stage)
+        self.network.logit.draw = self._points
+
+    def _points(self, mean: Tensor) -> Tensor:
+        """Draw the bottleneck's points for this rank's rows of the global batch: for any number of ranks the same."""
+        settings, rank, generator = self.settings, self.engine.rank, None
+        if rank > 0:  # rank 0 draws them from torch's own, which stands there if there is no drop-out
+            generator = torch.Generator(mean.device).manual_seed(rank_seed(settings.seed, self.step, 0))
+        shape = (settings.batch, mean.shape[1])
+        points = torch.randn(shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        return points[self.stream.first : self.stream.last]
 
     def go_on_from(self, earlier: Learned) -> None:
         """Take over the weights of the stages before, and the time they took, unless this one has begun already."""
@@ -175,7 +185,7 @@ class ModularTrainer(Trainer):
         settings = self.settings
         with torch.no_grad():
             images, scalars = network_inputs(sample, settings.softening, self.pixel_scale)
-        torch.manual_seed(step_seed(settings.seed, self.step, 3) + self.engine.rank)
+        torch.manual_seed(rank_seed(settings.seed, self.step, self.engine.rank))
         inputs = images.contiguous(memory_format=torch.channels_last), scalars
         wanted = self.stage != "heads" and self.network.modules_of_images
         targets = image_targets(sample, settings.softening) if wanted else {}

@@ -109,11 +109,7 @@ class TrainRun:
         """
         recipe = self._prepare()
         if (card := self._standing(recipe)) is not None:
-            changed = [
-                key
-                for key in ("name", "version", "notes", "views")
-                if getattr(card, key) != getattr(self.settings, key)
-            ]
+            changed = self._changed(card)
             remedy = f"; its {', '.join(changed)} differ: --finish {self.output} writes anew" if changed else ""
             self.report(f"{self.output} is complete, nothing to do{remedy}")
             return ExitCode.OK
@@ -129,10 +125,11 @@ class TrainRun:
             self.report(warning)
         settings = with_units(self.settings, recipe)
         trainer, code = self._train(settings, recipe, engine)
+        if trainer is not None and engine.rank == 0:
+            # before the model is there: whoever finds that has nothing more to do
+            trainer.history.plot(self.folder / "curves.png", f"{settings.name}, step {trainer.step}")
         if trainer is not None and code == ExitCode.OK and engine.rank == 0:
             code = self._unless_stopped(lambda: self._finish(trainer, recipe, engine))
-        if trainer is not None and engine.rank == 0:
-            trainer.history.plot(self.folder / "curves.png", f"{settings.name}, step {trainer.step}")
         engine.close()
         return code
 
@@ -199,7 +196,11 @@ class TrainRun:
             version=settings.version,
             notes=settings.notes,
             views=settings.views,
-            training={**trained.card.training, "seedless_digest": settings.seedless_digest},
+            training={
+                **trained.card.training,
+                "seedless_digest": settings.seedless_digest,
+                "finish": dataclasses.asdict(settings.finish),
+            },
             hash="",
         )
         make_folder(self.folder)
@@ -229,6 +230,14 @@ class TrainRun:
         if self._foreign(card, recipe):
             raise OutputError(f"{self.output} is the model of other settings; remove it or give another -o")
         return card
+
+    def _changed(self, card: Card) -> list[str]:
+        """Return the settings that no weight depends on and that a card has otherwise; older ones keep no [finish]."""
+        changed = [
+            key for key in ("name", "version", "notes", "views") if getattr(card, key) != getattr(self.settings, key)
+        ]
+        made, wanted = card.training.get("finish", {}), dataclasses.asdict(self.settings.finish)
+        return changed + [f"finish.{key}" for key, value in wanted.items() if made.get(key, value) != value]
 
     def _foreign(self, card: Card, recipe: Recipe) -> str:
         """Return the name of what shows that a card is not of this training; empty if it is."""
@@ -272,6 +281,7 @@ class TrainRun:
                 "backend": engine.name,
                 "device": describe_device(self.device),
                 "hours": round(trainer.seconds / 3600, 2),
+                "finish": dataclasses.asdict(self.settings.finish),
                 "versions": {
                     "lensscan": __version__,
                     "torch": torch.__version__,

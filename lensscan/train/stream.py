@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import fields
 from typing import Any, Protocol, runtime_checkable
@@ -123,6 +123,10 @@ class Share:
         self.last = (rank + 1) * batch // size
         self.weight = (self.last - self.first) * size / batch
 
+    def fill(self, step: int) -> Iterator[None]:
+        """Make what a step draws from, piece by piece; yields between two pieces, on all ranks alike."""
+        yield from ()
+
 
 class StoredStream(Share):
     """Batches of stored mocks as a pure function of the step: epochs, each in an order of its own.
@@ -216,19 +220,34 @@ class MockStream(Share):
             sample = self._wait(step)
             self._prefetch(step + 1)
             return sample
-        newest = self.settings.window - 1 if self.settings.epochs else self.newest(step)
-        wanted = list(range(max(0, newest - self.settings.window + 1), newest + 1))
-        for number in wanted:
-            if number not in self.chunks:
-                self.chunks[number] = self._wait(number)
+        for _ in self.fill(step):
+            pass
+        wanted = list(self._window(step))
         for number in [n for n in self.chunks if n < wanted[0]]:
             del self.chunks[number]
+        for number in [n for n in self.ahead if n < wanted[0]]:  # more than one chunk went by in a step
+            self.ahead.pop(number).cancel()
         if self.settings.epochs:
             draw = self.order(step)
         else:
-            self._prefetch(newest + 1)
+            self._prefetch(wanted[-1] + 1)
             draw = self._at_random(step, len(wanted))
         return self._draw(draw[self.first : self.last], wanted)
+
+    def fill(self, step: int) -> Iterator[None]:
+        """Make the chunks that a step draws from, one by one; yields between two: a window takes minutes or hours."""
+        if self.fresh:
+            return
+        lacking = [number for number in self._window(step) if number not in self.chunks]
+        for place, number in enumerate(lacking):
+            if place:
+                yield
+            self.chunks[number] = self._wait(number)
+
+    def _window(self, step: int) -> range:
+        """Return the numbers of the chunks that a step draws from."""
+        newest = self.settings.window - 1 if self.settings.epochs else self.newest(step)
+        return range(max(0, newest - self.settings.window + 1), newest + 1)
 
     def _at_random(self, step: int, n_chunks: int) -> torch.Tensor:
         """Return the rows of `n_chunks` chunks that one step draws; with ``split``, of this rank's part of them."""

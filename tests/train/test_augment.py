@@ -10,7 +10,7 @@ import torch
 from toy_mocks import PIXEL_SCALE, toy_source
 
 from lensscan.nets.heads import to_latent
-from lensscan.train.augment import Sample, augment, network_inputs, stated_sigma
+from lensscan.train.augment import Sample, augment, network_inputs, rank_seed, stated_sigma, step_seed
 from lensscan.train.settings import LARGEST_SEED, Augmentation
 
 OFF = Augmentation(noise=0, gain=0, sigma=0, fwhm=0, fwhm_missing=0, pixel_scale=0, band_missing=0, mask=0, mask_size=1)
@@ -161,3 +161,11 @@ def test_missing_pixels_turn_with_the_image_and_reach_the_network():
     both = augment(sample, hidden, 1, 0, 0, 64)
     assert bool(both.mask[out.mask].all())
     assert int(both.mask.sum()) > int(out.mask.sum())
+
+
+def test_what_networks_draw_is_another_at_every_rank_and_step():
+    """A rank used to draw what the ranks 17 below it drew a step later; a lone process draws as it always has."""
+    assert rank_seed(3, 40, 0) == step_seed(3, 40, 3)
+    seeds = [rank_seed(seed, step, rank) for seed in (1, 25_000_000) for step in range(60) for rank in range(70)]
+    draws = {int(torch.randint(2**62, (), generator=torch.Generator().manual_seed(seed))) for seed in seeds}
+    assert len(draws) == len(seeds)

@@ -12,7 +12,7 @@ import torch
 from curves import needs_horovod
 from launch import environment, mpiexec
 
-from lensscan.errors import ConfigError
+from lensscan.errors import ConfigError, LauncherError
 from lensscan.train import distributed
 from lensscan.train.distributed import Serial, choose, default_port, start_engine
 
@@ -63,6 +63,33 @@ def test_steps_of_one_allocation_have_ports_of_their_own(monkeypatch):
     assert first != port(SLURM_JOB_ID="813", SLURM_STEP_ID="0")
     assert port(PBS_JOBID="7.host") != port(PBS_JOBID="8.host")
     assert 20_000 <= first < 40_000
+
+
+NODES = {
+    "openmpi": {"OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_LOCAL_SIZE": "4"},
+    "mpich": {"PMI_SIZE": "8", "MPI_LOCALNRANKS": "4"},
+    "slurm": {"SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NUM_NODES": "2"},
+}
+
+
+@pytest.mark.parametrize("launcher", NODES)
+def test_torch_on_several_nodes_asks_for_the_first_ones_name_at_once(monkeypatch, launcher):
+    """It would look for rank 0 on its own node, and wait for torch's half an hour."""
+    joined = []
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **options: joined.append(options))
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 8)
+    monkeypatch.setattr(os, "environ", dict(NODES[launcher]))
+    with pytest.raises(LauncherError, match=r"8 ranks on several nodes only if MASTER_ADDR names") as caught:
+        start_engine("torch", torch.device("cpu"))
+    assert "\n" not in str(caught.value)
+    assert not joined
+    os.environ["MASTER_ADDR"] = "node1"
+    assert start_engine("torch", torch.device("cpu")).size == 8
+    monkeypatch.setattr(os, "environ", {"OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_LOCAL_SIZE": "8"})
+    assert start_engine("torch", torch.device("cpu")).size == 8
+    assert os.environ["MASTER_ADDR"] == "127.0.0.1"
+    assert len(joined) == 2
 
 
 def test_missing_horovod_is_one_line(monkeypatch):

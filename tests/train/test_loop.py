@@ -103,6 +103,24 @@ def test_a_killed_training_repeats_only_what_was_not_saved(tmp_path):
     assert again.history.records == whole.history.records
 
 
+def test_a_stop_while_the_first_mocks_are_made_does_not_wait_for_all_of_them(tmp_path):
+    """At every start a window of mocks is made: here six chunks, of which two are made before the stop."""
+    stream = {"chunk": 64, "window": 6, "epochs": True}
+    whole = make_trainer(tmp_path / "whole", stream=stream)
+    train(whole)
+    train(make_trainer(tmp_path / "cut", stream=stream), 9)
+    cut, made = make_trainer(tmp_path / "cut", stream=stream), []
+    cut.stream.source = lambda start, n: made.append(start) or toy_source(start, n)
+    cut.resume()
+    assert cut.fit(lambda: ExitCode.INCOMPLETE if len(made) == 2 else None, silent) == ExitCode.INCOMPLETE
+    cut.stream.close()
+    assert (made, cut.step) == ([0, 64], 9)
+    again = make_trainer(tmp_path / "cut", stream=stream)
+    train(again)
+    assert_same_weights(whole, again)
+    assert again.history.records == whole.history.records
+
+
 def test_other_settings_are_refused(tmp_path):
     train(make_trainer(tmp_path), 3)
     with pytest.raises(PlanMismatch, match="other settings"):
@@ -243,3 +261,21 @@ def test_validation_mocks_without_lenses_have_no_figures(tmp_path):
     with torch.no_grad():
         assert trainer.measure(others) == {}
         assert {"auroc", "nll"} <= set(trainer.measure(sample))
+
+
+def test_a_checkpoint_lasts_through_a_crash_of_the_machine_and_so_does_what_it_says_is_past(tmp_path, monkeypatch):
+    """Lines of the curves before its step are not written again, and a rename lasts when its folder is synced."""
+    trainer = make_trainer(tmp_path)
+    trainer.stream.close()
+    trainer.history.add("train", 0, {"loss": 1.0})
+    synced, sync = [], os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    trainer.save()
+    curves, checkpoint, folder = synced
+    assert (curves, folder) == ("curves.jsonl", tmp_path.name)
+    assert checkpoint.startswith(".checkpoint.pt.")

@@ -50,11 +50,18 @@ def settings_of(**changes) -> TrainSettings:
     return TrainSettings.from_mapping({**SETTINGS, **changes}, "toy")
 
 
-def maker(source=layered_source):
+class Alone(Serial):
+    """One of several ranks, without the others."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
+
+
+def maker(source=layered_source, engine=None):
     def make(settings: TrainSettings, folder: Path, stage: str) -> ModularTrainer:
         folder.mkdir(parents=True, exist_ok=True)
         validation = functools.partial(source, 10_000, settings.validation)
-        where = (BANDS, SIZE, PIXEL_SCALE, source, validation, Serial(), folder, torch.device("cpu"))
+        where = (BANDS, SIZE, PIXEL_SCALE, source, validation, engine or Serial(), folder, torch.device("cpu"))
         return ModularTrainer(stage, settings, *where)
 
     return make
@@ -109,6 +116,23 @@ def test_the_weight_of_the_bottleneck_decays_as_that_of_every_layer(tmp_path):
     decayed, plain = trainer.optimiser.param_groups
     assert any(parameter is trainer.network.logit.weight for parameter in decayed["params"])
     assert any(parameter is trainer.network.logit.bias for parameter in plain["params"])
+
+
+@pytest.mark.parametrize("stage", ["heads", JOINT])
+def test_the_bottleneck_draws_the_same_points_for_any_number_of_ranks(tmp_path, stage):
+    """The weighted mean of the losses of three unequal shares is that of the whole batch, to rounding."""
+    whole = layered_source(0, 32)
+
+    def loss(rank: int, size: int, step: int) -> float:
+        trainer = maker(engine=Alone(rank, size))(settings_of(), tmp_path, stage)
+        trainer.stream.close()
+        trainer.step = step
+        rows = slice(trainer.stream.first, trainer.stream.last)
+        return float(trainer.losses(whole.rows(rows))[0].detach()) * trainer.stream.weight / size
+
+    alone = loss(0, 1, step=5)
+    assert sum(loss(rank, 3, step=5) for rank in range(3)) == pytest.approx(alone, rel=2e-6)
+    assert loss(0, 1, step=6) != pytest.approx(alone, rel=1e-4), "other points are seen in the loss"
 
 
 def test_a_flow_head_learns_by_its_exact_likelihood(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from toy_mocks import train
+from toy_mocks import toy_source, train
 from toy_ranks import double_source, on_threads, ranks_of
 
 from lensscan.errors import ConfigError, ExitCode, OutputError
@@ -50,6 +50,48 @@ def test_a_break_keeps_the_losses_of_all_ranks(tmp_path, double):
     whole = ranks_of(tmp_path / "whole", 2, steps=20)
     on_threads(whole, train)
     assert trainers[0].history.records == whole[0].history.records
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_stop_that_one_rank_hears_stops_all_at_the_same_step(tmp_path, double, rank):
+    """They ask one another every ten steps: heard after the third, it ends both at the tenth."""
+    trainers = ranks_of(tmp_path, 2, steps=30)
+
+    def work(trainer):
+        heard = lambda: ExitCode.INTERRUPTED if trainer.engine.rank == rank and trainer.step >= 3 else None
+        try:
+            return trainer.fit(heard, lambda line: None), trainer.step
+        finally:
+            trainer.stream.close()
+
+    assert on_threads(trainers, work) == [(ExitCode.INTERRUPTED, 10)] * 2
+    assert (tmp_path / "checkpoint.pt").exists()
+
+
+def test_a_stop_that_one_rank_hears_while_mocks_are_made_stops_all(tmp_path):
+    trainers = ranks_of(tmp_path, 2, stream={"chunk": 64, "window": 4, "epochs": True})
+    made = [0, 0]
+
+    def source(rank):
+        def make(start, n):
+            made[rank] += 1
+            return toy_source(start, n)
+
+        return make
+
+    for trainer in trainers:
+        trainer.stream.source = source(trainer.engine.rank)
+        trainer.step = 3
+
+    def work(trainer):
+        heard = lambda: ExitCode.INCOMPLETE if trainer.engine.rank == 1 and made[1] == 2 else None
+        try:
+            return trainer.fit(heard, lambda line: None), trainer.step
+        finally:
+            trainer.stream.close()
+
+    assert on_threads(trainers, work) == [(ExitCode.INCOMPLETE, 3)] * 2
+    assert made == [2, 2]
 
 
 def test_weighted_gradients_of_unequal_shares_are_that_of_the_whole_batch(tmp_path, double):

@@ -134,6 +134,8 @@ def test_finish_anew_keeps_the_weights(trained):
     for key, value in first.module.state_dict().items():
         assert (third.module.state_dict()[key] == value).all(), key
     assert third.card.version == "9"
+    assert third.card.training.pop("finish")["calibration"] == 256
+    assert first.card.training.pop("finish")["calibration"] == 192
     assert third.card.training == first.card.training
     assert third.card.posterior_scale != first.card.posterior_scale
 
@@ -159,6 +161,9 @@ def test_finished_is_nothing_to_do_and_other_settings_are_refused(trained):
     said = train(folder, "--set", "views=8", "--set", "notes=better")
     assert said.code == 0, said
     assert "nothing to do; its notes, views differ: --finish" in said.err
+    said = train(folder, "--set", "finish.kind=platt", "--set", "finish.others=500")
+    assert said.code == 0, said
+    assert "nothing to do; its finish.kind, finish.others differ: --finish" in said.err
     other = train(folder, "--set", "seed=5")
     assert other.code == ExitCode.ERROR
     assert other.err.strip().count("\n") == 0

@@ -110,6 +110,31 @@ def test_window_slides_and_memory_is_bounded(streams):
     assert sorted(stream.chunks) == [5, 6, 7]
 
 
+def test_what_is_made_ahead_and_passed_over_is_not_kept(streams):
+    """Three chunks go by in a step: the one made ahead is not always among those of the next step."""
+    stream = streams(toy_source, Stream(chunk=8, window=1, reuse=0.7), 16, 1)
+    for step in range(12):
+        stream(step)
+        assert set(stream.ahead) <= {stream.newest(step) + 1}
+        assert set(stream.chunks) == {stream.newest(step)}
+
+
+def test_a_window_is_filled_chunk_by_chunk_with_breaks_between(streams):
+    """The same batch comes out, whether it was asked for at once or the window filled before."""
+    made = []
+    source = lambda start, n: made.append(start) or toy_source(start, n)
+    for settings in (Stream(chunk=32, window=3, epochs=True), WINDOWED):
+        made.clear()
+        stream = streams(source, settings, 16, 1)
+        breaks = stream.fill(9)
+        for known in (1, 2):
+            next(breaks)
+            assert len(made) == known
+        assert list(breaks) == []
+        assert torch.equal(stream(9).images, streams(toy_source, settings, 16, 1)(9).images)
+        assert list(stream.fill(9)) == []
+
+
 def test_batches_come_from_the_window(streams):
     stored = (toy_source(0, 256).images / 16).half().float() * 16
     place = {tuple(row.flatten()[:4].tolist()): number for number, row in enumerate(stored)}

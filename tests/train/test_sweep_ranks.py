@@ -133,6 +133,20 @@ def test_a_full_disk_is_exit_code_74(tmp_path):
     assert "free disk space" in full.err
 
 
+@pytest.mark.slow
+@pytest.mark.mpi
+def test_a_sick_rank_ends_with_one_line_and_fails_no_trial(alone, tmp_path):
+    sick = sweep(tmp_path / "sick", ranks=2, fault="point=checkpoint:renamed,do=raise,rank=1")
+    assert sick.code == ExitCode.ERROR, sick
+    assert "broke off by no fault of its settings: injected fault" in sick.err
+    assert "Traceback" not in sick.err
+    assert not [entry for entry in journal(tmp_path / "sick") if "reason" in entry.get("user_attr", {})]
+    done = sweep(tmp_path / "sick", "--retry-failed")
+    assert done.code == 0, done
+    assert "tried again" not in done.err
+    assert table(tmp_path / "sick") == table(alone[0])
+
+
 def test_a_bad_file_is_one_line(tmp_path):
     done = sweep(tmp_path / "s", "--set", "parameters.optimiser.lr.low=-1")
     assert done.code == ExitCode.USAGE

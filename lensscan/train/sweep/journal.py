@@ -9,15 +9,14 @@ compute the same bytes: that costs time, not truth.
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lensscan import faults
 from lensscan.errors import ConfigError, OutputError
 from lensscan.files import make_folder
+from lensscan.train.sweep.logfile import LockFile, LogFile
 from lensscan.train.sweep.owner import Owner
 from lensscan.train.sweep.schedule import Leg, Plan, next_leg
 from lensscan.train.sweep.settings import Sweep
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["Claim", "Journal"]
 
 Rungs = list[dict[int, Leg]]
+RETRIED = "retried"
+"""Attribute of a study: numbers of its failed entries that do not count any more."""
 
 
 class Claim:
@@ -87,18 +88,17 @@ class Journal:
     def __init__(self, folder: Path, sweep: Sweep, owner: Owner) -> None:
         try:
             import optuna
-            from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
         except ImportError as error:
             raise ConfigError(f"a sweep needs optuna ({error}); pip install 'lensscan[sweep]'") from None
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         make_folder(folder)
         self.path, self.sweep, self.owner = folder / "journal.log", sweep, owner
-        self._queue = JournalFileOpenLock(str(folder / "queue"))
-        with self._locked():
-            self._mend()
+        self._queue = LockFile(folder / "queue")
+        with self._queue.held():
+            file: Any = LogFile(self.path)
+            file.mend()
             try:
-                lock = JournalFileOpenLock(str(self.path))
-                storage = optuna.storages.JournalStorage(JournalFileBackend(str(self.path), lock))
+                storage = optuna.storages.JournalStorage(file)
             except (ValueError, KeyError) as error:
                 raise OutputError(f"cannot read {self.path} ({error}); give another -o") from None
             self._studies = [self._study(storage, rung) for rung in range(len(sweep.shares))]
@@ -115,40 +115,38 @@ class Journal:
             direction = StudyDirection.MAXIMIZE if self.sweep.sign > 0 else StudyDirection.MINIMIZE
             return optuna.create_study(study_name=name, storage=storage, sampler=sampler, direction=direction)
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        self._queue.acquire()
-        try:
-            yield
-        finally:
-            self._queue.release()
-
-    def _mend(self) -> None:
-        """Cut off a last line that a crash left half written: it would spoil the next one."""
-        if not self.path.exists():
-            return
-        content = self.path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            os.truncate(self.path, whole)
-
     def rungs(self) -> Rungs:
         """Return the legs of each rung by trial; what was left in the midst does not count."""
         found: Rungs = []
         for rung, study in enumerate(self._studies):
             legs: dict[int, Leg] = {}
+            retried = study.user_attrs.get(RETRIED, ())
             for entry in study.get_trials(deepcopy=False):
-                leg = _leg(entry, rung)
+                leg = None if entry.number in retried else _leg(entry, rung)
                 if leg is not None and (leg.trial not in legs or legs[leg.trial].state == "running"):
                     legs[leg.trial] = leg
             found.append(legs)
         return found
 
+    def retry_failed(self) -> int:
+        """Let the trials that have failed count as never begun; return how many those are."""
+        count = 0
+        with self._queue.held():
+            for rung, study in enumerate(self._studies):
+                before = list(study.user_attrs.get(RETRIED, ()))
+                legs = {entry.number: _leg(entry, rung) for entry in study.get_trials(deepcopy=False)}
+                failed = [number for number, leg in legs.items() if leg is not None and leg.state == "failed"]
+                fresh = [number for number in failed if number not in before]
+                if fresh:
+                    study.set_user_attr(RETRIED, before + fresh)
+                count += len(fresh)
+        return count
+
     def claim(self) -> Claim | Literal["wait", "done"]:
         """Enter the next leg, after putting back those of dead processes; or say that none is left to begin."""
         import optuna
 
-        with self._locked():
+        with self._queue.held():
             self._put_back()
             waiting = (optuna.trial.TrialState.WAITING,)
             for rung, study in enumerate(self._studies):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import torch
 
 from lensscan import faults
-from lensscan.errors import ExitCode, ModelError, OutputError, PlanMismatch
+from lensscan.errors import ExitCode, LensscanError, ModelError, OutputError, PlanMismatch, file_error
 from lensscan.files import make_folder, replacing
 from lensscan.mocks.recipes import load_recipe
 from lensscan.mpi import World
@@ -21,7 +23,7 @@ from lensscan.train.sweep.owner import Owner
 from lensscan.train.sweep.progress import Progress
 from lensscan.train.sweep.settings import Sweep
 from lensscan.train.sweep.table import Row, rows, write_best, write_picture, write_table
-from lensscan.train.sweep.trial import FAILURES, Bench
+from lensscan.train.sweep.trial import Bench, costs_a_trial
 
 __all__ = ["SweepRun"]
 
@@ -44,6 +46,8 @@ class SweepRun:
         Returns the exit code of a stop that was asked for.
     report : callable
         Takes progress lines, on rank 0.
+    retry_failed : bool
+        Whether trials that have failed by now are tried again.
     """
 
     sweep: Sweep
@@ -52,6 +56,7 @@ class SweepRun:
     world: World
     stop: Callable[[], ExitCode | None]
     report: Callable[[str], None]
+    retry_failed: bool = False
     _code: ExitCode | None = None
     _looked: float = 0.0
     _dead: set[int] = field(default_factory=set)
@@ -72,14 +77,20 @@ class SweepRun:
             If the folder belongs to another sweep.
         ModelError
             If no trial succeeded.
+        LensscanError
+            If a trial broke off by no fault of its settings; it is left to whoever comes next.
         """
         recipe = load_recipe(self.sweep.training["recipe"])
         self.sweep.check_metric(recipe)
         self._keep_identity(recipe.digest)
         bench = Bench(recipe, self.device, self.world.local_size)
+        bench.check(self.sweep.first)
         with Owner(self.folder / "alive") as owner:
             journal = Journal(self.folder, self.sweep, owner)
-            progress = Progress(self.sweep, journal.rungs(), self.report if self.world.rank == 0 else None)
+            report = self.report if self.world.rank == 0 else None
+            if self.retry_failed and (again := journal.retry_failed()) and report is not None:
+                report(f"failed trials that are tried again: {again}")
+            progress = Progress(self.sweep, journal.rungs(), report)
             code = self._work(journal, bench, progress)
             if code == ExitCode.OK:
                 self._await_results(journal)
@@ -115,10 +126,15 @@ class SweepRun:
         begun = time.monotonic()
         folder = self.folder / "trials" / f"{claim.trial:04d}"
         values = {key: parameter.value(claim.params[key]) for key, parameter in self.sweep.space.items()}
+        outside: list[Exception] = []
 
         def stop(step: int) -> ExitCode | None:
-            progress.look(journal.rungs, step)
-            return self._asked()
+            try:
+                progress.look(journal.rungs, step)
+                return self._asked()
+            except Exception as error:  # of the journal, or of MPI: the trial stops with a checkpoint
+                outside.append(error)
+                return ExitCode.ERROR
 
         try:
             settings = self.sweep.training_of(values, f"trial {claim.trial}")
@@ -126,7 +142,10 @@ class SweepRun:
             step = self.sweep.steps(settings, claim.rung)
             progress.begin(settings, claim.rung)
             found = bench.advance(settings, folder, step, self.sweep.metric, stop)
-        except FAILURES as error:
+            if outside:
+                raise outside[0]
+        except Exception as error:
+            self._require_own(claim, error, bench, outside)
             claim.failed(_line(error), _since(begun))
             return None
         if isinstance(found, ExitCode):
@@ -135,6 +154,27 @@ class SweepRun:
         faults.reach("sweep:trained")
         claim.done(found, _since(begun))
         return None
+
+    def _require_own(self, claim: Claim, error: Exception, bench: Bench, outside: list[Exception]) -> None:
+        """Return if a trial's own settings caused an error; else leave the trial and raise what is to mend.
+
+        So no sick device, and nothing that all trials share, marks one trial after another as failed.
+        """
+        if not outside and costs_a_trial(error):
+            try:
+                bench.check(self.sweep.first)
+                return
+            except LensscanError as shared:
+                error = shared
+        with suppress(Exception):  # a journal that cannot be written: our death says the same
+            claim.leave()
+        if isinstance(error, LensscanError):
+            raise error
+        where = f"{type(error).__name__} on {os.uname().nodename}, {self.device}"
+        raise file_error(error) or LensscanError(
+            f"trial {claim.trial} broke off by no fault of its settings: {_line(error)} ({where}); "
+            "it is left as it was: mend that, and run the same command again"
+        ) from error
 
     def _asked(self) -> ExitCode | None:
         """Return the stop that any rank heard; rank 0 passes it on to all."""

@@ -96,8 +96,7 @@ class Sweep:
 
     def check_metric(self, recipe: Recipe) -> None:
         """Raise a `ConfigError` if the trials' validations would lack the metric: all would train, and then fail."""
-        first = {key: parameter.extremes[0] for key, parameter in self.space.items()}
-        known = figures(self.training_of(first, self.name), recipe)
+        known = figures(self.first, recipe)
         if self.metric not in known:
             what = f"sweep {self.name}: metric = {self.metric!r}, which the validations of its trials lack"
             raise ConfigError(f"{what} (network or recipe {recipe.name}); set it to {' or '.join(known)}")
@@ -106,6 +105,11 @@ class Sweep:
     def space(self) -> dict[str, Parameter]:
         """The parameters by the training's keys."""
         return space(self.parameters, f"{self.name}: parameters")
+
+    @property
+    def first(self) -> TrainSettings:
+        """The training with the first limit or choice of each parameter."""
+        return self.training_of({key: each.extremes[0] for key, each in self.space.items()}, self.name)
 
     @property
     def sign(self) -> int:

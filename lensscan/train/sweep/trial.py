@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lensscan.errors import ConfigError, ExitCode, ModelError
+from lensscan.errors import ConfigError, ExitCode, ModelError, OutputError
 from lensscan.mocks.recipes import Recipe
 from lensscan.nets.classic.classifier import PublishedConfig
 from lensscan.nets.classic.combination import CombinationConfig
@@ -18,19 +18,27 @@ from lensscan.nets.modular import ModularConfig
 from lensscan.process import available_memory
 from lensscan.train.augment import Sample
 from lensscan.train.distributed import Serial
+from lensscan.train.folder import with_folder
 from lensscan.train.loop import Trainer
+from lensscan.train.members import with_members
 from lensscan.train.modular import Learned, ModularTrainer, learn_modules
-from lensscan.train.run import SEEDS, make_modular_trainer, make_trainer
+from lensscan.train.run import SEEDS, make_modular_trainer, make_trainer, set_precision
 from lensscan.train.settings import TrainSettings
 from lensscan.train.stream import simulate_sample
 from lensscan.train.units import with_units
 
-__all__ = ["FAILURES", "Bench"]
+__all__ = ["Bench", "costs_a_trial"]
 
-FAILURES = (ModelError, ConfigError, ArithmeticError, ValueError, RuntimeError, MemoryError)
-"""What costs a trial and not the sweep: a loss that is not finite, settings that do not fit, no memory."""
+FAILURES = (ModelError, ConfigError, ArithmeticError, ValueError, MemoryError, torch.OutOfMemoryError)
+NO_MEMORY = "can't allocate memory"
+"""What torch says, in an error of no kind of its own, where a CPU's memory is too small."""
 
 Stop = Callable[[int], ExitCode | None]
+
+
+def costs_a_trial(error: Exception) -> bool:
+    """Tell whether a trial's own settings can cause an error: a loss not finite, no fit, no memory; not a device."""
+    return isinstance(error, FAILURES) or (isinstance(error, RuntimeError) and NO_MEMORY in str(error))
 
 
 class Bench:
@@ -52,6 +60,10 @@ class Bench:
         self._kept: dict[tuple[int, int, int], Sample] = {}
         self._units: dict[str, dict[str, Any]] = {}
 
+    def check(self, settings: TrainSettings) -> None:
+        """Raise the `ConfigError` or `ModelError` that all trials would: of a folder of mocks, or of members."""
+        with_folder(with_members(settings, self.recipe), self.recipe)
+
     def advance(self, settings: TrainSettings, folder: Path, step: int, metric: str, stop: Stop) -> float | ExitCode:
         """Train, or go on training, to a step and return the metric there; or the code of a stop.
 
@@ -72,8 +84,9 @@ class Bench:
         ModelError
             If loss or metric are not finite, or there is no such metric.
         OutputError, DiskError
-            If the folder cannot be used.
+            If the folder cannot be used, or mocks on disk cannot be read.
         """
+        set_precision(self.device, settings.precision)
         settings = dataclasses.replace(self._with_units(settings), patience=0)  # the sweep itself stops what is worse
         earlier = self._stages(settings, folder, stop)
         if earlier.code != ExitCode.OK:
@@ -89,6 +102,8 @@ class Bench:
                     return code
             if step not in trainer.history.column("valid", metric)[0]:
                 trainer.validate(lambda line: None)
+        except ConfigError as error:  # the settings have been found to fit: it is the mocks
+            raise OutputError(str(error)) from None
         finally:
             trainer.stream.close()
         steps, values = trainer.history.column("valid", metric)
