@@ -133,7 +133,8 @@ class _Statistic:
     def _stated(self, pi: float, counts: Counts) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return objects, and the lenses that p_lens states among them, from the best of a survey downwards."""
         mass = SURVEY * class_weights(self._lens, pi, counts)[self._order][::-1]
-        return np.cumsum(mass), np.cumsum(mass * self._probability[pi][::-1])
+        stated = mass * self._probability[pi][::-1]
+        return np.append(0.0, np.cumsum(mass)), np.append(0.0, np.cumsum(stated))
 
     def _called(self, counts: Counts | None) -> dict[str, float]:
         """Return accuracy, precision, recall, F1 and Cohen's kappa of "p_lens >= 1/2", both classes equally heavy."""

@@ -93,6 +93,45 @@ def test_challenge_figures_count_the_systems_below_the_label_rule(monkeypatch):
     assert "1999" in assess(kept, 0.26, 3).outcomes[0].detection.omitted["tpr10"]
 
 
+def repeated(sample, rows, stamps):
+    """The rows of a sample again and again, with the real stamp under each."""
+    models = [
+        dataclasses.replace(
+            each, logit=each.logit[rows], posterior=each.posterior[rows], flags=each.flags[rows], fwhm=each.fwhm[rows]
+        )
+        for each in sample.models
+    ]
+    truth = {key: column[rows] for key, column in sample.truth.items()} | {"stamp": stamps}
+    return dataclasses.replace(
+        sample, rows=np.arange(len(rows)), truth=truth, features=sample.features[rows], models=models
+    )
+
+
+def test_intervals_of_everything_are_by_galaxy():
+    """Each row four times, as four galaxies or as one: half the interval, or the whole."""
+    rows = np.tile(np.arange(160), 4)
+    sample = scored(160, seed=4)
+    alone, together = (
+        assess(repeated(sample, rows, stamps), 0.26, 120).outcomes[0] for stamps in (np.full(640, -1), rows)
+    )
+    figures = {
+        "detection": ("auroc", "brier", "recall"),
+        "regression": (
+            "errors.x.rms",
+            "coverage.0.68.x",
+            "crps.theta_E",
+            "tarp.joint_7.mean",
+            "selective.0.8.x",
+            "group.quad.errors.x.rms",
+        ),
+        "images": ("true_source.all.dx.half_width_68", "posterior.all.right_number", "posterior.all.delay.inside_68"),
+    }
+    for part, names in figures.items():
+        for name in names:
+            narrow, wide = (getattr(outcome, part).figures[name] for outcome in (alone, together))
+            assert wide.high - wide.low > 1.4 * (narrow.high - narrow.low) > 0, (part, name)
+
+
 def test_objects_that_could_not_be_scored_are_objects(monkeypatch):
     monkeypatch.setattr("lensscan.evaluate.detection.LARGE", 1000)
     sample = without_posteriors(scored(400), 0)
