@@ -15,12 +15,21 @@ from lensscan.evaluate.posteriors import (
     reduce_posteriors,
     truth_table,
 )
-from lensscan.evaluate.regression import CONVENTIONS, KEPT, _indicators, _surest, convert, groups_of, regress
+from lensscan.evaluate.regression import (
+    CONVENTIONS,
+    KEPT,
+    TARP_LEVELS,
+    _indicators,
+    _surest,
+    convert,
+    groups_of,
+    regress,
+)
 from lensscan.lens.conventions import from_axis_ratio
 from lensscan.metrics.bootstrap import Bootstrap
 from lensscan.metrics.detection import wilson
 from lensscan.metrics.deviations import Deviations
-from lensscan.metrics.sampled import central_coverage
+from lensscan.metrics.sampled import central_coverage, expected_coverage
 from lensscan.nets.latent import from_latent, to_latent
 from lensscan.nets.mixture import Mixture
 
@@ -212,6 +221,31 @@ def test_conventions():
     np.testing.assert_allclose(convert("holismokes4", truth, truth)[1][:, 0], (1 + q) / (2 * np.sqrt(q)))
 
 
+def test_only_hezaveh_forgives_an_ellipse_turned_by_ninety_degrees():
+    """Turned by 90 degrees both components have the wrong sign: errors are twice the truth, without help from it."""
+    sample = scored(400)
+    lens = sample.truth["is_lens"]
+    truth = truth_table(sample.truth, lens)
+    truth[:, 1], truth[:, 2] = 0.3, -0.1
+    reduced = reduce_posteriors(sample.models[0].posterior[lens], truth)
+    reduced.median[:] = truth * [1, -1, -1, 1, 1, 1, 1]
+    figures = regress(reduced, truth, {}, 0.263, sample.features[lens], Bootstrap(np.arange(len(truth)), 2)).figures
+    size = np.hypot(0.3, 0.1)
+    q = (1 - size) / (1 + size)
+    cosine, sine = 0.3 / size, -0.1 / size
+    expected = {
+        "errors": (2 * size, "e1", "e2"),
+        "one_minus_q": (2 * (1 - q), "ex", "ey"),
+        "holismokes4": (2 * (1 - q**2) / (1 + q**2), "ex", "ey"),
+        "hezaveh2017": (0.0, "ex", "ey"),
+    }
+    for convention, (error, *names) in expected.items():
+        for name, part in zip(names, (cosine, sine), strict=True):
+            for figure in ("abs_68", "rms"):
+                found = figures[f"{convention}.{name}.{figure}"].value
+                assert found == pytest.approx(abs(error * part), abs=1e-9), (convention, name, figure)
+
+
 def test_help_from_the_truth_makes_errors_smaller():
     """No information: the pair's error falls from the prior's to about 0.8 of it, as for Hezaveh+2017's prior."""
     rng = np.random.default_rng(4)
@@ -260,6 +294,16 @@ def test_a_group_that_no_row_was_drawn_of_is_unknown_not_zero():
     assert (np.isnan(found["group.inside.pit_ks.x"].replicates) == np.isnan(covered.replicates)).all()
     assert np.nanmin(covered.replicates) == covered.value == 1.0
     assert (covered.low, covered.high) == wilson(1, 1), "one stamp is under all rows of the group"
+
+
+def test_distances_of_tarp_are_resampled(exact):
+    reduced = exact[2]
+    figure = exact[0].figures
+    for name, fraction in reduced.tarp.items():
+        for number, counts in enumerate(Bootstrap(np.arange(len(fraction)), 6).counts()):
+            gap = expected_coverage(np.repeat(fraction, counts), TARP_LEVELS) - TARP_LEVELS
+            assert figure[f"tarp.{name}.largest"].replicates[number] == pytest.approx(np.abs(gap).max())
+            assert figure[f"tarp.{name}.mean"].replicates[number] == pytest.approx(gap.mean())
 
 
 def test_gain_over_the_light_is_the_known_one(exact):
