@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,6 +17,7 @@ from lensscan.evaluate.testsets import Truth
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
 from lensscan.metrics.calibration import Calibration, Reliability, binned, class_weights, isotonic
 from lensscan.metrics.detection import purity, share_estimate, wilson
+from lensscan.metrics.extremes import highest_thresholds
 from lensscan.metrics.ranking import FEWEST_FALSE, Population, Ranking, supported
 from lensscan.mocks.labels import UNDETECTABLE, ambiguous
 from lensscan.mocks.recipes import CLASSES
@@ -267,11 +270,34 @@ def detect(
     for name in figures:
         if name == "recall" or name.startswith("tpr"):
             figures[name] = share_estimate(figures[name], bootstrap.cluster[is_lens])
+    if "tpr0" in figures:
+        figures["tpr0"] = _before_any(figures["tpr0"], logit, is_lens, bootstrap)
     worth, label = capped[surveyed], is_lens[surveyed]
     diagrams, fitted = ({pi: make(worth, label, pi) for pi in PREVALENCES} for make in (_diagram, _fitted))
     thresholds = {fpr: statistic.ranking.select().threshold_at(fpr) for fpr in wanted.fprs}
     noise = _noise(worth, label, bootstrap.seed)
     return Detection(figures, wanted.omitted, thresholds, statistic.ranking, diagrams, fitted, *noise)
+
+
+def _before_any(found: Estimate, logit: NDArray[np.float64], is_lens: NDArray[np.bool_], rows: Bootstrap) -> Estimate:
+    """Return TPR0 with the interval of resampled lenses and `highest_thresholds` of the non-lenses' galaxies.
+
+    The thresholds are seeded by the scores too: those of two models are taken as independent, which is too wide.
+    """
+    galaxies, place = np.unique(rows.cluster[~is_lens], return_inverse=True)
+    highest = np.full(len(galaxies), -np.inf)
+    np.maximum.at(highest, place, logit[~is_lens])
+    rng = np.random.default_rng((rows.seed, zlib.crc32(np.ascontiguousarray(logit).tobytes())))
+    values, lenses = np.full(rows.n, np.nan), logit[is_lens]
+    thresholds = highest_thresholds(highest, rows.n, rng)
+    for number, (counts, threshold) in enumerate(zip(rows.counts(), thresholds, strict=True)):
+        drawn = counts[is_lens]
+        if drawn.any() and np.isfinite(threshold):
+            values[number] = drawn[lenses > threshold].sum() / drawn.sum()
+    wide = Estimate.of(found.value, values)
+    sure = np.isin(found.value, (0.0, 1.0))  # all resamples are alike, and the interval is that of so many galaxies
+    low, high = (found.low, found.high) if sure else (wide.low, wide.high)
+    return dataclasses.replace(wide, low=float(np.fmin(low, wide.low)), high=float(np.fmax(high, wide.high)))
 
 
 def _diagram(logit: NDArray[np.float64], is_lens: NDArray[np.bool_], prevalence: float) -> Reliability:

@@ -109,6 +109,38 @@ def test_challenge_figures_on_100_000_objects():
     assert found["tpr0"].value <= found["tpr10"].value <= found["tpr_at_fpr_0.001"].value
 
 
+def test_the_interval_of_tpr0_goes_beyond_the_highest_non_lens(monkeypatch):
+    """A bootstrap of TPR0 begins at its value; rows of one galaxy are one highest score, not many."""
+    monkeypatch.setattr("lensscan.evaluate.detection.LARGE", 2000)
+    rng = np.random.default_rng(5)
+    lens = np.arange(2000) < 1000
+    logit = rng.normal(np.where(lens, 3.0, 0.0))
+    found = detect(logit, lens, Bootstrap(np.arange(2000), 400)).figures["tpr0"]
+    threshold = logit[~lens].max()
+    assert found.value == (logit[lens] > threshold).mean()
+    assert found.low < found.value - 0.1
+    assert found.value < found.high < (logit[lens] > np.sort(logit[~lens])[-8]).mean() + 0.03
+    exact = stats.norm.sf(stats.norm.isf(np.log(2) / 1000) - 3)
+    assert found.low < exact < found.high
+    twice = np.flatnonzero(~lens)[np.argsort(logit[~lens])[-40:]]
+    rows = np.append(np.arange(2000), np.tile(twice, 3))
+    again = detect(logit[rows], lens[rows], Bootstrap(rows, 400)).figures["tpr0"]
+    assert (again.low, again.high) == pytest.approx((found.low, found.high), abs=0.05)
+
+
+def test_no_lens_before_the_first_false_positive_may_be_chance(monkeypatch):
+    monkeypatch.setattr("lensscan.evaluate.detection.LARGE", 2000)
+    rng = np.random.default_rng(6)
+    lens = np.arange(2000) < 1000
+    logit = rng.normal(size=2000)
+    logit[~lens] = np.minimum(logit[~lens], 1.0)
+    logit[lens] = np.minimum(logit[lens], 2.4)
+    logit[1000] = 2.5
+    found = detect(logit, lens, Bootstrap(np.arange(2000), 200)).figures["tpr0"]
+    assert (found.value, found.low) == (0.0, 0.0)
+    assert found.high > 0.05 > wilson(0, 1000)[1], "the second non-lens would have left many"
+
+
 def test_systems_below_the_label_rule_are_neither(found):
     sample = scored(4000, vague=0.3)
     vague = ambiguous(sample.truth)
