@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from lensscan.evaluate.intervals import bounded, even_odds, too_few
 from lensscan.evaluate.testsets import Truth
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
 from lensscan.metrics.calibration import Calibration, Reliability, binned, class_weights, isotonic
-from lensscan.metrics.detection import purity, share_estimate, wilson
-from lensscan.metrics.extremes import highest_thresholds
+from lensscan.metrics.detection import purity, wilson
 from lensscan.metrics.ranking import FEWEST_FALSE, Population, Ranking, supported
 from lensscan.mocks.labels import UNDETECTABLE, ambiguous
 from lensscan.mocks.recipes import CLASSES
@@ -58,7 +56,7 @@ class Detection:
     figures : dict of Estimate
         By name; see `detect`.
     omitted : dict of str
-        Figures that the set cannot support, and why.
+        Figures that the set cannot support, and why; ``intervals`` if it cannot support those.
     thresholds : dict of float
         Calibrated logit at each supported false positive rate.
     ranking : Ranking
@@ -143,16 +141,7 @@ class _Statistic:
         """Return accuracy, precision, recall, F1 and Cohen's kappa of "p_lens >= 1/2", both classes equally heavy."""
         mass = class_weights(self._lens, 0.5, counts)
         called = self._logit >= 0
-        recall = 2 * float(mass[called & self._lens].sum())
-        wrong = 2 * float(mass[called & ~self._lens].sum())
-        accuracy = (1 + recall - wrong) / 2
-        return {
-            "accuracy": accuracy,
-            "precision": recall / (recall + wrong) if recall + wrong > 0 else float("nan"),
-            "recall": recall,
-            "f1": 2 * recall / (1 + recall + wrong),
-            "kappa": 2 * accuracy - 1,
-        }
+        return even_odds(*(min(2 * float(mass[called & kind].sum()), 1.0) for kind in (self._lens, ~self._lens)))
 
     def _calibration(self, pi: float, p: NDArray[np.float64], counts: Counts) -> dict[str, float]:
         mass = class_weights(self._lens, pi, counts)[self._order]
@@ -266,38 +255,15 @@ def detect(
     surveyed = np.ones(len(logit), np.bool_) if surveyed is None else surveyed
     wanted = _Wanted.of(logit, capped, is_lens, surveyed, len(is_lens) if objects is None else objects)
     statistic = _Statistic(logit, capped, is_lens, surveyed, wanted)
-    figures = resample(statistic, bootstrap)
-    for name in figures:
-        if name == "recall" or name.startswith("tpr"):
-            figures[name] = share_estimate(figures[name], bootstrap.cluster[is_lens])
-    if "tpr0" in figures:
-        figures["tpr0"] = _before_any(figures["tpr0"], logit, is_lens, bootstrap)
+    figures = bounded(resample(statistic, bootstrap), logit, is_lens, bootstrap)
+    omitted = wanted.omitted
+    if reason := too_few(bootstrap.cluster[is_lens], bootstrap.cluster[~is_lens]):
+        omitted = {**omitted, "intervals": reason}
     worth, label = capped[surveyed], is_lens[surveyed]
     diagrams, fitted = ({pi: make(worth, label, pi) for pi in PREVALENCES} for make in (_diagram, _fitted))
     thresholds = {fpr: statistic.ranking.select().threshold_at(fpr) for fpr in wanted.fprs}
     noise = _noise(worth, label, bootstrap.seed)
-    return Detection(figures, wanted.omitted, thresholds, statistic.ranking, diagrams, fitted, *noise)
-
-
-def _before_any(found: Estimate, logit: NDArray[np.float64], is_lens: NDArray[np.bool_], rows: Bootstrap) -> Estimate:
-    """Return TPR0 with the interval of resampled lenses and `highest_thresholds` of the non-lenses' galaxies.
-
-    The thresholds are seeded by the scores too: those of two models are taken as independent, which is too wide.
-    """
-    galaxies, place = np.unique(rows.cluster[~is_lens], return_inverse=True)
-    highest = np.full(len(galaxies), -np.inf)
-    np.maximum.at(highest, place, logit[~is_lens])
-    rng = np.random.default_rng((rows.seed, zlib.crc32(np.ascontiguousarray(logit).tobytes())))
-    values, lenses = np.full(rows.n, np.nan), logit[is_lens]
-    thresholds = highest_thresholds(highest, rows.n, rng)
-    for number, (counts, threshold) in enumerate(zip(rows.counts(), thresholds, strict=True)):
-        drawn = counts[is_lens]
-        if drawn.any() and np.isfinite(threshold):
-            values[number] = drawn[lenses > threshold].sum() / drawn.sum()
-    wide = Estimate.of(found.value, values)
-    sure = np.isin(found.value, (0.0, 1.0))  # all resamples are alike, and the interval is that of so many galaxies
-    low, high = (found.low, found.high) if sure else (wide.low, wide.high)
-    return dataclasses.replace(wide, low=float(np.fmin(low, wide.low)), high=float(np.fmax(high, wide.high)))
+    return Detection(figures, omitted, thresholds, statistic.ranking, diagrams, fitted, *noise)
 
 
 def _diagram(logit: NDArray[np.float64], is_lens: NDArray[np.bool_], prevalence: float) -> Reliability:

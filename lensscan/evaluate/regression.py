@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensscan.evaluate.detection import SNR_EDGES, THETA_EDGES, span
+from lensscan.evaluate.intervals import too_few
 from lensscan.evaluate.lightonly import linear_values
 from lensscan.evaluate.posteriors import PARAMETERS, Posteriors
 from lensscan.evaluate.testsets import Truth
@@ -182,6 +183,13 @@ class _Statistic:
             found[f"tarp.{name}.mean"] = float((expected - TARP_LEVELS).mean())
         return found
 
+    def groups(self) -> Iterator[tuple[list[str], NDArray[np.bool_]]]:
+        """Yield names of figures, and the lenses (n,) behind all of them."""
+        yield from ((names, rows) for _, names, rows in (*self._means, *self._ranks))
+        for name, (errors, rows) in self._widths.items():
+            yield [f"{name}.{key}" for key in errors.widths()], rows
+        yield from (([name], rows) for name, (_, rows) in self._selective.items())
+
     def shares(self) -> Iterator[tuple[str, NDArray[np.bool_]]]:
         """Yield the figures that are shares, and the lenses (n,) behind each."""
         for _, names, rows in self._means:
@@ -240,6 +248,11 @@ def regress(
     """
     statistic = _Statistic(posteriors, truth, groups, pixel_scale, linear_values(features, truth, bootstrap.cluster))
     figures = resample(statistic, bootstrap)
+    if too_few(bootstrap.cluster):
+        figures = {name: each.bare() for name, each in figures.items()}
+    for names, rows in statistic.groups():
+        if too_few(bootstrap.cluster[rows]):
+            figures |= {name: figures[name].bare() for name in names}
     figures |= {name: share_estimate(figures[name], bootstrap.cluster[rows]) for name, rows in statistic.shares()}
     curves = {"level": TARP_LEVELS}
     curves |= {f"tarp.{name}": expected_coverage(values, TARP_LEVELS) for name, values in posteriors.tarp.items()}

@@ -25,13 +25,14 @@ from lensscan.evaluate.detection import (
 )
 from lensscan.evaluate.flows import flow_figures
 from lensscan.evaluate.images import Images, measure_images
+from lensscan.evaluate.intervals import too_few
 from lensscan.evaluate.lightonly import GROUPS, columns_of, linear_scores
 from lensscan.evaluate.posteriors import PARAMETERS, Posteriors, reduce_posteriors, truth_table
 from lensscan.evaluate.predict import Predictions, Scored
 from lensscan.evaluate.regression import Regression, groups_of, regress
 from lensscan.evaluate.testsets import TestSet, Truth
 from lensscan.files import replacing
-from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, difference, resample
+from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, difference, resample, trusted
 from lensscan.metrics.ranking import Ranking
 from lensscan.metrics.sampled import ks_noise
 from lensscan.mocks.labels import ambiguous
@@ -306,6 +307,8 @@ def make_report(
         report["groups"] = regression.counts
         report["curves"] = {name: values.tolist() for name, values in regression.curves.items()}
         report["flow"] = {name: plain(value) for name, value in outcome.flow.items()}
+        if reason := too_few(clusters(scored)[outcome.regressed]):
+            report["omitted"] = report.get("omitted", {}) | {"regression intervals": reason}
         report["noise"] = {"ks_95": ks_noise(regression.counts["all"])}
     if outcome.images is not None:
         report["images"] = {name: plain(value) for name, value in outcome.images.figures.items()}
@@ -374,7 +377,8 @@ def trivial_scores(scored: Scored, n_bands: int, bootstrap: Bootstrap) -> dict[s
     def areas(counts: Counts | None) -> dict[str, float]:
         return {group: ranking.select(counts).auroc() for group, ranking in rankings.items()}
 
-    return {group: plain(value) for group, value in resample(areas, bootstrap).items()}
+    kinds = bootstrap.cluster[lens], bootstrap.cluster[~lens]
+    return {group: plain(trusted(value, *kinds)) for group, value in resample(areas, bootstrap).items()}
 
 
 def plain(value: Estimate) -> dict[str, float | None]:

@@ -16,7 +16,7 @@ from lensscan.evaluate.posteriors import reduce_posteriors, truth_table
 from lensscan.evaluate.predict import Predictions, Scored, Scoring
 from lensscan.evaluate.report import clusters
 from lensscan.evaluate.testsets import SEEDS, SealedSet
-from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
+from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample, trusted
 from lensscan.metrics.calibration import binned, class_weights
 from lensscan.metrics.detection import share_estimate
 from lensscan.metrics.deviations import Deviations
@@ -225,7 +225,12 @@ def measure_cell(scored: Scored, predictions: Predictions, replicates: int, seed
         posteriors = reduce_posteriors(predictions.posterior[rows], truth, seed)
         statistic.regress(rows, posteriors.median[:, 0], truth[:, 0], posteriors.ranks["theta_E"])
     galaxies = clusters(scored)
-    figures = resample(statistic, Bootstrap(galaxies, replicates, seed))
+    kinds = dict.fromkeys(("theta_E_bias", "theta_E_68", "coverage_68"), (galaxies[rows],))
+    both = galaxies[lens & clear], galaxies[~lens & clear]
+    figures = {
+        name: trusted(each, *kinds.get(name, both))
+        for name, each in resample(statistic, Bootstrap(galaxies, replicates, seed)).items()
+    }
     behind = {"coverage_68": rows, "tpr": lens & clear}
     return Cell(
         model=predictions.card.name,

@@ -53,7 +53,8 @@ def lines(found: Transfer) -> list[str]:
 
 def _words(cell: Cell, name: str) -> str:
     estimate = cell.figures[name]
-    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+    interval = "" if np.isnan(estimate.low) else f" [{estimate.low:.3f}, {estimate.high:.3f}]"
+    return f"{estimate.value:.3f}{interval}"
 
 
 def report(found: Transfer) -> dict[str, Any]:
@@ -110,7 +111,7 @@ def make_page(found: dict[str, Any], pictures: dict[str, bytes]) -> str:
         "bands absent. In a row nothing but the mocks changes, in a column all models see the same galaxies. "
         f"TPR needs at least {10 / FPR:,.0f} non-lenses. Calibration error: expected, of p_lens at prevalence 1/2; "
         "like the bias and the coverage it is that of the card, whose calibration and prior are the training recipe's. "
-        "Intervals: 95 %, bootstrap by galaxy."
+        "Intervals: 95 %, bootstrap by galaxy; none where fewer than 20 galaxies of a kind stand behind a figure."
     )
     rows = []
     for cell in found["cells"]:

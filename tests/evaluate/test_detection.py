@@ -141,6 +141,45 @@ def test_no_lens_before_the_first_false_positive_may_be_chance(monkeypatch):
     assert found.high > 0.05 > wilson(0, 1000)[1], "the second non-lens would have left many"
 
 
+def test_what_is_never_wrong_is_not_certain():
+    """Lenses and others far apart: all resamples are alike, and say nothing."""
+    lens = np.arange(3000) < 1000
+    logit = np.where(lens, 6.0, -6.0) + 0.1 * np.random.default_rng(1).normal(size=3000)
+    figures = detect(logit, lens, Bootstrap(np.arange(3000), 30)).figures
+    recall, wrong = wilson(1000, 1000)[0], wilson(0, 2000)[1]
+    expected = {
+        "recall": recall,
+        "auroc": recall,
+        "accuracy": (recall + 1 - wrong) / 2,
+        "precision": recall / (recall + wrong),
+        "f1": 2 * recall / (1 + recall + wrong),
+        "kappa": recall - wrong,
+        "purity_at_fpr_0.01_prevalence_0.001": 0.001 * recall / (0.001 * recall + 0.01 * 0.999),
+    }
+    for name, low in expected.items():
+        assert figures[name].low == pytest.approx(low), name
+        assert figures[name].low < figures[name].value <= figures[name].high, name
+    assert (
+        figures["inspected_per_lens_at_fpr_0.01_prevalence_0.001"].high
+        > 1 / figures["purity_at_fpr_0.01_prevalence_0.001"].value
+    )
+    twins = detect(logit, lens, Bootstrap(np.arange(3000) // 10, 30)).figures
+    assert twins["precision"].low < figures["precision"].low, "300 galaxies"
+    none = detect(-logit, lens, Bootstrap(np.arange(3000), 30)).figures["tpr_at_fpr_0.01"]
+    assert (none.value, none.high) == (0.0, wilson(0, 1000)[1])
+
+
+def test_precision_of_a_model_that_calls_no_other_a_lens():
+    lens = np.arange(600) < 300
+    logit = np.where(lens, np.where(np.arange(600) % 2, 3.0, -3.0), -5.0)
+    figures = detect(logit, lens, Bootstrap(np.arange(600), 40)).figures
+    assert figures["precision"].value == 1.0
+    assert figures["precision"].low == pytest.approx(
+        figures["recall"].low / (figures["recall"].low + wilson(0, 300)[1])
+    )
+    assert figures["recall"].low < 0.5 < figures["recall"].high
+
+
 def test_systems_below_the_label_rule_are_neither(found):
     sample = scored(4000, vague=0.3)
     vague = ambiguous(sample.truth)
