@@ -1,10 +1,8 @@
-"""Detection on a test set: ROC, calibration, purity in a survey, completeness, false positives by class."""
+"""Detection on a test set: ROC, calibration, purity in a survey."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,26 +10,19 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from lensscan.evaluate.intervals import bounded, even_odds, too_few
-from lensscan.evaluate.testsets import Truth
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
 from lensscan.metrics.calibration import Calibration, Reliability, binned, class_weights, isotonic
-from lensscan.metrics.detection import purity, wilson
+from lensscan.metrics.detection import purity
 from lensscan.metrics.ranking import FEWEST_FALSE, Population, Ranking, supported
-from lensscan.mocks.labels import UNDETECTABLE, ambiguous
-from lensscan.mocks.recipes import CLASSES
 
 __all__ = [
     "FPRS",
     "LARGE",
     "PREVALENCES",
-    "SNR_EDGES",
-    "THETA_EDGES",
     "Detection",
-    "completeness_table",
     "cut_words",
     "detect",
-    "false_positives",
-    "span",
+    "non_lenses",
 ]
 
 FPRS = (1e-2, 1e-3, 1e-4)
@@ -41,9 +32,6 @@ SURVEY = 1_000_000
 LARGE = 100_000
 """Objects of the lens finding challenge, for whose sets TPR0 and TPR10 are defined."""
 BINS = 15
-THETA_EDGES = (0.0, 0.5, 0.8, 1.0, 1.2, 1.5, 2.0, 3.0, np.inf)
-SNR_EDGES = (0.0, 10.0, 20.0, 40.0, np.inf)
-SEEING_EDGES = (0.0, 0.75, 1.0, 1.25, 1.5, 2.0, np.inf)
 EVEN_ODDS = "even odds"
 
 
@@ -178,12 +166,14 @@ class _Wanted:
         capped: NDArray[np.float64],
         is_lens: NDArray[np.bool_],
         surveyed: NDArray[np.bool_],
+        cluster: NDArray[Any],
         objects: int,
     ) -> _Wanted:
-        """Decide by the number of negatives: ten false positives must be expected behind a figure."""
-        n_other = int((~is_lens).sum())
+        """Decide by the negatives' galaxies: ten false positives must be expected behind a figure."""
+        n_other = len(np.unique(cluster[~is_lens]))
+        others = non_lenses(n_other, int((~is_lens).sum()))
         omitted = {
-            f"tpr_at_fpr_{fpr:g}": f"{n_other} non-lenses show too few false positives; {10 / fpr:.0f} are needed"
+            f"tpr_at_fpr_{fpr:g}": f"{others} show too few false positives; {10 / fpr:.0f} are needed"
             for fpr in FPRS
             if not supported(fpr, n_other)
         }
@@ -199,17 +189,16 @@ class _Wanted:
                     tops.append((pi, n))
                 else:
                     omitted[f"purity_top_{n}_prevalence_{pi:g}"] = (
-                        f"the best {n} of {SURVEY} reach a false positive rate of {fpr:.1g}, which {n_other} "
-                        "non-lenses cannot show"
+                        f"the best {n} of {SURVEY} reach a false positive rate of {fpr:.1g}, which {others} cannot show"
                     )
         sure = []
         for pi in PREVALENCES[1:]:
-            above = int((~is_lens & (capped >= np.log1p(-pi) - np.log(pi))).sum())
+            above = len(np.unique(cluster[~is_lens & (capped >= np.log1p(-pi) - np.log(pi))]))
             if above >= FEWEST_FALSE:
                 sure.append(pi)
             else:
                 omitted[f"true_purity_prevalence_{pi:g}"] = (
-                    f"{above} of {n_other} non-lenses have p_lens above 1/2 there; ten are needed"
+                    f"{above} of {others} have p_lens above 1/2 there; ten are needed"
                 )
         fprs = tuple(fpr for fpr in FPRS if supported(fpr, n_other))
         return cls(fprs, before, tuple(tops), tuple(sure), omitted)
@@ -253,7 +242,8 @@ def detect(
     """
     capped = Calibration(cap=cap).capped(logit)
     surveyed = np.ones(len(logit), np.bool_) if surveyed is None else surveyed
-    wanted = _Wanted.of(logit, capped, is_lens, surveyed, len(is_lens) if objects is None else objects)
+    objects = len(is_lens) if objects is None else objects
+    wanted = _Wanted.of(logit, capped, is_lens, surveyed, bootstrap.cluster, objects)
     statistic = _Statistic(logit, capped, is_lens, surveyed, wanted)
     figures = bounded(resample(statistic, bootstrap), logit, is_lens, bootstrap)
     omitted = wanted.omitted
@@ -300,86 +290,11 @@ def _noise(logit: NDArray[np.float64], is_lens: NDArray[np.bool_], seed: int, dr
     return float(np.quantile(errors, 0.95)), float(np.quantile(largest, 0.95))
 
 
-def span(low: float, high: float) -> str:
-    """Return a bin in words."""
-    return f"{low:g}-{high:g}" if np.isfinite(high) else f"> {low:g}"
+def non_lenses(galaxies: int, rows: int) -> str:
+    """Return in words how many non-lenses there are, and of how many galaxies if that is fewer."""
+    return f"{rows} non-lenses" + (f" of {galaxies} galaxies" if galaxies < rows else "")
 
 
 def cut_words(name: str) -> str:
     """Return one of `Detection.cuts` in words."""
     return name if name == EVEN_ODDS else f"a false positive rate of {name}"
-
-
-def rate(hits: NDArray[np.bool_]) -> dict[str, Any]:
-    """Return a rate with Wilson's 95 % interval and the number behind it."""
-    n, found = len(hits), int(hits.sum())
-    low, high = wilson(found, n)
-    return {"n": n, "value": found / n if n else float("nan"), "low": low, "high": high}
-
-
-def completeness_table(found: NDArray[np.bool_], truth: Truth, fwhm: NDArray[np.floating]) -> dict[str, Any]:
-    """Return the share of lensed systems above a threshold, in bins.
-
-    Parameters
-    ----------
-    found : (n,) bool array
-        Above the threshold.
-    truth : dict
-        With ``theta_E`` and ``snr_arc``; systems below the label rule are counted too.
-    fwhm : (n, C) array
-        Seeing, arcsec.
-
-    Returns
-    -------
-    dict
-        ``cells`` [theta_E bin][S/N bin], ``by_seeing`` (theta_E over the median band's seeing), ``cmu`` (theta_E
-        > 1.4 arcsec and S/N > 20, the cell of CMU DeepLens), each as `rate`; and the bins' edges, the last bin open.
-    """
-    lensed = np.asarray(truth["is_lens"], bool) | ambiguous(truth)
-    theta_E, snr = (np.where(lensed, truth[name], np.nan) for name in ("theta_E", "snr_arc"))
-    with np.errstate(invalid="ignore"):
-        with_seeing = theta_E / _median_seeing(fwhm)
-        cells = [
-            [rate(found[(theta_E >= a) & (theta_E < b) & (snr >= c) & (snr < d)]) for c, d in pairwise(SNR_EDGES)]
-            for a, b in pairwise(THETA_EDGES)
-        ]
-        by_seeing = [rate(found[(with_seeing >= a) & (with_seeing < b)]) for a, b in pairwise(SEEING_EDGES)]
-        cmu = rate(found[(theta_E > 1.4) & (snr > 20)])
-    return {
-        "theta_E_edges": list(THETA_EDGES[:-1]),
-        "snr_edges": list(SNR_EDGES[:-1]),
-        "seeing_edges": list(SEEING_EDGES[:-1]),
-        "cells": cells,
-        "by_seeing": by_seeing,
-        "cmu": cmu,
-    }
-
-
-def _median_seeing(fwhm: NDArray[np.floating]) -> NDArray[np.float64]:
-    widths = np.where(fwhm > 0, fwhm, np.nan)
-    known = np.isfinite(widths).any(axis=1)
-    seeing = np.full(len(fwhm), np.nan)
-    seeing[known] = np.nanmedian(widths[known], axis=1)
-    return seeing
-
-
-def false_positives(
-    found: NDArray[np.bool_], truth: Truth, names: Sequence[str] = CLASSES
-) -> dict[str, dict[str, Any]]:
-    """Return, per class of non-lenses, the share above a threshold and, as ``share``, its share of all such rows.
-
-    Both as `rate`; systems below the label rule are no false positives and have no share.
-    """
-    klass = truth.get("klass")
-    if klass is None:
-        return {}
-    other = ~np.asarray(truth["is_lens"], bool)
-    above = np.asarray(klass)[found & other & ~ambiguous(truth)]
-    table = {}
-    for number, name in enumerate(names):
-        chosen = other & (np.asarray(klass) == number)
-        if chosen.any():
-            table[name] = rate(found[chosen])
-            if number != UNDETECTABLE:
-                table[name]["share"] = rate(above == number)
-    return table

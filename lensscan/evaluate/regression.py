@@ -9,10 +9,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from lensscan.evaluate.detection import SNR_EDGES, THETA_EDGES, span
 from lensscan.evaluate.intervals import too_few
 from lensscan.evaluate.lightonly import linear_values
 from lensscan.evaluate.posteriors import PARAMETERS, Posteriors
+from lensscan.evaluate.rates import SNR_EDGES, THETA_EDGES, span
 from lensscan.evaluate.testsets import Truth
 from lensscan.lens.conventions import to_axis_ratio, to_hezaveh, to_holismokes
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample

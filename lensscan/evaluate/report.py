@@ -16,19 +16,14 @@ from numpy.typing import NDArray
 
 from lensscan import __version__
 from lensscan.errors import ConfigError, read_reason
-from lensscan.evaluate.detection import (
-    EVEN_ODDS,
-    Detection,
-    completeness_table,
-    detect,
-    false_positives,
-)
+from lensscan.evaluate.detection import EVEN_ODDS, Detection, detect
 from lensscan.evaluate.flows import flow_figures
 from lensscan.evaluate.images import Images, measure_images
 from lensscan.evaluate.intervals import too_few
 from lensscan.evaluate.lightonly import GROUPS, columns_of, linear_scores
 from lensscan.evaluate.posteriors import PARAMETERS, Posteriors, reduce_posteriors, truth_table
 from lensscan.evaluate.predict import Predictions, Scored
+from lensscan.evaluate.rates import completeness_table, false_positives
 from lensscan.evaluate.regression import Regression, groups_of, regress
 from lensscan.evaluate.testsets import TestSet, Truth
 from lensscan.files import replacing
@@ -320,7 +315,7 @@ def make_report(
 def _detection_parts(scored: Scored, predictions: Predictions, detection: Detection) -> dict[str, Any]:
     cuts = detection.cuts()
     masks = {name: predictions.logit >= value for name, value in cuts.items()}
-    has_arcs = "snr_arc" in scored.truth
+    has_arcs, galaxy = "snr_arc" in scored.truth, clusters(scored)
     return {
         "detection": {name: plain(value) for name, value in detection.figures.items()},
         "omitted": detection.omitted,
@@ -332,11 +327,11 @@ def _detection_parts(scored: Scored, predictions: Predictions, detection: Detect
             for pi, d in detection.diagrams.items()
         },
         "completeness": {
-            name: completeness_table(found, scored.truth, predictions.fwhm) for name, found in masks.items()
+            name: completeness_table(found, scored.truth, predictions.fwhm, galaxy) for name, found in masks.items()
         }
         if has_arcs
         else {},
-        "false_positives": {name: false_positives(found, scored.truth) for name, found in masks.items()},
+        "false_positives": {name: false_positives(found, scored.truth, galaxy) for name, found in masks.items()},
     }
 
 

@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 from synthetic_scores import scored
 
-from lensscan.evaluate.detection import BINS, _fitted, _noise, completeness_table, detect, false_positives
+from lensscan.evaluate.detection import BINS, _fitted, _noise, detect
+from lensscan.evaluate.rates import completeness_table, false_positives, rate
 from lensscan.evaluate.report import clusters
 from lensscan.metrics.bootstrap import Bootstrap
 from lensscan.metrics.calibration import binned, class_weights
@@ -227,6 +228,43 @@ def test_twins_share_a_cluster():
     alone = detect(logit, lens, Bootstrap(np.arange(2000), 150)).figures["auroc"]
     double = detect(np.tile(logit, 2), np.tile(lens, 2), Bootstrap(np.tile(np.arange(2000), 2), 150)).figures["auroc"]
     assert double.high - double.low == pytest.approx(alone.high - alone.low, rel=0.3)
+
+
+def test_rates_of_few_galaxies_have_wide_intervals():
+    """Three in four of 400 rows on ten galaxies: as many trials as galaxies."""
+    hits, galaxy = np.arange(400) % 4 > 0, np.arange(400) // 40
+    found, rows = rate(hits, galaxy), rate(hits)
+    assert (found["n"], found["value"]) == (400, 0.75) == (rows["n"], rows["value"])
+    assert (found["low"], found["high"]) == wilson(7.5, 10)
+    assert (rows["low"], rows["high"]) == wilson(300, 400)
+    assert rate(hits[:0], galaxy[:0])["high"] == 1.0
+    sample = scored(400, seed=2)
+    above, fwhm = sample.models[0].logit > 0, sample.models[0].fwhm
+    alone, together = (
+        (completeness_table(above, sample.truth, fwhm, each)["cmu"], false_positives(above, sample.truth, each)["ring"])
+        for each in (None, galaxy % 5)
+    )
+    for narrow, wide in zip(alone, together, strict=True):
+        assert wide["value"] == narrow["value"]
+        assert wide["high"] - wide["low"] > 1.4 * (narrow["high"] - narrow["low"])
+    for narrow, wide in ((alone[1]["share"], together[1]["share"]),):
+        assert wide["high"] - wide["low"] > 1.4 * (narrow["high"] - narrow["low"])
+
+
+def test_rows_of_few_galaxies_show_no_rare_false_positives():
+    """20,000 rows of 1,500 galaxies can show a rate of 0.01, and none of 0.001."""
+    rng = np.random.default_rng(2)
+    galaxy = rng.permutation(20_000) % 1500
+    lens = np.arange(20_000) < 4000
+    logit = 2 * rng.normal(np.where(lens, 1.0, -1.0))
+    rows, few = (detect(logit, lens, Bootstrap(each, 3)) for each in (np.arange(20_000), galaxy))
+    assert "tpr_at_fpr_0.001" in rows.figures
+    assert "tpr_at_fpr_0.001" not in few.figures
+    assert "tpr_at_fpr_0.01" in few.figures
+    assert few.omitted["tpr_at_fpr_0.001"].startswith("16000 non-lenses of 1500 galaxies show too few")
+    assert "purity_top_1000_prevalence_0.001" in rows.figures
+    assert "of 1500 galaxies" in few.omitted["purity_top_1000_prevalence_0.001"]
+    assert len(few.figures) < len(rows.figures)
 
 
 def test_real_stamps_are_the_clusters():
