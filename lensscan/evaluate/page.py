@@ -41,7 +41,7 @@ def make_page(report: Report, pictures: Mapping[str, bytes]) -> str:
     shown = {key: value for key, value in sections.items() if value[1]}
     links = "".join(f'<a href="#{key}">{title}</a>' for key, (title, _) in shown.items())
     bodies = [f'<section id="{key}"><h2>{title}</h2>{body}</section>' for key, (title, body) in shown.items()]
-    return "\n".join([_head(report, links), "<main>", _cards(report), *bodies, "</main></body></html>\n"])
+    return "\n".join([_head(report, links), "<main>", _cards(report), *_notes(report), *bodies, "</main></body></html>\n"])
 
 
 def _head(report: Report, links: str) -> str:
@@ -55,6 +55,11 @@ def _head(report: Report, links: str) -> str:
         f"<header><div><h1>{title}</h1><p>{prior}; {kind}; simulated, so nothing here is survey performance</p>"
         f"<nav>{links}</nav></div></header>"
     )
+
+
+def _notes(report: Report) -> list[str]:
+    """Return what the figures are to be read with."""
+    return [f'<p class="warn">{escape(text)}</p>' for text in report.get("notes", [])]
 
 
 def _cards(report: Report) -> str:

@@ -97,6 +97,9 @@ def evaluate(
         say("these reports stand for these very weights; --overwrite makes them anew")
         return plan.paths(".html")
     check_folder(settings.folder)
+    notes = settings.notes([model.card for model in plan.lineup.singles])
+    for note in notes.values():
+        say(note)
     trained = [plan.training.train(partial(progress, f"mocks for {HOG}"), say)] if plan.training else []
     models = [*plan.lineup.models, *(each.model for each in trained)]
     shown = partial(progress, "stamps")
@@ -115,6 +118,7 @@ def evaluate(
     baseline = reports[-1] if trained else baseline
     for number, (model, report) in enumerate(zip(models, reports, strict=True)):
         report["baseline"] = _identity(baseline)
+        report["notes"] = [notes[model.card.name]] if model.card.name in notes else []
         pair = partial(assessment.pair, number, len(reports) - 1) if trained else lambda figure: None
         report["anchors"] = anchor_rows(report, baseline, anchors, pair)
         for line in anchor_lines(report["anchors"]) if report is not baseline else []:

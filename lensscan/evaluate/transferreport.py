@@ -48,7 +48,11 @@ def lines(found: Transfer) -> list[str]:
             continue
         stated = [f"{FIGURES[name].split(' (')[0]} {_words(cell, name)}" for name in FIGURES if name in cell.figures]
         text.append(f"{lead} {'; '.join(stated)}")
-    return text
+    return [*text, *(f"  {words}" for words in _notes(found))]
+
+
+def _notes(found: Transfer) -> list[str]:
+    return list(found.settings.notes([model.card for model in found.settings.models]).values())
 
 
 def _words(cell: Cell, name: str) -> str:
@@ -75,6 +79,7 @@ def report(found: Transfer) -> dict[str, Any]:
             each.name: {"digest": each.digest, "bands": list(each.bands), "size": each.size, "pixels": each.pixel_scale}
             for each in found.recipes
         },
+        "notes": _notes(found),
         "cells": [_cell(cell) for cell in found.cells],
     }
 
@@ -125,6 +130,7 @@ def make_page(found: dict[str, Any], pictures: dict[str, bytes]) -> str:
         rows.append([*lead, escape(taken), number, *figures, f"{100 * cell['out_of_range']:.0f} %"])
     head = ("model", "mocks of", "bands", "lenses + others", *map(escape, FIGURES.values()), "out of range")
     body = picture(pictures, "transfer", "figures of every model on every recipe")
+    body += "".join(note(escape(words)) for words in found["notes"])
     body += table(head, rows, frozenset({0, 1, 2}))
     caption = f"{found['n']:,} mocks of each recipe, the seed for tuning: no result, for looking only; simulated"
     return simple_page("Models on other surveys", caption, note(text) + body)
