@@ -41,7 +41,9 @@ def make_page(report: Report, pictures: Mapping[str, bytes]) -> str:
     shown = {key: value for key, value in sections.items() if value[1]}
     links = "".join(f'<a href="#{key}">{title}</a>' for key, (title, _) in shown.items())
     bodies = [f'<section id="{key}"><h2>{title}</h2>{body}</section>' for key, (title, body) in shown.items()]
-    return "\n".join([_head(report, links), "<main>", _cards(report), *_notes(report), *bodies, "</main></body></html>\n"])
+    return "\n".join(
+        [_head(report, links), "<main>", _cards(report), *_notes(report), *bodies, "</main></body></html>\n"]
+    )
 
 
 def _head(report: Report, links: str) -> str:
@@ -304,6 +306,12 @@ def _galleries(report: Report, pictures: Mapping[str, bytes]) -> str:
     return note(f"Threshold: {cut}. {captions}") + body
 
 
+def _opening(found: Mapping[str, Any]) -> str:
+    """Return weights, time and, unless the report is too old to know, views of one measurement."""
+    views = f", views {found['views']}" if "views" in found else ""
+    return f"{found['hash'][:12]}, {found['time']}{views}"
+
+
 def _provenance(report: Report) -> str:
     model, found, software = report["model"], report["testset"], report["software"]
     rows = [(f"model {key}", escape(str(value))) for key, value in model.items() if key != "training"]
@@ -312,15 +320,17 @@ def _provenance(report: Report) -> str:
     rows += [(f"set: prior of {key}, 5, 50, 95 %", ", ".join(number(v) for v in value))
              for key, value in found["prior"].items()]  # fmt: skip
     rows += [(key, escape(str(value))) for key, value in software.items()]
-    rows += [(f"opening {k + 1}", escape(f"{each['hash'][:12]}, {each['time']}"))
+    rows += [(f"opening {k + 1}", escape(_opening(each)))
              for k, each in enumerate(report["opened"])]  # fmt: skip
     trained = {"training": model.get("training"), "baseline": (report.get("baseline") or {}).get("training")}
     rows += [
         (f"{what} {key}", escape(str(value))) for what, each in trained.items() for key, value in (each or {}).items()
     ]
     warn = ""
-    if len(report["opened"]) > 1:
-        count = len(report["opened"])
-        text = f"{count} versions of this model have been measured on this set: it is no longer unseen."
+    versions, times = len({each["hash"] for each in report["opened"]}), len(report["opened"])
+    if times > 1:
+        text = f"The set has been opened {times} times for these weights: choose nothing by it."
+        if versions > 1:
+            text = f"{versions} versions of this model have been measured on this set: it is no longer unseen."
         warn = f'<p class="warn">{text}</p>'
     return warn + table(("", ""), rows, frozenset({1}))

@@ -263,9 +263,9 @@ def compare(assessment: Assessment, ours: int) -> list[dict[str, Any]]:
 
 
 def make_report(
-    assessment: Assessment, number: int, testset: TestSet, opened: Sequence[Mapping[str, str]], device: str
+    assessment: Assessment, number: int, testset: TestSet, opened: Sequence[Mapping[str, Any]], device: str
 ) -> dict[str, Any]:
-    """Return the report of one model; `opened` are the earlier openings of the set, see `lensscan.evaluate.run`."""
+    """Return the report of one model; `opened` are all openings of the set, see `lensscan.evaluate.run`."""
     scored, outcome = assessment.scored, assessment.outcomes[number]
     card, detection, regression = outcome.predictions.card, outcome.detection, outcome.regression
     report: dict[str, Any] = {

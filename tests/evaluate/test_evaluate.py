@@ -267,7 +267,7 @@ def test_a_sealed_set_is_opened_once_per_model(folder, tmp_path, capsys, sealed)
     opened = json.loads(path.read_text())["opened"]
     assert [each["hash"] for each in opened] == [opened[0]["hash"]] * 2, "the same weights, and twice opened"
     assert [each["views"] for each in opened] == [1, 1]
-    assert "has been opened 2 times" in path.with_suffix(".html").read_text()
+    assert "The set has been opened 2 times for these weights" in path.with_suffix(".html").read_text()
     assert evaluate(*command, "--baseline", baseline) == 0
     assert "ignored" not in capsys.readouterr().err
     network(5, "one").save(tmp_path / "one.safetensors")
