@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -221,15 +223,15 @@ def test_conventions():
     np.testing.assert_allclose(convert("holismokes4", truth, truth)[1][:, 0], (1 + q) / (2 * np.sqrt(q)))
 
 
-def test_only_hezaveh_forgives_an_ellipse_turned_by_ninety_degrees():
-    """Turned by 90 degrees both components have the wrong sign: errors are twice the truth, without help from it."""
+def test_an_ellipse_turned_by_ninety_degrees_gets_no_sign_from_the_truth_but_in_hezaveh():
+    """A spin-2 pair of the wrong sign: errors are twice the truth.  Hezaveh's turns by 90 degrees: sqrt(2) times."""
     sample = scored(400)
     lens = sample.truth["is_lens"]
     truth = truth_table(sample.truth, lens)
     truth[:, 1], truth[:, 2] = 0.3, -0.1
     reduced = reduce_posteriors(sample.models[0].posterior[lens], truth)
-    reduced.median[:] = truth * [1, -1, -1, 1, 1, 1, 1]
-    figures = regress(reduced, truth, {}, 0.263, sample.features[lens], Bootstrap(np.arange(len(truth)), 2)).figures
+    turned = _with(reduced, truth * [1, -1, -1, 1, 1, 1, 1])
+    figures = regress(turned, truth, {}, 0.263, sample.features[lens], Bootstrap(np.arange(len(truth)), 2)).figures
     size = np.hypot(0.3, 0.1)
     q = (1 - size) / (1 + size)
     cosine, sine = 0.3 / size, -0.1 / size
@@ -237,13 +239,22 @@ def test_only_hezaveh_forgives_an_ellipse_turned_by_ninety_degrees():
         "errors": (2 * size, "e1", "e2"),
         "one_minus_q": (2 * (1 - q), "ex", "ey"),
         "holismokes4": (2 * (1 - q**2) / (1 + q**2), "ex", "ey"),
-        "hezaveh2017": (0.0, "ex", "ey"),
     }
     for convention, (error, *names) in expected.items():
         for name, part in zip(names, (cosine, sine), strict=True):
             for figure in ("abs_68", "rms"):
                 found = figures[f"{convention}.{name}.{figure}"].value
                 assert found == pytest.approx(abs(error * part), abs=1e-9), (convention, name, figure)
+    pair = [figures[f"hezaveh2017.{name}.rms"].value for name in ("ex", "ey")]
+    assert np.hypot(*pair) == pytest.approx(np.sqrt(2) * (1 - q))
+    same = regress(_with(reduced, truth), truth, {}, 0.263, sample.features[lens], Bootstrap(np.arange(len(truth)), 2))
+    for name in ("hezaveh2017.ex", "hezaveh2017.ey", "errors.e1", "one_minus_q.ex", "holismokes4.ey"):
+        assert same.figures[f"{name}.rms"].value == pytest.approx(0.0, abs=1e-12), name
+
+
+def _with(found, median):
+    """Posteriors of other medians."""
+    return dataclasses.replace(found, median=median.copy())
 
 
 def test_help_from_the_truth_makes_errors_smaller():
