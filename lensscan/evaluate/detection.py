@@ -133,7 +133,8 @@ class _Statistic:
 
     def _calibration(self, pi: float, p: NDArray[np.float64], counts: Counts) -> dict[str, float]:
         mass = class_weights(self._lens, pi, counts)[self._order]
-        diagram = binned(p, self._label, mass, BINS)
+        rows = None if pi == PREVALENCES[0] else counts[self._order].astype(np.float64)
+        diagram = binned(p, self._label, mass, BINS, rows)
         found = {f"ece_prevalence_{pi:g}": diagram.error()}
         if pi == PREVALENCES[0]:
             square = (p - self._label) ** 2
@@ -234,7 +235,9 @@ def detect(
     -------
     Detection
         ``auroc tpr_at_fpr_* tpr0 tpr10``; ``accuracy precision recall f1 kappa`` at p_lens >= 1/2;
-        ``ece_prevalence_* brier log_loss``; ``isotonic_largest`` (distance of an isotonic regression from p_lens);
+        ``ece_prevalence_* brier log_loss`` (errors at rare prevalences over bins of equally many rows, since one of
+        equal mass holds all that could be a lens); ``isotonic_largest`` (distance of an isotonic regression from
+        p_lens);
         ``stated_purity_* true_purity_*`` (of what has p_lens >= 1/2 at that prevalence);
         ``purity_at_fpr_* inspected_per_lens_at_fpr_*``; and for the best-ranked 100, 1,000 and 10,000
         of a survey of 1,000,000 ``purity_top_* completeness_top_* inspected_per_lens_top_*``, and the sum of their

@@ -35,14 +35,14 @@ def detection_body(report: Report, pictures: Mapping[str, bytes]) -> str:
         "brier": "Brier score",
         "log_loss": "log loss (nats)",
         "ece_prevalence_0.5": "expected calibration error, prevalence 1/2",
-        "ece_prevalence_0.001": "... at 0.001",
-        "ece_prevalence_0.0001": "... at 0.0001",
+        "ece_prevalence_0.001": "... at 0.001, over 0.001",
+        "ece_prevalence_0.0001": "... at 0.0001, over 0.0001",
         "isotonic_largest": "largest distance of stated from isotonic, prevalence 1/2",
     }
     rows = [
         (
             text,
-            figure(found[key])
+            figure(_shown(key, found[key]))
             if key in found
             else f"<small>not shown: {escape(report['omitted'].get(key, ''))}</small>",
         )
@@ -65,7 +65,9 @@ def detection_body(report: Report, pictures: Mapping[str, bytes]) -> str:
         f"model shows an expected calibration error of up to {number(report['ece_noise_95'])} here, and an "
         f"isotonic regression (thin line, a look only) up to {number(report['isotonic_noise_95'])} away (95 %). "
         "At even odds: p_lens of at least one half where lenses and others are equally many, which is also what "
-        "accuracy, precision, F1, kappa, Brier score and log loss are weighted to."
+        "accuracy, precision, F1, kappa, Brier score and log loss are weighted to. Calibration errors at rare "
+        "prevalences are shown as multiples of these, and still are of nearly all objects, which are no lenses: how "
+        "honest the probabilities of the best are the sum of p_lens over the lenses below says."
     )
     bare = report["omitted"].get("intervals")
     noise += note(f"Few intervals: {escape(bare)}.") if bare else ""
@@ -73,6 +75,14 @@ def detection_body(report: Report, pictures: Mapping[str, bytes]) -> str:
         noise + table(("figure", "value"), rows) + picture(pictures, "roc", "ROC curves")
         + picture(pictures, "reliability", "reliability") + picture(pictures, "logits", "logits by class") + plain
     )  # fmt: skip
+
+
+def _shown(key: str, found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a figure as the table has it: calibration errors at rare prevalences over these."""
+    rare = key.removeprefix("ece_prevalence_")
+    if rare == key or rare == "0.5":
+        return found
+    return {end: None if value is None else value / float(rare) for end, value in found.items()}
 
 
 def survey_body(report: Report) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lensscan.evaluate.detection import _Statistic, _Wanted
+from lensscan.evaluate.detectionpage import _shown
 
 P = np.array([0.9, 0.8, 0.5, 0.2, 0.75, 0.4, 0.3, 0.1, 0.05, 0.01])
 """p_lens at even odds of four lenses, then of six others; no two alike."""
@@ -29,6 +30,8 @@ PLAIN = {
     "brier": (0.94 / 4 + 0.8251 / 6) / 2,
     "log_loss": -(np.log(0.9 * 0.8 * 0.5 * 0.2) / 4 + np.log(0.25 * 0.6 * 0.7 * 0.9 * 0.95 * 0.99) / 6) / 2,
     "ece_prevalence_0.5": (1.6 / 4 + 1.61 / 6) / 2,
+    # bins of as many rows: each of the ten has one of its own
+    "ece_prevalence_0.001": 1e-3 * (4 - sum(RARE[p] for p in P[:4])) / 4 + 0.999 * sum(RARE[p] for p in P[4:]) / 6,
     "purity_at_fpr_0.25_prevalence_0.001": 0.75e-3 / (0.75e-3 + 0.25 * 0.999),
     "inspected_per_lens_at_fpr_0.25_prevalence_0.001": (0.75e-3 + 0.25 * 0.999) / 0.75e-3,
     # of 1,000,000 objects 1,000 are lenses, 250 for each row; each other row stands for 166,500
@@ -99,3 +102,27 @@ def test_rows_that_no_survey_has_do_not_judge_probabilities():
     assert found["recall"] == PLAIN["recall"]
     assert drawn["purity_top_1000_prevalence_0.001"] == pytest.approx(0.5)
     assert drawn["completeness_top_10000_prevalence_0.001"] == pytest.approx(0.5)
+
+
+def test_errors_at_rare_prevalences_are_of_bins_of_equally_many_rows():
+    """Thirty rows, two to a bin, whatever their mass; drawn 0 to 2 times, bins are of the rows drawn."""
+    rng = np.random.default_rng(8)
+    lens = rng.permutation(30) < 12
+    logit = np.sort(rng.normal(size=30))
+    found = _Statistic(logit, logit, lens, np.ones(30, bool), WANTED)
+    drawn = rng.permutation(np.repeat([0, 1, 2], [6, 18, 6]))
+    for counts in (None, drawn):
+        times = np.ones(30, int) if counts is None else counts
+        p = 1 / (1 + np.exp(-logit) * 999)
+        mass = times * np.where(lens, 1e-3 / times[lens].sum(), 0.999 / times[~lens].sum())
+        place = ((np.cumsum(times) - times / 2) / times.sum() * 15).astype(int).clip(0, 14)
+        error = sum(abs((mass * (p - lens))[place == k].sum()) for k in range(15))
+        assert found(counts)["ece_prevalence_0.001"] == pytest.approx(error)
+
+
+def test_a_page_shows_rare_calibration_errors_over_their_prevalence():
+    assert _shown("ece_prevalence_0.001", {"value": 5e-5, "low": 4e-5, "high": None}) == pytest.approx(
+        {"value": 0.05, "low": 0.04, "high": None}
+    )
+    for key in ("ece_prevalence_0.5", "auroc"):
+        assert _shown(key, {"value": 0.3})["value"] == 0.3
