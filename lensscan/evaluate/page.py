@@ -174,7 +174,7 @@ def _words(name: str) -> str:
 def _group_words(report: Report) -> str:
     """Return what the groups of lenses are."""
     text = (
-        "Double: fewer than four images. Outliers: theta_E by 15 %. Stated error: mean. PIT distance: Kolmogorov's, "
+        "Quad: four images or more. Outliers: theta_E by 15 %. Stated error: mean. PIT distance: Kolmogorov's, "
         "beside what 95 % of perfectly calibrated models stay below. Fewer than 20 galaxies have no intervals."
     )
     if "selected" in report["groups"]:
@@ -182,7 +182,7 @@ def _group_words(report: Report) -> str:
     elif reason := report.get("omitted", {}).get(f"tpr_at_fpr_{FPRS[0]:g}"):
         text += f" Selected: left out, {escape(reason)}."
     if LIKELY in report["groups"]:
-        text += f" {escape(LIKELY)}: at prevalence 1/2."
+        text += f" {escape(LIKELY)}: were lenses as frequent as others, which nearly every lens passes; no cut for a survey."
     if NATURAL in report["groups"]:
         text += f" {escape(NATURAL)}: lenses drawn from the set so that theta_E is distributed as in its population."
     return text

@@ -20,7 +20,7 @@ from lensscan.metrics.detection import share_estimate
 from lensscan.metrics.deviations import Deviations
 from lensscan.metrics.sampled import Uniformity, central_coverage, expected_coverage
 
-__all__ = ["CONVENTIONS", "KEPT", "LEVELS", "Regression", "convert", "groups_of", "regress"]
+__all__ = ["CONVENTIONS", "FEWER", "KEPT", "LEVELS", "Regression", "convert", "groups_of", "regress"]
 
 Floats = NDArray[np.float64]
 LEVELS = (0.5, 0.68, 0.95, 0.997)
@@ -34,6 +34,8 @@ SHARES = ("coverage.", "outliers.")
 """Figures that are shares of the lenses."""
 GROUPED = ("coverage.0.68", "coverage.0.95", "outliers.", "sharpness.")
 """Means that are reported of every group, besides widths and the ranks' distance from uniform."""
+FEWER = "fewer than 4 images"
+"""Group of the lenses that are no quads: doubles, naked cusps of three images, and arcs about a single one."""
 CONVENTIONS = {
     "hezaveh2017": ("theta_E", "ex", "ey"),
     "one_minus_q": ("ex", "ey"),
@@ -104,7 +106,7 @@ def groups_of(
             groups[f"S/N {span(a, b)}"] = (snr >= a) & (snr < b)
     if "n_images" in truth:
         images = np.asarray(truth["n_images"], np.float64)[lens]
-        groups |= {"quad": images >= 4, "double": images < 4}
+        groups |= {"quad": images >= 4, FEWER: images < 4}
     groups |= {name: rows[lens] for name, rows in selected.items()}
     return {name: rows for name, rows in groups.items() if rows.sum() >= SMALLEST_GROUP}
 

@@ -53,8 +53,8 @@ __all__ = [
 FORMAT = 1
 STAMP = "stamp"
 """Column of the truth that names the real stamp under a row, -1 without one; painted and unpainted twins share it."""
-LIKELY = "p_lens > 0.5"
-"""Group of the lenses that have this probability at prevalence 1/2."""
+LIKELY = "p_lens > 0.5 at even odds"
+"""Group of the lenses that have this probability at prevalence 1/2: nearly all of them."""
 NATURAL = "natural theta_E"
 """Group of lenses drawn from the set so that theta_E is distributed as in the population of the model's recipe."""
 COMPARED = (

@@ -19,6 +19,7 @@ from lensscan.evaluate.posteriors import (
 )
 from lensscan.evaluate.regression import (
     CONVENTIONS,
+    FEWER,
     KEPT,
     TARP_LEVELS,
     _indicators,
@@ -94,7 +95,7 @@ def test_errors_are_those_of_the_posterior(exact):
 
 def test_groups(exact):
     counts = exact[0].counts
-    assert counts["quad"] + counts["double"] == counts["all"]
+    assert counts["quad"] + counts[FEWER] == counts["all"]
     assert counts["S/N 20-40"] > 20
     assert counts["selected"] < counts["all"]
     assert exact[0].figures["group.quad.coverage.0.68.joint_7"].value == pytest.approx(0.68, abs=0.05)
@@ -118,6 +119,14 @@ def test_lenses_of_every_size_are_in_a_group():
     assert set(theta_E[groups["theta_E > 3"]]) == {3.5, 5.0, 9.0}
     bins = [rows for name, rows in groups.items() if name != "theta_E > 0.8"]
     assert (np.sum(bins, axis=0) == 1).all()
+
+
+def test_what_is_no_quad_is_not_called_a_double():
+    images = np.repeat([1.0, 2.0, 3.0, 4.0, 5.0], 20)
+    groups = groups_of({"theta_E": np.ones(100), "n_images": images}, np.ones(100, bool), {})
+    assert set(images[groups["quad"]]) == {4, 5}
+    assert set(images[groups["fewer than 4 images"]]) == {1, 2, 3}
+    assert "double" not in groups
 
 
 def repeated(mean, packed, n):

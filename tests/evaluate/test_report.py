@@ -241,6 +241,7 @@ def test_pictures_galleries_and_selected_lenses_share_one_threshold():
     assert cuts["0.01"] == outcome.detection.thresholds[1e-2]
     lens = sample.truth["is_lens"]
     assert outcome.regression.counts["selected"] == (sample.models[0].logit[lens] >= cuts["0.01"]).sum()
+    assert LIKELY == "p_lens > 0.5 at even odds"
     likely = expit(sample.models[0].logit[lens]) > 0.5
     assert outcome.regression.counts[LIKELY] == likely.sum() > outcome.regression.counts["selected"]
     covered = outcome.posteriors.ranks["x"][likely]
