@@ -182,7 +182,9 @@ def _group_words(report: Report) -> str:
     elif reason := report.get("omitted", {}).get(f"tpr_at_fpr_{FPRS[0]:g}"):
         text += f" Selected: left out, {escape(reason)}."
     if LIKELY in report["groups"]:
-        text += f" {escape(LIKELY)}: were lenses as frequent as others, which nearly every lens passes; no cut for a survey."
+        text += (
+            f" {escape(LIKELY)}: as if every second object were a lens, which most lenses pass; no cut for a survey."
+        )
     if NATURAL in report["groups"]:
         text += f" {escape(NATURAL)}: lenses drawn from the set so that theta_E is distributed as in its population."
     return text
