@@ -244,6 +244,8 @@ def _paired_gain(ours: Estimate, rerun: Estimate, better: str) -> dict[str, Any]
     with np.errstate(divide="ignore", invalid="ignore"):
         gains = a - b if better == "higher" else np.where(b > 0, 1 - a / b, np.nan)
     found = Estimate.of(gains[0], gains[1:])
+    if np.isnan([ours.low, rerun.low]).any():
+        found = found.bare()
     ends = {end: getattr(found, end) for end in ENDS}
     return {end: value if math.isfinite(value) else None for end, value in ends.items()} | {"paired": True}
 

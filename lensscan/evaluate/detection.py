@@ -1,36 +1,28 @@
-"""Detection on a test set: ROC, calibration, purity in a survey, completeness, false positives by class."""
+"""Detection on a test set: ROC, calibration, purity in a survey."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from lensscan.evaluate.testsets import Truth
+from lensscan.evaluate.intervals import bounded, even_odds, too_few
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
 from lensscan.metrics.calibration import Calibration, Reliability, binned, class_weights, isotonic
-from lensscan.metrics.detection import purity, share_estimate, wilson
+from lensscan.metrics.detection import purity
 from lensscan.metrics.ranking import FEWEST_FALSE, Population, Ranking, supported
-from lensscan.mocks.labels import UNDETECTABLE, ambiguous
-from lensscan.mocks.recipes import CLASSES
 
 __all__ = [
     "FPRS",
     "LARGE",
     "PREVALENCES",
-    "SNR_EDGES",
-    "THETA_EDGES",
     "Detection",
-    "completeness_table",
     "cut_words",
     "detect",
-    "false_positives",
-    "span",
+    "non_lenses",
 ]
 
 FPRS = (1e-2, 1e-3, 1e-4)
@@ -40,9 +32,6 @@ SURVEY = 1_000_000
 LARGE = 100_000
 """Objects of the lens finding challenge, for whose sets TPR0 and TPR10 are defined."""
 BINS = 15
-THETA_EDGES = (0.0, 0.5, 0.8, 1.0, 1.2, 1.5, 2.0, 3.0, np.inf)
-SNR_EDGES = (0.0, 10.0, 20.0, 40.0, np.inf)
-SEEING_EDGES = (0.0, 0.75, 1.0, 1.25, 1.5, 2.0, np.inf)
 EVEN_ODDS = "even odds"
 
 
@@ -55,7 +44,7 @@ class Detection:
     figures : dict of Estimate
         By name; see `detect`.
     omitted : dict of str
-        Figures that the set cannot support, and why.
+        Figures that the set cannot support, and why; ``intervals`` if it cannot support those.
     thresholds : dict of float
         Calibrated logit at each supported false positive rate.
     ranking : Ranking
@@ -133,26 +122,19 @@ class _Statistic:
     def _stated(self, pi: float, counts: Counts) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return objects, and the lenses that p_lens states among them, from the best of a survey downwards."""
         mass = SURVEY * class_weights(self._lens, pi, counts)[self._order][::-1]
-        return np.cumsum(mass), np.cumsum(mass * self._probability[pi][::-1])
+        stated = mass * self._probability[pi][::-1]
+        return np.append(0.0, np.cumsum(mass)), np.append(0.0, np.cumsum(stated))
 
     def _called(self, counts: Counts | None) -> dict[str, float]:
         """Return accuracy, precision, recall, F1 and Cohen's kappa of "p_lens >= 1/2", both classes equally heavy."""
         mass = class_weights(self._lens, 0.5, counts)
         called = self._logit >= 0
-        recall = 2 * float(mass[called & self._lens].sum())
-        wrong = 2 * float(mass[called & ~self._lens].sum())
-        accuracy = (1 + recall - wrong) / 2
-        return {
-            "accuracy": accuracy,
-            "precision": recall / (recall + wrong) if recall + wrong > 0 else float("nan"),
-            "recall": recall,
-            "f1": 2 * recall / (1 + recall + wrong),
-            "kappa": 2 * accuracy - 1,
-        }
+        return even_odds(*(min(2 * float(mass[called & kind].sum()), 1.0) for kind in (self._lens, ~self._lens)))
 
     def _calibration(self, pi: float, p: NDArray[np.float64], counts: Counts) -> dict[str, float]:
         mass = class_weights(self._lens, pi, counts)[self._order]
-        diagram = binned(p, self._label, mass, BINS)
+        rows = None if pi == PREVALENCES[0] else counts[self._order].astype(np.float64)
+        diagram = binned(p, self._label, mass, BINS, rows)
         found = {f"ece_prevalence_{pi:g}": diagram.error()}
         if pi == PREVALENCES[0]:
             square = (p - self._label) ** 2
@@ -185,12 +167,14 @@ class _Wanted:
         capped: NDArray[np.float64],
         is_lens: NDArray[np.bool_],
         surveyed: NDArray[np.bool_],
+        cluster: NDArray[Any],
         objects: int,
     ) -> _Wanted:
-        """Decide by the number of negatives: ten false positives must be expected behind a figure."""
-        n_other = int((~is_lens).sum())
+        """Decide by the negatives' galaxies: ten false positives must be expected behind a figure."""
+        n_other = len(np.unique(cluster[~is_lens]))
+        others = non_lenses(n_other, int((~is_lens).sum()))
         omitted = {
-            f"tpr_at_fpr_{fpr:g}": f"{n_other} non-lenses show too few false positives; {10 / fpr:.0f} are needed"
+            f"tpr_at_fpr_{fpr:g}": f"{others} show too few false positives; {10 / fpr:.0f} are needed"
             for fpr in FPRS
             if not supported(fpr, n_other)
         }
@@ -206,17 +190,16 @@ class _Wanted:
                     tops.append((pi, n))
                 else:
                     omitted[f"purity_top_{n}_prevalence_{pi:g}"] = (
-                        f"the best {n} of {SURVEY} reach a false positive rate of {fpr:.1g}, which {n_other} "
-                        "non-lenses cannot show"
+                        f"the best {n} of {SURVEY} reach a false positive rate of {fpr:.1g}, which {others} cannot show"
                     )
         sure = []
         for pi in PREVALENCES[1:]:
-            above = int((~is_lens & (capped >= np.log1p(-pi) - np.log(pi))).sum())
+            above = len(np.unique(cluster[~is_lens & (capped >= np.log1p(-pi) - np.log(pi))]))
             if above >= FEWEST_FALSE:
                 sure.append(pi)
             else:
                 omitted[f"true_purity_prevalence_{pi:g}"] = (
-                    f"{above} of {n_other} non-lenses have p_lens above 1/2 there; ten are needed"
+                    f"{above} of {others} have p_lens above 1/2 there; ten are needed"
                 )
         fprs = tuple(fpr for fpr in FPRS if supported(fpr, n_other))
         return cls(fprs, before, tuple(tops), tuple(sure), omitted)
@@ -252,7 +235,9 @@ def detect(
     -------
     Detection
         ``auroc tpr_at_fpr_* tpr0 tpr10``; ``accuracy precision recall f1 kappa`` at p_lens >= 1/2;
-        ``ece_prevalence_* brier log_loss``; ``isotonic_largest`` (distance of an isotonic regression from p_lens);
+        ``ece_prevalence_* brier log_loss`` (errors at rare prevalences over bins of equally many rows, since one of
+        equal mass holds all that could be a lens); ``isotonic_largest`` (distance of an isotonic regression from
+        p_lens);
         ``stated_purity_* true_purity_*`` (of what has p_lens >= 1/2 at that prevalence);
         ``purity_at_fpr_* inspected_per_lens_at_fpr_*``; and for the best-ranked 100, 1,000 and 10,000
         of a survey of 1,000,000 ``purity_top_* completeness_top_* inspected_per_lens_top_*``, and the sum of their
@@ -260,17 +245,18 @@ def detect(
     """
     capped = Calibration(cap=cap).capped(logit)
     surveyed = np.ones(len(logit), np.bool_) if surveyed is None else surveyed
-    wanted = _Wanted.of(logit, capped, is_lens, surveyed, len(is_lens) if objects is None else objects)
+    objects = len(is_lens) if objects is None else objects
+    wanted = _Wanted.of(logit, capped, is_lens, surveyed, bootstrap.cluster, objects)
     statistic = _Statistic(logit, capped, is_lens, surveyed, wanted)
-    figures = resample(statistic, bootstrap)
-    for name in figures:
-        if name == "recall" or name.startswith("tpr"):
-            figures[name] = share_estimate(figures[name], bootstrap.cluster[is_lens])
+    figures = bounded(resample(statistic, bootstrap), logit, is_lens, bootstrap)
+    omitted = wanted.omitted
+    if reason := too_few(bootstrap.cluster[is_lens], bootstrap.cluster[~is_lens]):
+        omitted = {**omitted, "intervals": reason}
     worth, label = capped[surveyed], is_lens[surveyed]
     diagrams, fitted = ({pi: make(worth, label, pi) for pi in PREVALENCES} for make in (_diagram, _fitted))
     thresholds = {fpr: statistic.ranking.select().threshold_at(fpr) for fpr in wanted.fprs}
     noise = _noise(worth, label, bootstrap.seed)
-    return Detection(figures, wanted.omitted, thresholds, statistic.ranking, diagrams, fitted, *noise)
+    return Detection(figures, omitted, thresholds, statistic.ranking, diagrams, fitted, *noise)
 
 
 def _diagram(logit: NDArray[np.float64], is_lens: NDArray[np.bool_], prevalence: float) -> Reliability:
@@ -307,86 +293,11 @@ def _noise(logit: NDArray[np.float64], is_lens: NDArray[np.bool_], seed: int, dr
     return float(np.quantile(errors, 0.95)), float(np.quantile(largest, 0.95))
 
 
-def span(low: float, high: float) -> str:
-    """Return a bin in words."""
-    return f"{low:g}-{high:g}" if np.isfinite(high) else f"> {low:g}"
+def non_lenses(galaxies: int, rows: int) -> str:
+    """Return in words how many non-lenses there are, and of how many galaxies if that is fewer."""
+    return f"{rows} non-lenses" + (f" of {galaxies} galaxies" if galaxies < rows else "")
 
 
 def cut_words(name: str) -> str:
     """Return one of `Detection.cuts` in words."""
     return name if name == EVEN_ODDS else f"a false positive rate of {name}"
-
-
-def rate(hits: NDArray[np.bool_]) -> dict[str, Any]:
-    """Return a rate with Wilson's 95 % interval and the number behind it."""
-    n, found = len(hits), int(hits.sum())
-    low, high = wilson(found, n)
-    return {"n": n, "value": found / n if n else float("nan"), "low": low, "high": high}
-
-
-def completeness_table(found: NDArray[np.bool_], truth: Truth, fwhm: NDArray[np.floating]) -> dict[str, Any]:
-    """Return the share of lensed systems above a threshold, in bins.
-
-    Parameters
-    ----------
-    found : (n,) bool array
-        Above the threshold.
-    truth : dict
-        With ``theta_E`` and ``snr_arc``; systems below the label rule are counted too.
-    fwhm : (n, C) array
-        Seeing, arcsec.
-
-    Returns
-    -------
-    dict
-        ``cells`` [theta_E bin][S/N bin], ``by_seeing`` (theta_E over the median band's seeing), ``cmu`` (theta_E
-        > 1.4 arcsec and S/N > 20, the cell of CMU DeepLens), each as `rate`; and the bins' edges, the last bin open.
-    """
-    lensed = np.asarray(truth["is_lens"], bool) | ambiguous(truth)
-    theta_E, snr = (np.where(lensed, truth[name], np.nan) for name in ("theta_E", "snr_arc"))
-    with np.errstate(invalid="ignore"):
-        with_seeing = theta_E / _median_seeing(fwhm)
-        cells = [
-            [rate(found[(theta_E >= a) & (theta_E < b) & (snr >= c) & (snr < d)]) for c, d in pairwise(SNR_EDGES)]
-            for a, b in pairwise(THETA_EDGES)
-        ]
-        by_seeing = [rate(found[(with_seeing >= a) & (with_seeing < b)]) for a, b in pairwise(SEEING_EDGES)]
-        cmu = rate(found[(theta_E > 1.4) & (snr > 20)])
-    return {
-        "theta_E_edges": list(THETA_EDGES[:-1]),
-        "snr_edges": list(SNR_EDGES[:-1]),
-        "seeing_edges": list(SEEING_EDGES[:-1]),
-        "cells": cells,
-        "by_seeing": by_seeing,
-        "cmu": cmu,
-    }
-
-
-def _median_seeing(fwhm: NDArray[np.floating]) -> NDArray[np.float64]:
-    widths = np.where(fwhm > 0, fwhm, np.nan)
-    known = np.isfinite(widths).any(axis=1)
-    seeing = np.full(len(fwhm), np.nan)
-    seeing[known] = np.nanmedian(widths[known], axis=1)
-    return seeing
-
-
-def false_positives(
-    found: NDArray[np.bool_], truth: Truth, names: Sequence[str] = CLASSES
-) -> dict[str, dict[str, Any]]:
-    """Return, per class of non-lenses, the share above a threshold and, as ``share``, its share of all such rows.
-
-    Both as `rate`; systems below the label rule are no false positives and have no share.
-    """
-    klass = truth.get("klass")
-    if klass is None:
-        return {}
-    other = ~np.asarray(truth["is_lens"], bool)
-    above = np.asarray(klass)[found & other & ~ambiguous(truth)]
-    table = {}
-    for number, name in enumerate(names):
-        chosen = other & (np.asarray(klass) == number)
-        if chosen.any():
-            table[name] = rate(found[chosen])
-            if number != UNDETECTABLE:
-                table[name]["share"] = rate(above == number)
-    return table

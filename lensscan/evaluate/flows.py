@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensscan.evaluate.posteriors import PARAMETERS, Posteriors, log_jacobian
-from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
+from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample, trusted
 from lensscan.metrics.detection import share_estimate
 from lensscan.metrics.sampled import central_coverage, rank
 from lensscan.nets.flowposterior import FlowPosteriors
@@ -57,7 +57,7 @@ def flow_figures(
     def means(counts: Counts | None) -> dict[str, float]:
         return {name: float(np.average(values, weights=counts)) for name, values in columns.items()}
 
-    figures = resample(means, bootstrap)
+    figures = {name: trusted(each, bootstrap.cluster) for name, each in resample(means, bootstrap).items()}
     return {
         name: share_estimate(found, bootstrap.cluster) if name.startswith("coverage.") else found
         for name, found in figures.items()

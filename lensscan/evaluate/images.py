@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lensscan.candidates.positions import MODES, Prediction, TrueImages, predict, true_images
 from lensscan.evaluate.testsets import Truth
-from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
+from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample, trusted
 from lensscan.metrics.detection import share_estimate
 from lensscan.metrics.posterior import draw_mixture
 from lensscan.nets.latent import PARAMETERS, from_latent
@@ -104,9 +104,14 @@ def measure_images(
 
     slope = np.asarray(truth.get("slope", np.full(len(rows), 2.0)), np.float64)[chosen]
     found = resample(figures, Bootstrap(cluster[chosen], replicates, seed))
-    for mode, name, key in itertools.product(errors, (name for name in ABOVE if systems[name]), SHARES):
-        behind = errors[mode].behind(table["theta_E"] > ABOVE[name], key)
-        found[f"{mode}.{name}.{key}"] = share_estimate(found[f"{mode}.{name}.{key}"], cluster[chosen][behind])
+    for mode, name in itertools.product(errors, (name for name in ABOVE if systems[name])):
+        own = [key for key in found if key.startswith(f"{mode}.{name}.")]
+        for key in own:
+            figure = key.removeprefix(f"{mode}.{name}.")
+            galaxies = cluster[chosen][errors[mode].behind(table["theta_E"] > ABOVE[name], figure)]
+            found[key] = trusted(found[key], galaxies)
+            if figure in SHARES:
+                found[key] = share_estimate(found[key], galaxies)
     return Images(found, systems, bool((np.abs(slope - 2) < 1e-9).all()))
 
 
@@ -153,6 +158,6 @@ class _Errors:
         yield "delay.inside_68", float(inside.mean()) if len(inside) else np.nan
 
     def behind(self, chosen: NDArray[np.bool_], key: str) -> NDArray[np.bool_]:
-        """Return which systems (n,) are behind one of `SHARES`."""
+        """Return which systems (n,) are behind a figure."""
         systems = chosen & self.multiple
         return systems if key == "right_number" else systems & np.isfinite(self.inside).any(axis=1)

@@ -56,7 +56,11 @@ def lines(settings: SurveySettings, objects: Objects, found: list[Found]) -> lis
             text.append(f"    true positive rate at a false positive rate of {'; '.join(rates)}")
     for row in published(settings, found[0]) if found else []:
         text.append(f"  {row['paper']}: {_list_words(row['figure'])} {row['published']:g} ({REAL})")
-    return text
+    return [*text, *(f"  {words}" for words in _notes(settings))]
+
+
+def _notes(settings: SurveySettings) -> list[str]:
+    return list(settings.notes([model.card for model in settings.lineup.singles]).values())
 
 
 def _lenses(n: int) -> str:
@@ -116,6 +120,7 @@ def report(settings: SurveySettings, objects: Objects, found: list[Found]) -> di
         "classes": {name: int((klass == k).sum()) for k, name in _classes(klass).items()},
         "bootstrap": {"resamples": settings.replicates, "level": 0.95},
         "models": [[model.card.name, model.card.hash] for model in settings.lineup.models],
+        "notes": _notes(settings),
         "rankings": {each.entrant.name: _ranking(settings, each) for each in found},
     }
 
@@ -186,6 +191,7 @@ def make_page(settings: SurveySettings, objects: Objects, found: list[Found], pi
         "what the lists of this very survey hold. Intervals: 95 %, bootstrap by galaxy. Lensed systems below the label "
         f"rule ({objects.vague:,}) and objects that a model could not score ({objects.failed:,}) are left out."
     )
+    body += "".join(note(escape(words)) for words in _notes(settings))
     body += _lists_table(settings, found) + _published_table(settings, found) + _rates_table(found)
     body += picture(pictures, "lists", "purity and completeness against the number of objects inspected")
     body += note("Lines and bands: expected. Circles: counted. Dotted: the lists of the table.")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
 from lensscan.candidates.positions import MODES
 from lensscan.evaluate.anchors import gain_words
-from lensscan.evaluate.detection import EVEN_ODDS, FPRS, cut_words
+from lensscan.evaluate.detection import FPRS, cut_words
+from lensscan.evaluate.detectionpage import completeness_body, detection_body, survey_body
 from lensscan.evaluate.flows import LEVELS as FLOW
 from lensscan.evaluate.galleries import KINDS
 from lensscan.evaluate.images import ABOVE
@@ -27,9 +28,9 @@ def make_page(report: Report, pictures: Mapping[str, bytes]) -> str:
     """Return the page of a report; `pictures` as of `lensscan.evaluate.plots.draw_plots`."""
     sections = {
         "published": ("Beside published figures", anchor_table(report)),
-        "detection": ("Detection", _detection(report, pictures)),
-        "survey": ("In a survey", _survey(report)),
-        "completeness": ("Completeness and false positives", _completeness(report, pictures)),
+        "detection": ("Detection", detection_body(report, pictures)),
+        "survey": ("In a survey", survey_body(report)),
+        "completeness": ("Completeness and false positives", completeness_body(report, pictures)),
         "regression": ("Lens parameters", _regression(report, pictures)),
         "posterior": ("Calibration of the posterior", _posterior(report, pictures)),
         "images": ("Images and time delays", _images(report)),
@@ -40,7 +41,9 @@ def make_page(report: Report, pictures: Mapping[str, bytes]) -> str:
     shown = {key: value for key, value in sections.items() if value[1]}
     links = "".join(f'<a href="#{key}">{title}</a>' for key, (title, _) in shown.items())
     bodies = [f'<section id="{key}"><h2>{title}</h2>{body}</section>' for key, (title, body) in shown.items()]
-    return "\n".join([_head(report, links), "<main>", _cards(report), *bodies, "</main></body></html>\n"])
+    return "\n".join(
+        [_head(report, links), "<main>", _cards(report), *_notes(report), *bodies, "</main></body></html>\n"]
+    )
 
 
 def _head(report: Report, links: str) -> str:
@@ -54,6 +57,11 @@ def _head(report: Report, links: str) -> str:
         f"<header><div><h1>{title}</h1><p>{prior}; {kind}; simulated, so nothing here is survey performance</p>"
         f"<nav>{links}</nav></div></header>"
     )
+
+
+def _notes(report: Report) -> list[str]:
+    """Return what the figures are to be read with."""
+    return [f'<p class="warn">{escape(text)}</p>' for text in report.get("notes", [])]
 
 
 def _cards(report: Report) -> str:
@@ -99,135 +107,6 @@ def anchor_table(report: Report) -> str:
     )
 
 
-def _detection(report: Report, pictures: Mapping[str, bytes]) -> str:
-    found = report.get("detection")
-    if not found:
-        return ""
-    others = report["testset"]["n_other"]
-    words = {
-        "auroc": "area under the ROC curve",
-        "tpr_at_fpr_0.01": "true positive rate at a false positive rate of 0.01",
-        "tpr_at_fpr_0.001": "... of 0.001",
-        "tpr_at_fpr_0.0001": "... of 0.0001",
-        "tpr0": f"TPR0: before the first false positive of {others:,} non-lenses",
-        "tpr10": "TPR10: with fewer than ten false positives of these",
-        "accuracy": "accuracy at even odds",
-        "precision": "precision at even odds",
-        "recall": "recall at even odds",
-        "f1": "F1 at even odds",
-        "kappa": "Cohen's kappa at even odds",
-        "brier": "Brier score",
-        "log_loss": "log loss (nats)",
-        "ece_prevalence_0.5": "expected calibration error, prevalence 1/2",
-        "ece_prevalence_0.001": "... at 0.001",
-        "ece_prevalence_0.0001": "... at 0.0001",
-        "isotonic_largest": "largest distance of stated from isotonic, prevalence 1/2",
-    }
-    rows = [
-        (
-            text,
-            figure(found[key])
-            if key in found
-            else f"<small>not shown: {escape(report['omitted'].get(key, ''))}</small>",
-        )
-        for key, text in words.items()
-        if key in found or key in report["omitted"]
-    ]
-    trivial = report.get("trivial", {})
-    plain = (
-        "<h3>What needs no network</h3>"
-        + note("AUROC of logistic regressions with squares, each half of the set predicted by the other.")
-        + table(
-            ("total flux", "colours", "moments of the light", "radial profile", "all of them"),
-            [[figure(trivial.get(key)) for key in ("flux", "colour", "light", "radial", "all")]],
-        )
-        if trivial
-        else ""
-    )
-    noise = note(
-        "Intervals: 95 %, bootstrap by galaxy; thresholds are found anew in every resample. A perfectly calibrated "
-        f"model shows an expected calibration error of up to {number(report['ece_noise_95'])} here, and an "
-        f"isotonic regression (thin line, a look only) up to {number(report['isotonic_noise_95'])} away (95 %). "
-        "At even odds: p_lens of at least one half where lenses and others are equally many, which is also what "
-        "accuracy, precision, F1, kappa, Brier score and log loss are weighted to."
-    )
-    return (
-        noise + table(("figure", "value"), rows) + picture(pictures, "roc", "ROC curves")
-        + picture(pictures, "reliability", "reliability") + picture(pictures, "logits", "logits by class") + plain
-    )  # fmt: skip
-
-
-def _survey(report: Report) -> str:
-    found = report.get("detection")
-    if not found:
-        return ""
-    rows: list[Sequence[str]] = []
-    for prevalence in ("0.001", "0.0001"):
-        for fpr in ("0.01", "0.001", "0.0001"):
-            key = f"purity_at_fpr_{fpr}_prevalence_{prevalence}"
-            if key in found:
-                cells = [
-                    figure(found[key]),
-                    figure(found[f"tpr_at_fpr_{fpr}"]),
-                    figure(found[f"inspected_per_lens_{key[7:]}"]),
-                ]
-                rows.append((prevalence, f"false positive rate {fpr}", *cells, ""))
-        for n in (100, 1000, 10000):
-            key = f"top_{n}_prevalence_{prevalence}"
-            if f"purity_{key}" in found:
-                kinds = ("purity", "completeness", "inspected_per_lens", "stated_over_true")
-                cells = [figure(found.get(f"{kind}_{key}")) for kind in kinds]
-                rows.append((prevalence, f"best {n:,}", *cells))
-            else:
-                reason = escape(report["omitted"].get(f"purity_{key}", ""))
-                rows.append((prevalence, f"best {n:,}", f"<small>{reason}</small>", "", "", ""))
-    sure = [
-        (p, figure(found[f"stated_purity_prevalence_{p}"]), figure(found[f"true_purity_prevalence_{p}"]))
-        for p in ("0.001", "0.0001")
-        if f"true_purity_prevalence_{p}" in found
-    ]
-    text = (
-        "Rates of this set carried over to a survey of 1,000,000 objects of that prevalence, with the set's own mix of "
-        "non-lenses; nothing is shown that fewer than ten false positives stand behind."
-    )
-    head = ("prevalence", "selection", "purity", "completeness", "inspected per true lens", "sum of p_lens / lenses")
-    body = note(text) + table(head, rows)
-    if sure:
-        body += "<h3>Objects with p_lens above one half</h3>" + table(
-            ("prevalence", "stated purity", "true purity"), sure
-        )
-    return body
-
-
-def _completeness(report: Report, pictures: Mapping[str, bytes]) -> str:
-    if not report.get("false_positives"):
-        return ""
-    name = next(iter(report["false_positives"]))
-    head = cut_words(name)
-    names = list(report["false_positives"])
-    classes = list(report["false_positives"][name])
-    rows = [
-        (
-            escape(key.replace("_", " ")),
-            f"{report['false_positives'][name][key]['n']:,}",
-            *(figure(report["false_positives"][each][key]) for each in names),
-            figure(report["false_positives"][name][key].get("share")),
-        )
-        for key in classes
-    ]
-    tops = [f"above: {'FPR ' + each if each != EVEN_ODDS else each}" for each in names]
-    text = (
-        f"Pictures at {head}; cells with fewer than ten systems stay empty. Systems below the label rule count "
-        "neither as lenses nor as false positives."
-    )
-    return (
-        note(text)
-        + picture(pictures, "completeness", "completeness over theta_E and S/N")
-        + picture(pictures, "confusion", "confusion matrix")
-        + (table(("class", "objects", *tops, f"share of false positives ({head})"), rows) if rows else "")
-    )
-
-
 def _regression(report: Report, pictures: Mapping[str, bytes]) -> str:
     found = report.get("regression")
     if not found:
@@ -235,7 +114,9 @@ def _regression(report: Report, pictures: Mapping[str, bytes]) -> str:
     kinds = ("bias", "half_width_68", "abs_68", "half_width_95", "rms", "nmad", "r2")
     head = ("", "bias", "half-width 68 %", "68 % of |errors| below", "half-width 95 %", "rms", "NMAD", "R&sup2;")
     rows = [[name, *(figure(found[f"errors.{name}.{kind}"]) for kind in kinds)] for name in PARAMETERS]
-    body = note(
+    bare = report.get("omitted", {}).get("regression intervals")
+    body = note(f"Few intervals: {escape(bare)}.") if bare else ""
+    body += note(
         "Posterior medians minus truth, all true lenses; theta_E, x, y, sx, sy in arcsec; theta_E is the product "
         "average, e1, e2 = (1-q)/(1+q) (cos, sin) of twice the major axis' angle."
     ) + table(head, rows)
@@ -293,15 +174,17 @@ def _words(name: str) -> str:
 def _group_words(report: Report) -> str:
     """Return what the groups of lenses are."""
     text = (
-        "Double: fewer than four images. Outliers: theta_E by 15 %. Stated error: mean. PIT distance: Kolmogorov's, "
-        "beside what 95 % of perfectly calibrated models stay below."
+        "Quad: four images or more. Outliers: theta_E by 15 %. Stated error: mean. PIT distance: Kolmogorov's, "
+        "beside what 95 % of perfectly calibrated models stay below. Fewer than 20 galaxies have no intervals."
     )
     if "selected" in report["groups"]:
         text += f" Selected: what the score puts above {cut_words(next(iter(report['thresholds'])))}."
     elif reason := report.get("omitted", {}).get(f"tpr_at_fpr_{FPRS[0]:g}"):
         text += f" Selected: left out, {escape(reason)}."
     if LIKELY in report["groups"]:
-        text += f" {escape(LIKELY)}: at prevalence 1/2."
+        text += (
+            f" {escape(LIKELY)}: as if every second object were a lens, which most lenses pass; no cut for a survey."
+        )
     if NATURAL in report["groups"]:
         text += f" {escape(NATURAL)}: lenses drawn from the set so that theta_E is distributed as in its population."
     return text
@@ -425,6 +308,12 @@ def _galleries(report: Report, pictures: Mapping[str, bytes]) -> str:
     return note(f"Threshold: {cut}. {captions}") + body
 
 
+def _opening(found: Mapping[str, Any]) -> str:
+    """Return weights, time and, unless the report is too old to know, views of one measurement."""
+    views = f", views {found['views']}" if "views" in found else ""
+    return f"{found['hash'][:12]}, {found['time']}{views}"
+
+
 def _provenance(report: Report) -> str:
     model, found, software = report["model"], report["testset"], report["software"]
     rows = [(f"model {key}", escape(str(value))) for key, value in model.items() if key != "training"]
@@ -433,15 +322,17 @@ def _provenance(report: Report) -> str:
     rows += [(f"set: prior of {key}, 5, 50, 95 %", ", ".join(number(v) for v in value))
              for key, value in found["prior"].items()]  # fmt: skip
     rows += [(key, escape(str(value))) for key, value in software.items()]
-    rows += [(f"opening {k + 1}", escape(f"{each['hash'][:12]}, {each['time']}"))
+    rows += [(f"opening {k + 1}", escape(_opening(each)))
              for k, each in enumerate(report["opened"])]  # fmt: skip
     trained = {"training": model.get("training"), "baseline": (report.get("baseline") or {}).get("training")}
     rows += [
         (f"{what} {key}", escape(str(value))) for what, each in trained.items() for key, value in (each or {}).items()
     ]
     warn = ""
-    if len(report["opened"]) > 1:
-        count = len(report["opened"])
-        text = f"{count} versions of this model have been measured on this set: it is no longer unseen."
+    versions, times = len({each["hash"] for each in report["opened"]}), len(report["opened"])
+    if times > 1:
+        text = f"The set has been opened {times} times for these weights: choose nothing by it."
+        if versions > 1:
+            text = f"{versions} versions of this model have been measured on this set: it is no longer unseen."
         warn = f'<p class="warn">{text}</p>'
     return warn + table(("", ""), rows, frozenset({1}))

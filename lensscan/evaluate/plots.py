@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from lensscan.errors import ConfigError
-from lensscan.evaluate.detection import EVEN_ODDS, PREVALENCES, cut_words, span
+from lensscan.evaluate.detection import EVEN_ODDS, PREVALENCES, cut_words
 from lensscan.evaluate.galleries import KINDS, gallery
 from lensscan.evaluate.posteriors import PARAMETERS, truth_table
+from lensscan.evaluate.rates import rate, span
 from lensscan.evaluate.regression import convert
-from lensscan.evaluate.report import Assessment, Outcome
+from lensscan.evaluate.report import Assessment, Outcome, clusters
 from lensscan.evaluate.testsets import TestSet
-from lensscan.metrics.detection import wilson
 from lensscan.metrics.ranking import FEWEST_FALSE
 from lensscan.mocks.labels import ambiguous
 from lensscan.mocks.recipes import CLASSES
@@ -110,13 +110,12 @@ def _detection(assessment: Assessment, number: int, report: dict[str, Any]) -> d
     name, threshold = next(iter(detection.cuts().items()))
     above = logit >= threshold
     matrix = np.array([[(rows & above).sum(), (rows & ~above).sum()] for rows in (lens, ~lens & plain)])
-    rates = {"lens": _bar(above[lens])}
-    rates |= {
-        key: (float(value["value"]), float(value["low"]), float(value["high"]))
-        for key, value in report["false_positives"][name].items()
-    }
+    galaxy = clusters(assessment.scored)
+    table = {"lens": rate(above[lens], galaxy[lens])} | report["false_positives"][name]
+    rates = {key: (float(each["value"]), float(each["low"]), float(each["high"])) for key, each in table.items()}
+    others = len(np.unique(galaxy[~lens & plain]))
     pictures = {
-        "roc": roc_diagram(curves, FEWEST_FALSE / max(int((~lens & plain).sum()), 1)),
+        "roc": roc_diagram(curves, FEWEST_FALSE / max(others, 1)),
         "reliability": reliability_diagram(panels, isotonic),
         "logits": range_diagram(groups, {f"FPR {fpr:g}": value for fpr, value in detection.thresholds.items()}),
         "confusion": confusion_diagram(matrix, cut_words(name), rates),
@@ -124,11 +123,6 @@ def _detection(assessment: Assessment, number: int, report: dict[str, Any]) -> d
     if report["completeness"]:
         pictures["completeness"] = _completeness(report["completeness"], name)
     return pictures
-
-
-def _bar(hits: Any) -> tuple[float, float, float]:
-    low, high = wilson(int(hits.sum()), len(hits))
-    return float(hits.mean()), low, high
 
 
 def _completeness(tables: dict[str, Any], name: str) -> bytes:

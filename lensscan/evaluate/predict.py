@@ -134,6 +134,15 @@ class Scoring:
     device: str = "cpu"
     batch: int = 64
 
+    def notes(self, cards: Sequence[Card]) -> dict[str, str]:
+        """Return, by name, which models are scored with other views than their cards were calibrated with."""
+        others = [card for card in cards if self.views is not None and card.views != self.views]
+        return {
+            card.name: f"{card.name}: scored with {self.views} views, the logit was calibrated with {card.views}: "
+            "probabilities may be a little off"
+            for card in others
+        }
+
     def predict(
         self,
         models: Sequence[Model],

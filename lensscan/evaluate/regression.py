@@ -9,9 +9,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from lensscan.evaluate.detection import SNR_EDGES, THETA_EDGES, span
+from lensscan.evaluate.intervals import too_few
 from lensscan.evaluate.lightonly import linear_values
 from lensscan.evaluate.posteriors import PARAMETERS, Posteriors
+from lensscan.evaluate.rates import SNR_EDGES, THETA_EDGES, span
 from lensscan.evaluate.testsets import Truth
 from lensscan.lens.conventions import to_axis_ratio, to_hezaveh, to_holismokes
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
@@ -19,7 +20,7 @@ from lensscan.metrics.detection import share_estimate
 from lensscan.metrics.deviations import Deviations
 from lensscan.metrics.sampled import Uniformity, central_coverage, expected_coverage
 
-__all__ = ["CONVENTIONS", "KEPT", "LEVELS", "Regression", "convert", "groups_of", "regress"]
+__all__ = ["CONVENTIONS", "FEWER", "KEPT", "LEVELS", "Regression", "convert", "groups_of", "regress"]
 
 Floats = NDArray[np.float64]
 LEVELS = (0.5, 0.68, 0.95, 0.997)
@@ -33,6 +34,8 @@ SHARES = ("coverage.", "outliers.")
 """Figures that are shares of the lenses."""
 GROUPED = ("coverage.0.68", "coverage.0.95", "outliers.", "sharpness.")
 """Means that are reported of every group, besides widths and the ranks' distance from uniform."""
+FEWER = "fewer than 4 images"
+"""Group of the lenses that are no quads: doubles, naked cusps of three images, and arcs about a single one."""
 CONVENTIONS = {
     "hezaveh2017": ("theta_E", "ex", "ey"),
     "one_minus_q": ("ex", "ey"),
@@ -103,7 +106,7 @@ def groups_of(
             groups[f"S/N {span(a, b)}"] = (snr >= a) & (snr < b)
     if "n_images" in truth:
         images = np.asarray(truth["n_images"], np.float64)[lens]
-        groups |= {"quad": images >= 4, "double": images < 4}
+        groups |= {"quad": images >= 4, FEWER: images < 4}
     groups |= {name: rows[lens] for name, rows in selected.items()}
     return {name: rows for name, rows in groups.items() if rows.sum() >= SMALLEST_GROUP}
 
@@ -182,6 +185,13 @@ class _Statistic:
             found[f"tarp.{name}.mean"] = float((expected - TARP_LEVELS).mean())
         return found
 
+    def groups(self) -> Iterator[tuple[list[str], NDArray[np.bool_]]]:
+        """Yield names of figures, and the lenses (n,) behind all of them."""
+        yield from ((names, rows) for _, names, rows in (*self._means, *self._ranks))
+        for name, (errors, rows) in self._widths.items():
+            yield [f"{name}.{key}" for key in errors.widths()], rows
+        yield from (([name], rows) for name, (_, rows) in self._selective.items())
+
     def shares(self) -> Iterator[tuple[str, NDArray[np.bool_]]]:
         """Yield the figures that are shares, and the lenses (n,) behind each."""
         for _, names, rows in self._means:
@@ -240,6 +250,11 @@ def regress(
     """
     statistic = _Statistic(posteriors, truth, groups, pixel_scale, linear_values(features, truth, bootstrap.cluster))
     figures = resample(statistic, bootstrap)
+    if too_few(bootstrap.cluster):
+        figures = {name: each.bare() for name, each in figures.items()}
+    for names, rows in statistic.groups():
+        if too_few(bootstrap.cluster[rows]):
+            figures |= {name: figures[name].bare() for name in names}
     figures |= {name: share_estimate(figures[name], bootstrap.cluster[rows]) for name, rows in statistic.shares()}
     curves = {"level": TARP_LEVELS}
     curves |= {f"tarp.{name}": expected_coverage(values, TARP_LEVELS) for name, values in posteriors.tarp.items()}

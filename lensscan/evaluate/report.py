@@ -16,22 +16,18 @@ from numpy.typing import NDArray
 
 from lensscan import __version__
 from lensscan.errors import ConfigError, read_reason
-from lensscan.evaluate.detection import (
-    EVEN_ODDS,
-    Detection,
-    completeness_table,
-    detect,
-    false_positives,
-)
+from lensscan.evaluate.detection import EVEN_ODDS, Detection, detect
 from lensscan.evaluate.flows import flow_figures
 from lensscan.evaluate.images import Images, measure_images
+from lensscan.evaluate.intervals import too_few
 from lensscan.evaluate.lightonly import GROUPS, columns_of, linear_scores
 from lensscan.evaluate.posteriors import PARAMETERS, Posteriors, reduce_posteriors, truth_table
 from lensscan.evaluate.predict import Predictions, Scored
+from lensscan.evaluate.rates import completeness_table, false_positives
 from lensscan.evaluate.regression import Regression, groups_of, regress
 from lensscan.evaluate.testsets import TestSet, Truth
 from lensscan.files import replacing
-from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, difference, resample
+from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, difference, resample, trusted
 from lensscan.metrics.ranking import Ranking
 from lensscan.metrics.sampled import ks_noise
 from lensscan.mocks.labels import ambiguous
@@ -57,8 +53,8 @@ __all__ = [
 FORMAT = 1
 STAMP = "stamp"
 """Column of the truth that names the real stamp under a row, -1 without one; painted and unpainted twins share it."""
-LIKELY = "p_lens > 0.5"
-"""Group of the lenses that have this probability at prevalence 1/2."""
+LIKELY = "p_lens > 0.5 at even odds"
+"""Group of the lenses that have this probability at prevalence 1/2: nearly all of them."""
 NATURAL = "natural theta_E"
 """Group of lenses drawn from the set so that theta_E is distributed as in the population of the model's recipe."""
 COMPARED = (
@@ -267,9 +263,9 @@ def compare(assessment: Assessment, ours: int) -> list[dict[str, Any]]:
 
 
 def make_report(
-    assessment: Assessment, number: int, testset: TestSet, opened: Sequence[Mapping[str, str]], device: str
+    assessment: Assessment, number: int, testset: TestSet, opened: Sequence[Mapping[str, Any]], device: str
 ) -> dict[str, Any]:
-    """Return the report of one model; `opened` are the earlier openings of the set, see `lensscan.evaluate.run`."""
+    """Return the report of one model; `opened` are all openings of the set, see `lensscan.evaluate.run`."""
     scored, outcome = assessment.scored, assessment.outcomes[number]
     card, detection, regression = outcome.predictions.card, outcome.detection, outcome.regression
     report: dict[str, Any] = {
@@ -306,6 +302,8 @@ def make_report(
         report["groups"] = regression.counts
         report["curves"] = {name: values.tolist() for name, values in regression.curves.items()}
         report["flow"] = {name: plain(value) for name, value in outcome.flow.items()}
+        if reason := too_few(clusters(scored)[outcome.regressed]):
+            report["omitted"] = report.get("omitted", {}) | {"regression intervals": reason}
         report["noise"] = {"ks_95": ks_noise(regression.counts["all"])}
     if outcome.images is not None:
         report["images"] = {name: plain(value) for name, value in outcome.images.figures.items()}
@@ -317,7 +315,7 @@ def make_report(
 def _detection_parts(scored: Scored, predictions: Predictions, detection: Detection) -> dict[str, Any]:
     cuts = detection.cuts()
     masks = {name: predictions.logit >= value for name, value in cuts.items()}
-    has_arcs = "snr_arc" in scored.truth
+    has_arcs, galaxy = "snr_arc" in scored.truth, clusters(scored)
     return {
         "detection": {name: plain(value) for name, value in detection.figures.items()},
         "omitted": detection.omitted,
@@ -329,11 +327,11 @@ def _detection_parts(scored: Scored, predictions: Predictions, detection: Detect
             for pi, d in detection.diagrams.items()
         },
         "completeness": {
-            name: completeness_table(found, scored.truth, predictions.fwhm) for name, found in masks.items()
+            name: completeness_table(found, scored.truth, predictions.fwhm, galaxy) for name, found in masks.items()
         }
         if has_arcs
         else {},
-        "false_positives": {name: false_positives(found, scored.truth) for name, found in masks.items()},
+        "false_positives": {name: false_positives(found, scored.truth, galaxy) for name, found in masks.items()},
     }
 
 
@@ -374,7 +372,8 @@ def trivial_scores(scored: Scored, n_bands: int, bootstrap: Bootstrap) -> dict[s
     def areas(counts: Counts | None) -> dict[str, float]:
         return {group: ranking.select(counts).auroc() for group, ranking in rankings.items()}
 
-    return {group: plain(value) for group, value in resample(areas, bootstrap).items()}
+    kinds = bootstrap.cluster[lens], bootstrap.cluster[~lens]
+    return {group: plain(trusted(value, *kinds)) for group, value in resample(areas, bootstrap).items()}
 
 
 def plain(value: Estimate) -> dict[str, float | None]:

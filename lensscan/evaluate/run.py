@@ -97,6 +97,9 @@ def evaluate(
         say("these reports stand for these very weights; --overwrite makes them anew")
         return plan.paths(".html")
     check_folder(settings.folder)
+    notes = settings.notes([model.card for model in plan.lineup.singles])
+    for note in notes.values():
+        say(note)
     trained = [plan.training.train(partial(progress, f"mocks for {HOG}"), say)] if plan.training else []
     models = [*plan.lineup.models, *(each.model for each in trained)]
     shown = partial(progress, "stamps")
@@ -115,6 +118,7 @@ def evaluate(
     baseline = reports[-1] if trained else baseline
     for number, (model, report) in enumerate(zip(models, reports, strict=True)):
         report["baseline"] = _identity(baseline)
+        report["notes"] = [notes[model.card.name]] if model.card.name in notes else []
         pair = partial(assessment.pair, number, len(reports) - 1) if trained else lambda figure: None
         report["anchors"] = anchor_rows(report, baseline, anchors, pair)
         for line in anchor_lines(report["anchors"]) if report is not baseline else []:
@@ -152,11 +156,11 @@ class _Plan:
     baseline: dict[str, Any] | None
     cards: list[Card]
     stems: list[Path]
-    histories: list[tuple[list[dict[str, str]], bool]]
+    histories: list[tuple[list[dict[str, Any]], bool]]
 
     @property
-    def opened(self) -> list[list[dict[str, str]]]:
-        """Which weights have seen the set, for each report."""
+    def opened(self) -> list[list[dict[str, Any]]]:
+        """Every opening of the set, this one last, for each report."""
         return [opened for opened, _ in self.histories]
 
     def paths(self, ending: str) -> list[Path]:
@@ -190,7 +194,11 @@ def _plan(settings: Evaluation) -> _Plan:
     names = [card.name for card in cards]
     _require_names(lineup, names)
     stems = [settings.folder / file_stem(name, testset.name) for name in names]
-    histories = [_history(stem, card, testset, settings.overwrite) for stem, card in zip(stems, cards, strict=True)]
+    views = [settings.views or card.views for card in cards[: len(lineup.models)]] + [1] * bool(training)
+    histories = [
+        _history(stem, card, testset, each, settings.overwrite)
+        for stem, card, each in zip(stems, cards, views, strict=True)
+    ]
     return _Plan(testset, lineup, training, baseline, cards, stems, histories)
 
 
@@ -226,13 +234,15 @@ def _beside(stem: Path, ending: str) -> Path:
     return stem.with_name(stem.name + ending)
 
 
-def _history(stem: Path, card: Card, testset: TestSet, overwrite: bool = False) -> tuple[list[dict[str, str]], bool]:
-    """Return which weights have been measured on the set, ours last, and whether their report stands.
+def _history(
+    stem: Path, card: Card, testset: TestSet, views: int, overwrite: bool = False
+) -> tuple[list[dict[str, Any]], bool]:
+    """Return every measurement on the set, the one to come last, and whether a report of these weights stands.
 
     What stands there but cannot be read is refused, as the list of the weights that have seen the set would be lost;
     with `overwrite` the list begins anew.
     """
-    now = {"hash": card.hash, "time": datetime.now(UTC).isoformat(timespec="seconds")}
+    now = {"hash": card.hash, "time": datetime.now(UTC).isoformat(timespec="seconds"), "views": views}
     path = _beside(stem, ".json")
     if not path.is_file():
         return [now], False
@@ -245,9 +255,7 @@ def _history(stem: Path, card: Card, testset: TestSet, overwrite: bool = False) 
     same_set = old["testset"].get("sha256") == testset.describe().get("sha256")
     earlier: list[dict[str, Any]] = old.get("opened", []) if same_set and testset.sealed else []
     stands = same_set and old["model"].get("hash") == card.hash and _beside(stem, ".html").is_file()
-    if any(each["hash"] == card.hash for each in earlier):
-        return earlier, stands
-    return [*earlier, now], False
+    return [*earlier, now], stands and any(each["hash"] == card.hash for each in earlier)
 
 
 def _identity(baseline: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -128,13 +128,18 @@ def _entrant(name: str, combination: Combination, raw: NDArray[np.float32], surv
 
 
 class _Statistic:
-    """All resampled figures of one entrant, with the sorting done once; the survey's own objects come first."""
+    """All resampled figures of one entrant, with the sorting done once; the survey's own objects come first.
 
-    def __init__(self, entrant: Entrant, lens: NDArray[np.bool_], n_own: int, population: Population) -> None:
+    Its non-lenses are of so many `galaxies`.
+    """
+
+    def __init__(
+        self, entrant: Entrant, lens: NDArray[np.bool_], n_own: int, population: Population, galaxies: int
+    ) -> None:
         self.lens, self.population, self.entrant = lens, population, entrant
         others = int((~lens).sum())
         self.tops = np.array(list(lengths(population.n)), np.float64)
-        self.fprs = [fpr for fpr in FPRS if supported(fpr, others)]
+        self.fprs = [fpr for fpr in FPRS if supported(fpr, galaxies)]
         longest = 2 * int(self.tops.max())
         depth = int(lens.sum()) + max(2 * longest, int(2 * FPRS[0] * others))
         self.curve = np.unique(np.rint(np.geomspace(1, min(longest, population.n), POINTS)))
@@ -215,7 +220,8 @@ def measure_lists(
     population = Population(settings.n, settings.prevalence)
     stamp = np.asarray(objects.truth["stamp"], np.int64)
     bootstrap = Bootstrap(np.where(stamp >= 0, -1 - stamp, np.arange(len(lens))), settings.replicates)
-    entrants = [_Statistic(entrant, lens, n_own, population) for entrant in entrants_of(settings, objects)]
+    galaxies = len(np.unique(bootstrap.cluster[~lens]))
+    entrants = [_Statistic(entrant, lens, n_own, population, galaxies) for entrant in entrants_of(settings, objects)]
     steps = itertools.count()
 
     def statistic(counts: Counts | None) -> dict[str, float]:

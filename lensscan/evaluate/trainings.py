@@ -36,6 +36,13 @@ __all__ = [
 SECTIONS = ("detection", "regression", "images", "flow", "completeness", "false_positives")
 """Parts of a report that hold figures of the model; the others are of the test set."""
 LEVEL = 0.95
+SHARES = (
+    r"^(auroc|tpr|purity|completeness|(stated|true)_purity|accuracy|precision|recall|f1|ece|brier|isotonic)"
+    r"|(^|\.)(coverage|outliers|pit_ks)\.|\.(largest|right_number|inside_68)$"
+)
+"""Names of figures that lie between 0 and 1."""
+POSITIVE = r"^(log_loss|stated_over_true|selective\.)|(^|\.)(sharpness|crps)\.|\.(half_width_\d+|abs_68|rms|nmad)$"
+"""Names of figures that are not negative."""
 IDENTITY = {"recipe_digest": "recipe", "seedless_digest": "training file"}
 """What the cards of trainings of one file have in common, and what it stands for."""
 
@@ -89,13 +96,26 @@ def summary_stem(names: Sequence[str], testset: str) -> str:
     return file_stem(family_name(names), testset)
 
 
-def join_figures(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def range_of(name: str, section: str = "") -> tuple[float, float]:
+    """Return the range that a figure of a section of `SECTIONS` cannot leave, by its name."""
+    if section in ("completeness", "false_positives"):
+        return 0.0, 1.0
+    ranges = ((SHARES, (0.0, 1.0)), (r"^kappa$|^tarp\..*\.mean$", (-1.0, 1.0)), (POSITIVE, (0.0, math.inf)),
+              (r"^inspected_per_lens", (1.0, math.inf)), (r"^gain_over_light|\.r2$", (-math.inf, 1.0)))  # fmt: skip
+    return next((ends for pattern, ends in ranges if re.search(pattern, name)), (-math.inf, math.inf))
+
+
+def join_figures(
+    figures: Sequence[Mapping[str, Any]], within: tuple[float, float] = (-math.inf, math.inf)
+) -> dict[str, Any] | None:
     """Return a figure of several trainings as one; None unless all know it.
 
     Parameters
     ----------
     figures : sequence of mapping
         ``value low high`` of each.
+    within : (2,) tuple of float
+        Range of the figure, at whose ends its intervals end.
 
     Returns
     -------
@@ -116,7 +136,9 @@ def join_figures(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         known = None if ends is None else float(np.mean(ends))
         found[f"test_{end}"] = known
         reach = None if known is None else math.hypot(max(sign * (known - mean), 0.0), noise)
-        found[end] = None if reach is None else mean + sign * reach
+        found[end] = (
+            None if reach is None else min(max(mean + sign * reach, min(within[0], mean)), max(within[1], mean))
+        )
     return found
 
 
@@ -126,17 +148,17 @@ def _known(figures: Sequence[Mapping[str, Any]], key: str) -> list[float] | None
     return values if len(values) == len(figures) else None
 
 
-def join_parts(parts: Sequence[Any]) -> Any:
-    """Return the figures of parts of reports joined, wherever they stand in them; None where there is none."""
+def join_parts(parts: Sequence[Any], section: str = "", name: str = "") -> Any:
+    """Return the figures of parts of reports joined, wherever they stand in a section; None where there is none."""
     first = parts[0]
     if isinstance(first, Mapping):
         if all(isinstance(part, Mapping) and set(ENDS) <= set(part) for part in parts):
-            return join_figures(parts)
+            return join_figures(parts, range_of(name, section))
         keys = [key for key in first if all(isinstance(part, Mapping) and key in part for part in parts)]
-        joined = {key: join_parts([part[key] for part in parts]) for key in keys}
+        joined = {key: join_parts([part[key] for part in parts], section, key) for key in keys}
         return {key: value for key, value in joined.items() if value is not None} or None
     if isinstance(first, list) and all(isinstance(part, list) and len(part) == len(first) for part in parts):
-        items = [join_parts(each) for each in zip(*parts, strict=True)]
+        items = [join_parts(each, section, name) for each in zip(*parts, strict=True)]
         return items if any(item is not None for item in items) else None
     return None
 
@@ -193,7 +215,7 @@ def join_reports(
         "bootstrap": first["bootstrap"],
         "software": first["software"],
     }
-    summary |= {name: join_parts([report.get(name) for report in reports]) for name in SECTIONS}
+    summary |= {name: join_parts([report.get(name) for report in reports], name) for name in SECTIONS}
     summary = {key: value for key, value in summary.items() if value is not None}
     summary["baseline"] = None if baseline is None else {key: baseline["model"].get(key) for key in ("name", "hash")}
     summary["anchors"] = anchor_rows(summary, baseline, load_anchors())

@@ -16,11 +16,11 @@ from lensscan.evaluate.posteriors import reduce_posteriors, truth_table
 from lensscan.evaluate.predict import Predictions, Scored, Scoring
 from lensscan.evaluate.report import clusters
 from lensscan.evaluate.testsets import SEEDS, SealedSet
-from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample
+from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample, trusted
 from lensscan.metrics.calibration import binned, class_weights
 from lensscan.metrics.detection import share_estimate
 from lensscan.metrics.deviations import Deviations
-from lensscan.metrics.ranking import FEWEST_FALSE, Ranking
+from lensscan.metrics.ranking import Ranking, supported
 from lensscan.metrics.sampled import central_coverage
 from lensscan.mocks.labels import ambiguous
 from lensscan.mocks.recipes import Recipe, load_recipe
@@ -171,14 +171,21 @@ def _score(
 class _Statistic:
     """The figures of one cell under any resampling, with all sorting done once."""
 
-    def __init__(self, logit: Floats, probability: Floats, lens: NDArray[np.bool_], clear: NDArray[np.bool_]) -> None:
+    def __init__(
+        self,
+        logit: Floats,
+        probability: Floats,
+        lens: NDArray[np.bool_],
+        clear: NDArray[np.bool_],
+        galaxies: NDArray[np.int64],
+    ) -> None:
         self.clear, self._lens = clear, lens[clear]
         self.scores = bool(np.isfinite(logit).all()) and self._lens.any() and not self._lens.all()
         if self.scores:
             self._ranking = Ranking(logit[clear], self._lens)
             self._order = np.argsort(logit[clear], kind="stable")
             self._probability = probability[clear][self._order]
-        self._supported = FPR * (~self._lens).sum() >= FEWEST_FALSE
+        self._supported = supported(FPR, len(np.unique(galaxies[clear & ~lens])))
         self.rows = np.zeros(len(lens), bool)
         self._errors: Deviations | None = None
 
@@ -218,14 +225,19 @@ def measure_cell(scored: Scored, predictions: Predictions, replicates: int, seed
     """
     lens, clear = np.asarray(scored.truth["is_lens"], bool), ~ambiguous(scored.truth)
     logit = predictions.logit
-    statistic = _Statistic(logit, predictions.card.calibration.p_lens(logit, EVEN), lens, clear)
+    galaxies = clusters(scored)
+    statistic = _Statistic(logit, predictions.card.calibration.p_lens(logit, EVEN), lens, clear, galaxies)
     rows = lens & predictions.posterior.finite
     if rows.any():
         truth = truth_table(scored.truth, rows)
         posteriors = reduce_posteriors(predictions.posterior[rows], truth, seed)
         statistic.regress(rows, posteriors.median[:, 0], truth[:, 0], posteriors.ranks["theta_E"])
-    galaxies = clusters(scored)
-    figures = resample(statistic, Bootstrap(galaxies, replicates, seed))
+    kinds = dict.fromkeys(("theta_E_bias", "theta_E_68", "coverage_68"), (galaxies[rows],))
+    both = galaxies[lens & clear], galaxies[~lens & clear]
+    figures = {
+        name: trusted(each, *kinds.get(name, both))
+        for name, each in resample(statistic, Bootstrap(galaxies, replicates, seed)).items()
+    }
     behind = {"coverage_68": rows, "tpr": lens & clear}
     return Cell(
         model=predictions.card.name,

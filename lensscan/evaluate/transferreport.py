@@ -48,12 +48,17 @@ def lines(found: Transfer) -> list[str]:
             continue
         stated = [f"{FIGURES[name].split(' (')[0]} {_words(cell, name)}" for name in FIGURES if name in cell.figures]
         text.append(f"{lead} {'; '.join(stated)}")
-    return text
+    return [*text, *(f"  {words}" for words in _notes(found))]
+
+
+def _notes(found: Transfer) -> list[str]:
+    return list(found.settings.notes([model.card for model in found.settings.models]).values())
 
 
 def _words(cell: Cell, name: str) -> str:
     estimate = cell.figures[name]
-    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+    interval = "" if np.isnan(estimate.low) else f" [{estimate.low:.3f}, {estimate.high:.3f}]"
+    return f"{estimate.value:.3f}{interval}"
 
 
 def report(found: Transfer) -> dict[str, Any]:
@@ -74,6 +79,7 @@ def report(found: Transfer) -> dict[str, Any]:
             each.name: {"digest": each.digest, "bands": list(each.bands), "size": each.size, "pixels": each.pixel_scale}
             for each in found.recipes
         },
+        "notes": _notes(found),
         "cells": [_cell(cell) for cell in found.cells],
     }
 
@@ -110,7 +116,7 @@ def make_page(found: dict[str, Any], pictures: dict[str, bytes]) -> str:
         "bands absent. In a row nothing but the mocks changes, in a column all models see the same galaxies. "
         f"TPR needs at least {10 / FPR:,.0f} non-lenses. Calibration error: expected, of p_lens at prevalence 1/2; "
         "like the bias and the coverage it is that of the card, whose calibration and prior are the training recipe's. "
-        "Intervals: 95 %, bootstrap by galaxy."
+        "Intervals: 95 %, bootstrap by galaxy; none where fewer than 20 galaxies of a kind stand behind a figure."
     )
     rows = []
     for cell in found["cells"]:
@@ -124,6 +130,7 @@ def make_page(found: dict[str, Any], pictures: dict[str, bytes]) -> str:
         rows.append([*lead, escape(taken), number, *figures, f"{100 * cell['out_of_range']:.0f} %"])
     head = ("model", "mocks of", "bands", "lenses + others", *map(escape, FIGURES.values()), "out of range")
     body = picture(pictures, "transfer", "figures of every model on every recipe")
+    body += "".join(note(escape(words)) for words in found["notes"])
     body += table(head, rows, frozenset({0, 1, 2}))
     caption = f"{found['n']:,} mocks of each recipe, the seed for tuning: no result, for looking only; simulated"
     return simple_page("Models on other surveys", caption, note(text) + body)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Bootstrap", "Counts", "Estimate", "difference", "resample"]
+__all__ = ["FEWEST_CLUSTERS", "Bootstrap", "Counts", "Estimate", "difference", "resample", "trusted"]
 
 Counts = NDArray[np.int64]
 Figures = Mapping[str, float]
 LEVEL = 0.95
+FEWEST_CLUSTERS = 20
+"""Below so many clusters resamples are too alike for an interval of 95 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,10 @@ class Estimate:
         else:
             low, high = np.quantile(good, [tail, (1 + LEVEL) / 2])
         return cls(float(value), float(low), float(high), values)
+
+    def bare(self) -> Estimate:
+        """Return the same without an interval."""
+        return replace(self, low=float("nan"), high=float("nan"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +107,20 @@ def resample(statistic: Callable[[Counts | None], Figures], bootstrap: Bootstrap
     return {name: Estimate.of(value, replicates[name]) for name, value in values.items()}
 
 
+def trusted(found: Estimate, *clusters: NDArray[Any]) -> Estimate:
+    """Return the estimate; without its interval if rows of one kind are of fewer than `FEWEST_CLUSTERS` clusters.
+
+    Parameters
+    ----------
+    found : Estimate
+    *clusters : (n,) arrays
+        Clusters of the rows of each kind behind it, such as lenses and others.
+    """
+    return found.bare() if any(len(np.unique(each)) < FEWEST_CLUSTERS for each in clusters) else found
+
+
 def difference(ours: Estimate, other: Estimate) -> Estimate:
-    """Return ours minus other; paired if both come from the same resamples.
+    """Return ours minus other; paired if both come from the same resamples, bare if either is.
 
     Raises
     ------
@@ -111,4 +129,5 @@ def difference(ours: Estimate, other: Estimate) -> Estimate:
     """
     if ours.replicates.shape != other.replicates.shape:
         raise ValueError("a paired difference needs the same resamples on both sides")
-    return Estimate.of(ours.value - other.value, ours.replicates - other.replicates)
+    found = Estimate.of(ours.value - other.value, ours.replicates - other.replicates)
+    return found.bare() if np.isnan([ours.low, other.low]).any() else found

@@ -53,7 +53,7 @@ def purity(tpr: float, fpr: float, prevalence: float) -> float:
     return true / (true + false) if true + false > 0 else float("nan")
 
 
-def wilson(hits: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
+def wilson(hits: float, n: float, z: float = 1.959963984540054) -> tuple[float, float]:
     """Return Wilson's interval of a rate, by default at 95 % (Wilson 1927)."""
     if n == 0:
         return 0.0, 1.0

@@ -162,5 +162,5 @@ class Ranking:
 
 
 def supported(fpr: float, n_other: float) -> bool:
-    """Return whether a sample of `n_other` negatives can show a false positive rate."""
+    """Return whether a sample of `n_other` independent negatives (galaxies) can show a false positive rate."""
     return fpr * n_other >= FEWEST_FALSE * (1 - 1e-9)

@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 from synthetic_scores import scored
 
-from lensscan.evaluate.detection import BINS, _fitted, _noise, completeness_table, detect, false_positives
+from lensscan.evaluate.detection import BINS, _fitted, _noise, detect
+from lensscan.evaluate.rates import completeness_table, false_positives, rate
 from lensscan.evaluate.report import clusters
 from lensscan.metrics.bootstrap import Bootstrap
 from lensscan.metrics.calibration import binned, class_weights
@@ -109,6 +110,77 @@ def test_challenge_figures_on_100_000_objects():
     assert found["tpr0"].value <= found["tpr10"].value <= found["tpr_at_fpr_0.001"].value
 
 
+def test_the_interval_of_tpr0_goes_beyond_the_highest_non_lens(monkeypatch):
+    """A bootstrap of TPR0 begins at its value; rows of one galaxy are one highest score, not many."""
+    monkeypatch.setattr("lensscan.evaluate.detection.LARGE", 2000)
+    rng = np.random.default_rng(5)
+    lens = np.arange(2000) < 1000
+    logit = rng.normal(np.where(lens, 3.0, 0.0))
+    found = detect(logit, lens, Bootstrap(np.arange(2000), 400)).figures["tpr0"]
+    threshold = logit[~lens].max()
+    assert found.value == (logit[lens] > threshold).mean()
+    assert found.low < found.value - 0.1
+    assert found.value < found.high < (logit[lens] > np.sort(logit[~lens])[-8]).mean() + 0.03
+    exact = stats.norm.sf(stats.norm.isf(np.log(2) / 1000) - 3)
+    assert found.low < exact < found.high
+    twice = np.flatnonzero(~lens)[np.argsort(logit[~lens])[-40:]]
+    rows = np.append(np.arange(2000), np.tile(twice, 3))
+    again = detect(logit[rows], lens[rows], Bootstrap(rows, 400)).figures["tpr0"]
+    assert (again.low, again.high) == pytest.approx((found.low, found.high), abs=0.05)
+
+
+def test_no_lens_before_the_first_false_positive_may_be_chance(monkeypatch):
+    monkeypatch.setattr("lensscan.evaluate.detection.LARGE", 2000)
+    rng = np.random.default_rng(6)
+    lens = np.arange(2000) < 1000
+    logit = rng.normal(size=2000)
+    logit[~lens] = np.minimum(logit[~lens], 1.0)
+    logit[lens] = np.minimum(logit[lens], 2.4)
+    logit[1000] = 2.5
+    found = detect(logit, lens, Bootstrap(np.arange(2000), 200)).figures["tpr0"]
+    assert (found.value, found.low) == (0.0, 0.0)
+    assert found.high > 0.05 > wilson(0, 1000)[1], "the second non-lens would have left many"
+
+
+def test_what_is_never_wrong_is_not_certain():
+    """Lenses and others far apart: all resamples are alike, and say nothing."""
+    lens = np.arange(3000) < 1000
+    logit = np.where(lens, 6.0, -6.0) + 0.1 * np.random.default_rng(1).normal(size=3000)
+    figures = detect(logit, lens, Bootstrap(np.arange(3000), 30)).figures
+    recall, wrong = wilson(1000, 1000)[0], wilson(0, 2000)[1]
+    expected = {
+        "recall": recall,
+        "auroc": recall,
+        "accuracy": (recall + 1 - wrong) / 2,
+        "precision": recall / (recall + wrong),
+        "f1": 2 * recall / (1 + recall + wrong),
+        "kappa": recall - wrong,
+        "purity_at_fpr_0.01_prevalence_0.001": 0.001 * recall / (0.001 * recall + 0.01 * 0.999),
+    }
+    for name, low in expected.items():
+        assert figures[name].low == pytest.approx(low), name
+        assert figures[name].low < figures[name].value <= figures[name].high, name
+    assert (
+        figures["inspected_per_lens_at_fpr_0.01_prevalence_0.001"].high
+        > 1 / figures["purity_at_fpr_0.01_prevalence_0.001"].value
+    )
+    twins = detect(logit, lens, Bootstrap(np.arange(3000) // 10, 30)).figures
+    assert twins["precision"].low < figures["precision"].low, "300 galaxies"
+    none = detect(-logit, lens, Bootstrap(np.arange(3000), 30)).figures["tpr_at_fpr_0.01"]
+    assert (none.value, none.high) == (0.0, wilson(0, 1000)[1])
+
+
+def test_precision_of_a_model_that_calls_no_other_a_lens():
+    lens = np.arange(600) < 300
+    logit = np.where(lens, np.where(np.arange(600) % 2, 3.0, -3.0), -5.0)
+    figures = detect(logit, lens, Bootstrap(np.arange(600), 40)).figures
+    assert figures["precision"].value == 1.0
+    assert figures["precision"].low == pytest.approx(
+        figures["recall"].low / (figures["recall"].low + wilson(0, 300)[1])
+    )
+    assert figures["recall"].low < 0.5 < figures["recall"].high
+
+
 def test_systems_below_the_label_rule_are_neither(found):
     sample = scored(4000, vague=0.3)
     vague = ambiguous(sample.truth)
@@ -156,6 +228,43 @@ def test_twins_share_a_cluster():
     alone = detect(logit, lens, Bootstrap(np.arange(2000), 150)).figures["auroc"]
     double = detect(np.tile(logit, 2), np.tile(lens, 2), Bootstrap(np.tile(np.arange(2000), 2), 150)).figures["auroc"]
     assert double.high - double.low == pytest.approx(alone.high - alone.low, rel=0.3)
+
+
+def test_rates_of_few_galaxies_have_wide_intervals():
+    """Three in four of 400 rows on ten galaxies: as many trials as galaxies."""
+    hits, galaxy = np.arange(400) % 4 > 0, np.arange(400) // 40
+    found, rows = rate(hits, galaxy), rate(hits)
+    assert (found["n"], found["value"]) == (400, 0.75) == (rows["n"], rows["value"])
+    assert (found["low"], found["high"]) == wilson(7.5, 10)
+    assert (rows["low"], rows["high"]) == wilson(300, 400)
+    assert rate(hits[:0], galaxy[:0])["high"] == 1.0
+    sample = scored(400, seed=2)
+    above, fwhm = sample.models[0].logit > 0, sample.models[0].fwhm
+    alone, together = (
+        (completeness_table(above, sample.truth, fwhm, each)["cmu"], false_positives(above, sample.truth, each)["ring"])
+        for each in (None, galaxy % 5)
+    )
+    for narrow, wide in zip(alone, together, strict=True):
+        assert wide["value"] == narrow["value"]
+        assert wide["high"] - wide["low"] > 1.4 * (narrow["high"] - narrow["low"])
+    for narrow, wide in ((alone[1]["share"], together[1]["share"]),):
+        assert wide["high"] - wide["low"] > 1.4 * (narrow["high"] - narrow["low"])
+
+
+def test_rows_of_few_galaxies_show_no_rare_false_positives():
+    """20,000 rows of 1,500 galaxies can show a rate of 0.01, and none of 0.001."""
+    rng = np.random.default_rng(2)
+    galaxy = rng.permutation(20_000) % 1500
+    lens = np.arange(20_000) < 4000
+    logit = 2 * rng.normal(np.where(lens, 1.0, -1.0))
+    rows, few = (detect(logit, lens, Bootstrap(each, 3)) for each in (np.arange(20_000), galaxy))
+    assert "tpr_at_fpr_0.001" in rows.figures
+    assert "tpr_at_fpr_0.001" not in few.figures
+    assert "tpr_at_fpr_0.01" in few.figures
+    assert few.omitted["tpr_at_fpr_0.001"].startswith("16000 non-lenses of 1500 galaxies show too few")
+    assert "purity_top_1000_prevalence_0.001" in rows.figures
+    assert "of 1500 galaxies" in few.omitted["purity_top_1000_prevalence_0.001"]
+    assert len(few.figures) < len(rows.figures)
 
 
 def test_real_stamps_are_the_clusters():

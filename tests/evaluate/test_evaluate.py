@@ -88,6 +88,17 @@ def test_a_model_without_posteriors_has_no_regression(reports):
     assert "Lens parameters" in page(reports, "one")
 
 
+def test_views_that_the_card_was_not_calibrated_with_are_told(folder, reports, tmp_path, capsys):
+    arguments = ("--testset", "des-griz:tune:60", "--views", "8", "-o", tmp_path)
+    assert evaluate(folder / "one.safetensors", *arguments) == 0
+    words = "one: scored with 8 views, the logit was calibrated with 1: probabilities may be a little off"
+    assert words in capsys.readouterr().err
+    report = json.loads((tmp_path / "one--des-griz-tune-60.json").read_text())
+    assert (report["notes"], report["model"]["views"]) == ([words], 8)
+    assert words in (tmp_path / "one--des-griz-tune-60.html").read_text()
+    assert load(reports, "one")["notes"] == []
+
+
 def test_models_are_compared_in_pairs(reports):
     ours, theirs = load(reports, "one"), load(reports, "two")
     left = {(row["other"], row["figure"]): row["value"] for row in ours["comparisons"]}
@@ -253,15 +264,20 @@ def test_a_sealed_set_is_opened_once_per_model(folder, tmp_path, capsys, sealed)
         assert words in said
     assert path.read_bytes() == first
     assert evaluate(*command, "--baseline", baseline, "--overwrite") == 0
+    opened = json.loads(path.read_text())["opened"]
+    assert [each["hash"] for each in opened] == [opened[0]["hash"]] * 2, "the same weights, and twice opened"
+    assert [each["views"] for each in opened] == [1, 1]
+    assert "The set has been opened 2 times for these weights" in path.with_suffix(".html").read_text()
     assert evaluate(*command, "--baseline", baseline) == 0
     assert "ignored" not in capsys.readouterr().err
     network(5, "one").save(tmp_path / "one.safetensors")
     assert evaluate(tmp_path / "one.safetensors", *command[1:]) == 0
     report = json.loads(path.read_text())
     assert len({each["hash"] for each in report["opened"]}) == 2
+    assert len(report["opened"]) == 3, "a look at a report that stands is none at the set"
     page = path.with_suffix(".html").read_text()
     assert "2 versions of this model have been measured" in page
-    assert "opening 2" in page
+    assert "opening 3" in page
 
 
 def test_a_changed_simulator_stops_before_any_figure(folder, tmp_path, capsys, monkeypatch):

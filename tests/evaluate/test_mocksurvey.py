@@ -147,6 +147,19 @@ def test_the_page_shows_every_ranking_and_its_false_positives(planted):
     assert "purity_two_lists" not in told
 
 
+def test_views_that_the_card_was_not_calibrated_with_are_told(planted):
+    wanted, found, objects = planted
+    assert mocksurveyreport.report(wanted, objects, found)["notes"] == []
+    other = dataclasses.replace(wanted, views=8)
+    names = [each.card.name for each in wanted.lineup.singles]
+    words = [f"{name}: scored with 8 views, the logit was calibrated with 1" for name in names]
+    notes = mocksurveyreport.report(other, objects, found)["notes"]
+    assert [note.partition(":")[0] for note in notes] == names
+    for each in words:
+        assert each in mocksurveyreport.make_page(other, objects, found, {})
+        assert each in "\n".join(mocksurveyreport.lines(other, objects, found))
+
+
 def test_many_lenses_make_the_expectation_surer_than_the_count(planted):
     _, (_, _, honest), _ = planted
     counted, expected = (honest.figures[f"{kind}_completeness_top_1000"] for kind in ("count", "expected"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -15,12 +17,22 @@ from lensscan.evaluate.posteriors import (
     reduce_posteriors,
     truth_table,
 )
-from lensscan.evaluate.regression import CONVENTIONS, KEPT, _indicators, _surest, convert, groups_of, regress
+from lensscan.evaluate.regression import (
+    CONVENTIONS,
+    FEWER,
+    KEPT,
+    TARP_LEVELS,
+    _indicators,
+    _surest,
+    convert,
+    groups_of,
+    regress,
+)
 from lensscan.lens.conventions import from_axis_ratio
 from lensscan.metrics.bootstrap import Bootstrap
 from lensscan.metrics.detection import wilson
 from lensscan.metrics.deviations import Deviations
-from lensscan.metrics.sampled import central_coverage
+from lensscan.metrics.sampled import central_coverage, expected_coverage
 from lensscan.nets.latent import from_latent, to_latent
 from lensscan.nets.mixture import Mixture
 
@@ -83,7 +95,7 @@ def test_errors_are_those_of_the_posterior(exact):
 
 def test_groups(exact):
     counts = exact[0].counts
-    assert counts["quad"] + counts["double"] == counts["all"]
+    assert counts["quad"] + counts[FEWER] == counts["all"]
     assert counts["S/N 20-40"] > 20
     assert counts["selected"] < counts["all"]
     assert exact[0].figures["group.quad.coverage.0.68.joint_7"].value == pytest.approx(0.68, abs=0.05)
@@ -107,6 +119,14 @@ def test_lenses_of_every_size_are_in_a_group():
     assert set(theta_E[groups["theta_E > 3"]]) == {3.5, 5.0, 9.0}
     bins = [rows for name, rows in groups.items() if name != "theta_E > 0.8"]
     assert (np.sum(bins, axis=0) == 1).all()
+
+
+def test_what_is_no_quad_is_not_called_a_double():
+    images = np.repeat([1.0, 2.0, 3.0, 4.0, 5.0], 20)
+    groups = groups_of({"theta_E": np.ones(100), "n_images": images}, np.ones(100, bool), {})
+    assert set(images[groups["quad"]]) == {4, 5}
+    assert set(images[groups["fewer than 4 images"]]) == {1, 2, 3}
+    assert "double" not in groups
 
 
 def repeated(mean, packed, n):
@@ -212,6 +232,40 @@ def test_conventions():
     np.testing.assert_allclose(convert("holismokes4", truth, truth)[1][:, 0], (1 + q) / (2 * np.sqrt(q)))
 
 
+def test_an_ellipse_turned_by_ninety_degrees_gets_no_sign_from_the_truth_but_in_hezaveh():
+    """A spin-2 pair of the wrong sign: errors are twice the truth.  Hezaveh's turns by 90 degrees: sqrt(2) times."""
+    sample = scored(400)
+    lens = sample.truth["is_lens"]
+    truth = truth_table(sample.truth, lens)
+    truth[:, 1], truth[:, 2] = 0.3, -0.1
+    reduced = reduce_posteriors(sample.models[0].posterior[lens], truth)
+    turned = _with(reduced, truth * [1, -1, -1, 1, 1, 1, 1])
+    figures = regress(turned, truth, {}, 0.263, sample.features[lens], Bootstrap(np.arange(len(truth)), 2)).figures
+    size = np.hypot(0.3, 0.1)
+    q = (1 - size) / (1 + size)
+    cosine, sine = 0.3 / size, -0.1 / size
+    expected = {
+        "errors": (2 * size, "e1", "e2"),
+        "one_minus_q": (2 * (1 - q), "ex", "ey"),
+        "holismokes4": (2 * (1 - q**2) / (1 + q**2), "ex", "ey"),
+    }
+    for convention, (error, *names) in expected.items():
+        for name, part in zip(names, (cosine, sine), strict=True):
+            for figure in ("abs_68", "rms"):
+                found = figures[f"{convention}.{name}.{figure}"].value
+                assert found == pytest.approx(abs(error * part), abs=1e-9), (convention, name, figure)
+    pair = [figures[f"hezaveh2017.{name}.rms"].value for name in ("ex", "ey")]
+    assert np.hypot(*pair) == pytest.approx(np.sqrt(2) * (1 - q))
+    same = regress(_with(reduced, truth), truth, {}, 0.263, sample.features[lens], Bootstrap(np.arange(len(truth)), 2))
+    for name in ("hezaveh2017.ex", "hezaveh2017.ey", "errors.e1", "one_minus_q.ex", "holismokes4.ey"):
+        assert same.figures[f"{name}.rms"].value == pytest.approx(0.0, abs=1e-12), name
+
+
+def _with(found, median):
+    """Posteriors of other medians."""
+    return dataclasses.replace(found, median=median.copy())
+
+
 def test_help_from_the_truth_makes_errors_smaller():
     """No information: the pair's error falls from the prior's to about 0.8 of it, as for Hezaveh+2017's prior."""
     rng = np.random.default_rng(4)
@@ -260,6 +314,16 @@ def test_a_group_that_no_row_was_drawn_of_is_unknown_not_zero():
     assert (np.isnan(found["group.inside.pit_ks.x"].replicates) == np.isnan(covered.replicates)).all()
     assert np.nanmin(covered.replicates) == covered.value == 1.0
     assert (covered.low, covered.high) == wilson(1, 1), "one stamp is under all rows of the group"
+
+
+def test_distances_of_tarp_are_resampled(exact):
+    reduced = exact[2]
+    figure = exact[0].figures
+    for name, fraction in reduced.tarp.items():
+        for number, counts in enumerate(Bootstrap(np.arange(len(fraction)), 6).counts()):
+            gap = expected_coverage(np.repeat(fraction, counts), TARP_LEVELS) - TARP_LEVELS
+            assert figure[f"tarp.{name}.largest"].replicates[number] == pytest.approx(np.abs(gap).max())
+            assert figure[f"tarp.{name}.mean"].replicates[number] == pytest.approx(gap.mean())
 
 
 def test_gain_over_the_light_is_the_known_one(exact):

@@ -15,8 +15,8 @@ from lensscan.evaluate.detection import cut_words, detect
 from lensscan.evaluate.galleries import class_name
 from lensscan.evaluate.markup import figure, number
 from lensscan.evaluate.report import LIKELY, NATURAL, assess, clusters, compare, plain, trivial_scores
-from lensscan.metrics.bootstrap import Bootstrap, Estimate
-from lensscan.metrics.detection import auroc
+from lensscan.metrics.bootstrap import Bootstrap, Estimate, difference
+from lensscan.metrics.detection import auroc, wilson
 from lensscan.mocks.labels import ambiguous
 from lensscan.mocks.recipes import CLASSES
 from lensscan.nets.card import ThetaPrior
@@ -70,17 +70,50 @@ def test_models_are_compared_on_the_lenses_that_all_of_them_regress():
     assert all(row["value"] == row["low"] == row["high"] == 0 for row in gaps), "the same posteriors twice"
 
 
-def test_a_set_of_few_lenses_has_wide_intervals_not_zeros():
-    """With three lenses one resample in twenty draws none; it must not count as an area of zero."""
+def test_a_set_of_few_lenses_has_no_intervals_but_those_of_counts():
+    """With three lenses one resample in twenty draws none, and the others differ in nothing."""
     sample = scored(60, seed=3)
     keep = np.flatnonzero(sample.truth["is_lens"])[:3]
     sample.truth["is_lens"] = np.isin(np.arange(60), keep)
     sample.models[0].logit[keep] = 50.0
-    (outcome,) = assess(sample, 0.26, 300).outcomes
-    area = outcome.detection.figures["auroc"]
-    assert (area.value, area.low, area.high) == pytest.approx((1.0, 1.0, 1.0))
+    assessment = assess(sample, 0.26, 300)
+    (outcome,) = assessment.outcomes
+    area, recall, accuracy = (outcome.detection.figures[name] for name in ("auroc", "recall", "accuracy"))
+    assert (area.value, area.low, area.high) == (1.0, *wilson(3, 3)) == (recall.value, recall.low, recall.high)
     assert np.isnan(area.replicates).any(), "some resamples hold no lens"
-    assert outcome.detection.figures["accuracy"].low > 0.4
+    assert 0.4 < accuracy.value < 1
+    assert np.isnan([accuracy.low, accuracy.high]).all()
+    assert "3 galaxies with a lens and 57 galaxies without" in outcome.detection.omitted["intervals"]
+    assert np.isnan(difference(accuracy, accuracy).low)
+    for name, found in outcome.regression.figures.items():
+        if not name.startswith(("coverage", "outliers")):
+            assert np.isnan([found.low, found.high]).all(), name
+    covered = outcome.regression.figures["coverage.0.997.x"]
+    assert (covered.value, covered.low) == (1.0, wilson(3, 3)[0]), "all of three"
+    assert all(value["low"] is None for value in trivial_scores(sample, 2, outcome.bootstrap).values())
+
+
+def test_one_lens_tells_no_width():
+    sample = scored(60, seed=3)
+    lens = np.flatnonzero(sample.truth["is_lens"])
+    sample.truth["is_lens"] = np.arange(60) == lens[0]
+    (outcome,) = assess(sample, 0.26, 20).outcomes
+    width = outcome.regression.figures["errors.theta_E.half_width_68"]
+    assert width.value == 0
+    assert np.isnan([width.low, width.high]).all()
+
+
+def test_groups_of_few_galaxies_have_no_intervals():
+    """Forty lenses of S/N above 40 on three galaxies, and the others on their own."""
+    sample = scored(400, seed=5)
+    bright = sample.truth["is_lens"] & (sample.truth["snr_arc"] >= 40)
+    stamps = np.where(bright, np.arange(400) % 3, -1)
+    (outcome,) = assess(repeated(sample, np.arange(400), stamps), 0.26, 30).outcomes
+    figures = outcome.regression.figures
+    for name in ("errors.x.rms", "pit_ks.x", "sharpness.theta_E"):
+        assert np.isnan(figures[f"group.S/N > 40.{name}"].low), name
+        assert figures[f"group.S/N 20-40.{name}"].low > 0, name
+    assert figures["errors.x.rms"].low > 0
 
 
 @pytest.mark.slow
@@ -91,6 +124,45 @@ def test_challenge_figures_count_the_systems_below_the_label_rule(monkeypatch):
     assert "tpr10" in outcome.detection.figures, "the set has 2,000 objects, lensed but hidden ones among them"
     kept = scored(1999, vague=0.2)
     assert "1999" in assess(kept, 0.26, 3).outcomes[0].detection.omitted["tpr10"]
+
+
+def repeated(sample, rows, stamps):
+    """The rows of a sample again and again, with the real stamp under each."""
+    models = [
+        dataclasses.replace(
+            each, logit=each.logit[rows], posterior=each.posterior[rows], flags=each.flags[rows], fwhm=each.fwhm[rows]
+        )
+        for each in sample.models
+    ]
+    truth = {key: column[rows] for key, column in sample.truth.items()} | {"stamp": stamps}
+    return dataclasses.replace(
+        sample, rows=np.arange(len(rows)), truth=truth, features=sample.features[rows], models=models
+    )
+
+
+def test_intervals_of_everything_are_by_galaxy():
+    """Each row four times, as four galaxies or as one: half the interval, or the whole."""
+    rows = np.tile(np.arange(160), 4)
+    sample = scored(160, seed=4)
+    alone, together = (
+        assess(repeated(sample, rows, stamps), 0.26, 120).outcomes[0] for stamps in (np.full(640, -1), rows)
+    )
+    figures = {
+        "detection": ("auroc", "brier", "recall"),
+        "regression": (
+            "errors.x.rms",
+            "coverage.0.68.x",
+            "crps.theta_E",
+            "tarp.joint_7.mean",
+            "selective.0.8.x",
+            "group.quad.errors.x.rms",
+        ),
+        "images": ("true_source.all.dx.half_width_68", "posterior.all.right_number", "posterior.all.delay.inside_68"),
+    }
+    for part, names in figures.items():
+        for name in names:
+            narrow, wide = (getattr(outcome, part).figures[name] for outcome in (alone, together))
+            assert wide.high - wide.low > 1.4 * (narrow.high - narrow.low) > 0, (part, name)
 
 
 def test_objects_that_could_not_be_scored_are_objects(monkeypatch):
@@ -169,6 +241,7 @@ def test_pictures_galleries_and_selected_lenses_share_one_threshold():
     assert cuts["0.01"] == outcome.detection.thresholds[1e-2]
     lens = sample.truth["is_lens"]
     assert outcome.regression.counts["selected"] == (sample.models[0].logit[lens] >= cuts["0.01"]).sum()
+    assert LIKELY == "p_lens > 0.5 at even odds"
     likely = expit(sample.models[0].logit[lens]) > 0.5
     assert outcome.regression.counts[LIKELY] == likely.sum() > outcome.regression.counts["selected"]
     covered = outcome.posteriors.ranks["x"][likely]

@@ -12,7 +12,7 @@ import torch
 
 from lensscan.cli.main import main
 from lensscan.errors import ConfigError
-from lensscan.evaluate.trainings import family_name, join_figures, join_parts, require_trainings
+from lensscan.evaluate.trainings import family_name, join_figures, join_parts, range_of, require_trainings
 from lensscan.evaluate.trainingsreport import spread
 from lensscan.nets.model import Card, Model, build_network
 
@@ -52,6 +52,55 @@ def test_equal_trainings_keep_the_interval_of_one():
     assert (found["low"], found["high"], found["std"]) == pytest.approx((0.8, 0.95, 0.0))
     above = join_figures([figure(0.01, 0.02, 0.03)] * 2)
     assert above["low"] == pytest.approx(0.01), "a resampled distance lies above its own value"
+
+
+def test_intervals_end_where_a_figure_must():
+    """Two trainings that differ widely: Student's t of one degree reaches beyond what a share can be."""
+    figures = [figure(0.90, 0.88, 0.92), figure(0.98, 0.97, 0.99)]
+    assert join_figures(figures)["high"] > 1
+    assert (join_figures(figures, (0.0, 1.0))["low"], join_figures(figures, (0.0, 1.0))["high"]) == (
+        pytest.approx(join_figures(figures)["low"]),
+        1.0,
+    )
+    part = {"auroc": figures, "log_loss": [figure(0.1, 0.09, 0.11), figure(0.4, 0.39, 0.41)], "deep": figures}
+    first, second = ({key: each[k] for key, each in part.items()} for k in (0, 1))
+    found = join_parts([first, second], "detection")
+    assert found["auroc"]["high"] == 1.0
+    assert found["log_loss"]["low"] == 0.0
+    assert found["log_loss"]["high"] > 1.5
+    assert found["deep"]["high"] > 1, "of an unknown figure nothing is known"
+    cells = join_parts([{"0.01": {"cells": [[figures[0]]]}}, {"0.01": {"cells": [[figures[1]]]}}], "completeness")
+    assert cells["0.01"]["cells"][0][0]["high"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [
+        ("tpr_at_fpr_0.001", (0, 1)),
+        ("true_purity_prevalence_0.001", (0, 1)),
+        ("ece_prevalence_0.5", (0, 1)),
+        ("isotonic_largest", (0, 1)),
+        ("group.quad.coverage.0.68.x", (0, 1)),
+        ("coverage.0.95.joint_7", (0, 1)),
+        ("posterior.above_0.8.delay.inside_68", (0, 1)),
+        ("posterior.all.right_number", (0, 1)),
+        ("tarp.joint_7.largest", (0, 1)),
+        ("tarp.joint_7.mean", (-1, 1)),
+        ("kappa", (-1, 1)),
+        ("inspected_per_lens_top_100_prevalence_0.001", (1, np.inf)),
+        ("group.quad.errors.x.half_width_68", (0, np.inf)),
+        ("posterior.all.delay.half_width_68", (0, np.inf)),
+        ("selective.0.9.x", (0, np.inf)),
+        ("stated_over_true_top_100_prevalence_0.001", (0, np.inf)),
+        ("errors.x.r2", (-np.inf, 1)),
+        ("gain_over_light.x", (-np.inf, 1)),
+        ("errors.x.bias", (-np.inf, np.inf)),
+        ("nll.joint_7", (-np.inf, np.inf)),
+        ("errors.x.low_68", (-np.inf, np.inf)),
+    ],
+)
+def test_ranges_of_figures(name, ends):
+    assert range_of(name) == ends
 
 
 def test_what_one_training_does_not_know_the_summary_does_not():

@@ -276,3 +276,16 @@ def test_lines_name_every_figure():
     text = "\n".join(transferreport.lines(example()))
     for title in transferreport.FIGURES.values():
         assert title.split(" (")[0] in text
+
+
+def test_views_that_the_card_was_not_calibrated_with_are_told():
+    found = example()
+    assert transferreport.report(found)["notes"] == []
+    other = dataclasses.replace(found, settings=dataclasses.replace(found.settings, views=8))
+    words = "a: scored with 8 views, the logit was calibrated with 1: probabilities may be a little off"
+    values = transferreport.report(other)
+    assert values["notes"] == [words]
+    assert words in transferreport.make_page(values, {})
+    assert transferreport.lines(other)[-1].strip() == words
+    own = dataclasses.replace(found, settings=dataclasses.replace(found.settings, views=1))
+    assert transferreport.report(own)["notes"] == []
