@@ -106,7 +106,8 @@ def pool(group: Group, members: Sequence[Predictions]) -> Predictions:
     """Return what an ensemble says, pooled as in a scan: mean raw logit, posteriors that count alike."""
     ensemble, card = group.ensemble, group.model.card
     raw = sum(each.raw for each in members[1:]) + members[0].raw
-    posteriors, tail = [each.posterior for each in members], ensemble.posterior_tail
+    voices = [each for each in members if each.card.regresses] or list(members)
+    posteriors, tail = [each.posterior for each in voices], ensemble.posterior_tail
     if not ensemble.posterior_scale:  # a card by hand leaves posteriors, and the tails of each member, alone
         posteriors, tail = [each.plain() for each in posteriors], GAUSSIAN
     cov = np.concatenate([np.asarray(each.cov) for each in posteriors], axis=1)
@@ -116,7 +117,7 @@ def pool(group: Group, members: Sequence[Predictions]) -> Predictions:
         posterior=Mixture(
             np.concatenate([each.mean for each in posteriors], axis=1),
             widen(cov, ensemble.posterior_scale),
-            np.concatenate([each.weight for each in posteriors], axis=1) / len(members),
+            np.concatenate([each.weight for each in posteriors], axis=1) / len(voices),
             tail,
         ),
         flags=np.bitwise_or.reduce([each.flags for each in members]),

@@ -134,6 +134,11 @@ class Pooling:
         return self.total > len(self.counts)
 
     @property
+    def voices(self) -> int:
+        """Networks that form the posterior."""
+        return len(self.counts) - sum(self.silent)
+
+    @property
     def heard(self) -> npt.NDArray[np.intp]:
         """Places of the components that form the posterior."""
         silent = self.silent or (False,) * len(self.counts)

@@ -27,7 +27,7 @@ from lensscan.mocks.recipes import CLASSES, Recipe
 from lensscan.mocks.simulate import simulate
 from lensscan.nets.card import Card, LensDensity, ThetaPrior
 from lensscan.nets.latent import PARAMETERS, to_latent
-from lensscan.nets.mixture import Mixture
+from lensscan.nets.mixture import Mixture, Pooling
 from lensscan.nets.model import Model
 from lensscan.nets.prior import natural_rows
 from lensscan.nets.scorer import Scorer
@@ -170,9 +170,13 @@ def score_mocks(
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     truth = {name.removeprefix(TRUTH): values for name, values in columns.items() if name.startswith(TRUTH)}
     tail, weight, logit = model.card.tail_of(views or model.card.views), columns["post_weight"], columns["logit"][:, 0]
+    mean, cov = columns["post_mean"], columns["post_cov"]
     if len(models) > 1:
-        tail, weight, logit = GAUSSIAN, weight / len(models), columns["logit"].mean(axis=1, dtype=np.float64)
-    posterior = Mixture(columns["post_mean"], columns["post_cov"], weight, tail)
+        tail, logit = GAUSSIAN, columns["logit"].mean(axis=1, dtype=np.float64)
+        pooling = Pooling.of([model.card for model in models], views or 0)
+        heard = pooling.heard
+        mean, cov, weight = mean[:, heard], cov[:, heard], weight[:, heard] / pooling.voices
+    posterior = Mixture(mean, cov, weight, tail)
     return Scored(logit, posterior, columns["sigma"], columns["fwhm"], truth)
 
 

@@ -13,7 +13,9 @@ from lensscan.candidates.ensemble import Ensemble, read_ensemble
 from lensscan.candidates.score import combine_cards
 from lensscan.cli.main import main
 from lensscan.errors import ConfigError, ModelError
-from lensscan.evaluate.members import line_up
+from lensscan.evaluate.members import Group, line_up, pool
+from lensscan.evaluate.predict import predict
+from lensscan.evaluate.testsets import open_testset
 from lensscan.metrics.calibration import Calibration
 from lensscan.metrics.posterior import credibility, marginal_coverage
 from lensscan.metrics.scalemixture import ScaleMixture
@@ -21,7 +23,7 @@ from lensscan.mocks.recipes import load_recipe
 from lensscan.nets.card import ThetaPrior
 from lensscan.nets.latent import N_LATENT, PARAMETERS, TRIANGLE, from_latent
 from lensscan.nets.mixture import Mixture, Pooling, widen
-from lensscan.nets.model import Card, Model, build_network
+from lensscan.nets.model import Card, Model, build_network, make_trivial
 from lensscan.train.ensemble import calibrate_together, fit_ensemble, join, recipes_of, write_ensemble
 from lensscan.train.finish import Scored, latent_truth, score_mocks
 
@@ -240,6 +242,25 @@ def test_mean_logit_and_components_are_those_of_the_members(folder):
     np.testing.assert_allclose(both.posterior.weight, 0.5)
 
 
+def test_a_classifier_beside_a_regressor_leaves_its_posterior_alone(folder):
+    """The posterior of two networks of which one only classifies is that of the other, in mocks and in a report."""
+    one = Model.load(folder / "one.safetensors")
+    plain = make_trivial("griz", 64, 0.263)
+    mute = Model(dataclasses.replace(plain.card, name="mute"), plain.module)
+    recipe = load_recipe("des-griz")
+    alone, both = score_mocks([one], recipe, 15, 70), score_mocks([one, mute], recipe, 15, 70)
+    assert both.posterior.finite.all()
+    np.testing.assert_array_equal(both.posterior.mean, alone.posterior.mean)
+    np.testing.assert_array_equal(both.posterior.weight, alone.posterior.weight)
+    assert np.abs(both.logit - alone.logit).max() > 0
+    found = predict([one, mute], open_testset("des-griz:tune:64", "cpu"))
+    card = Ensemble(Calibration("platt", 2.0, -1.0), name="pair")
+    pair = pool(Group(card, one, ()), found.models)
+    single = found.models[0].posterior.columns()
+    for name, column in pair.posterior.columns().items():
+        np.testing.assert_allclose(column, single[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
 def test_commands_end_to_end(folder, monkeypatch, capsys):
     """The card of two models, and their evaluation as three: pooled and single figures, paired."""
     monkeypatch.chdir(folder)
@@ -268,9 +289,6 @@ def test_an_evaluation_pools_as_a_scan_does(folder, monkeypatch):
     write_ensemble(card, folder / "pair.toml")
     lineup = line_up(["pair.toml", "two.safetensors"], None)
     assert [model.card.name for model in lineup.models] == ["two", "one", "pair"]
-    from lensscan.evaluate.predict import predict
-    from lensscan.evaluate.testsets import open_testset
-
     found = predict(lineup.singles, open_testset("des-griz:tune:64", "cpu"))
     pair = lineup.predictions(found.models)[-1]
     raw = np.stack([each.raw for each in found.models], axis=1).astype(np.float32)
