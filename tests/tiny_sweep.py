@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from lensscan.train.stream import simulate_sample
 
 SWEEP = """
 name = "small"
@@ -27,6 +34,24 @@ optimiser.warmup = {low = 0, high = 4}
 optimiser.kind = {choices = ["adamw", "sgd"]}
 batch = {choices = [4, 8]}
 """
+
+
+@contextmanager
+def kept_mocks() -> Iterator[None]:
+    """Simulate the same mocks of all trials once."""
+    from lensscan.train.sweep import trial
+
+    kept: dict[Any, Any] = {}
+
+    def cached(recipe: Any, seed: int, start: int, n: int, device: Any) -> Any:
+        key = (recipe.digest, seed, start, n)
+        if key not in kept:
+            kept[key] = simulate_sample(recipe, seed, start, n, device)
+        return replace(kept[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial, "simulate_sample", cached)
+        yield
 
 
 def table(folder: Path) -> list[dict[str, str]]:

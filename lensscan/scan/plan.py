@@ -48,6 +48,7 @@ NUMBERS = {
 BLOCK = np.dtype([("start", "i8"), ("stop", "i8"), ("n_files", "i4"), ("cost", "f4")])
 FLOW = np.dtype([("name", "S160"), ("n_in", "i8"), ("n_kept", "i8"), ("n_nan", "i8"), ("n_sentinel", "i8")])
 TEXT = h5py.string_dtype("utf-8")
+Columns = dict[str, np.ndarray]
 
 
 @dataclass(slots=True)
@@ -90,13 +91,7 @@ class PlanWriter:
         self._h5 = h5py.File(self._sink, "w")
         self._h5.create_dataset("files", (0,), maxshape=(None,), chunks=(4096,), dtype=TEXT)
 
-    def append(
-        self,
-        ids: np.ndarray,
-        numbers: dict[str, np.ndarray],
-        files: Sequence[str],
-        columns: dict[str, np.ndarray],
-    ) -> None:
+    def append(self, ids: np.ndarray, numbers: Columns, files: Sequence[str], columns: Columns) -> None:
         """Add the selected rows of one catalog chunk, one column after the other to save memory.
 
         Parameters
@@ -114,13 +109,7 @@ class PlanWriter:
         elif self._empty is None:  # a table without rows may have types of its own
             self._empty = (ids, numbers, files, columns)
 
-    def _append(
-        self,
-        ids: np.ndarray,
-        numbers: dict[str, np.ndarray],
-        files: Sequence[str],
-        columns: dict[str, np.ndarray],
-    ) -> None:
+    def _append(self, ids: np.ndarray, numbers: Columns, files: Sequence[str], columns: Columns) -> None:
         index, names = self._intern(files)
         order = np.lexsort((numbers["offset"], index))
         place = index[order].astype(NUMBERS["file"])

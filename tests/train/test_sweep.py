@@ -10,15 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_sweep import SWEEP, journal, table
+from tiny_sweep import SWEEP, journal, kept_mocks, table
 
 from lensscan.config import read_toml
 from lensscan.errors import ConfigError, ExitCode, ModelError, OutputError, PlanMismatch
 from lensscan.mpi import World
 from lensscan.train.settings import TrainSettings
-from lensscan.train.stream import simulate_sample
 from lensscan.train.sweep import progress as progress_module
-from lensscan.train.sweep import trial as trial_module
 from lensscan.train.sweep.journal import Claim, Journal
 from lensscan.train.sweep.owner import Owner
 from lensscan.train.sweep.run import SweepRun
@@ -33,16 +31,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True, scope="module")
 def mocks_once():
     """Simulate the mocks, the same for all trials, once for all tests."""
-    kept = {}
-
-    def cached(recipe, seed, start, n, device):
-        key = (recipe.digest, seed, start, n)
-        if key not in kept:
-            kept[key] = simulate_sample(recipe, seed, start, n, device)
-        return replace(kept[key])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trial_module, "simulate_sample", cached)
+    with kept_mocks():
         yield
 
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_sweep import SWEEP, table
+from tiny_sweep import SWEEP, kept_mocks, table
 
 from lensscan.errors import ConfigError, DiskError, ExitCode, LensscanError, ModelError, OutputError
 from lensscan.mpi import World
 from lensscan.train.loop import Trainer
-from lensscan.train.stream import simulate_sample
 from lensscan.train.sweep import trial as trial_module
 from lensscan.train.sweep.progress import Progress
 from lensscan.train.sweep.run import SweepRun
@@ -28,16 +26,7 @@ SICK = "CUDA error: an illegal memory access was encountered\nCompile with TORCH
 @pytest.fixture(autouse=True, scope="module")
 def mocks_once():
     """Simulate the mocks, the same for all trials, once for all tests."""
-    kept = {}
-
-    def cached(recipe, seed, start, n, device):
-        key = (recipe.digest, seed, start, n)
-        if key not in kept:
-            kept[key] = simulate_sample(recipe, seed, start, n, device)
-        return replace(kept[key])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trial_module, "simulate_sample", cached)
+    with kept_mocks():
         yield
 
 
