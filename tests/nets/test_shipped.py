@@ -85,6 +85,18 @@ def test_a_model_says_where_its_calibration_error_misses_the_target(model):
     assert found < 0.015, "the exception is not without a bound"
 
 
+def test_probabilities_say_more_than_the_share_of_lenses(model):
+    """Log loss (nats) below the constant predictor's, and calibrated on lenses of nature's theta_E."""
+    card = model.card.evaluation
+    share = card["n_lens"] / (card["n_lens"] + card["n_other"])
+    assert card["log_loss"] < 0.6 * -(share * np.log(share) + (1 - share) * np.log(1 - share))
+    assert card["calibrated_on"].endswith("lenses of nature's theta_E")
+    assert card["calibrated_on_views"].endswith("lenses of nature's theta_E")
+    for name in ("tpr_at_fpr_0.01", "tpr_at_fpr_0.001"):
+        low, high = card[name]["interval_95"]
+        assert low < card[name]["tpr"] < high
+
+
 def test_mocks_are_told_apart(model):
     from lensscan.metrics.detection import auroc
     from lensscan.mocks.simulate import simulate
