@@ -9,7 +9,8 @@ recipe, as one more model and to calibrate published figures.
 
 --realism gates a recipe: what simple probes tell apart, lens from non-lens and mock from real stamps, and what the
 model makes of real stamps with and without painted arcs. --difficulty trains two published baselines on its mocks.
---transfer puts models on the mocks of other surveys; --effects observes the same lenses under other conditions.
+--transfer puts models on the mocks of other surveys; --effects observes the same lenses under other conditions;
+--shifted asks what intervals hold where seeing, noise or galaxies are not the recipe's.
 --modular compares a modular network, MODEL one, with the one trained end to end, MODEL two; a third, trained end to
 end on half of the mocks, tells whether that has converged. --mock-survey ranks a million mocks in which lenses are
 rare; run again, it goes on, and under mpiexec the ranks share the work.
@@ -70,11 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--number",
         type=at_least(50),
         metavar="N",
-        help="mocks to simulate (default: realism 4000, transfer 4000 of each recipe, effects 1000, difficulty 16000, "
-        "modular 12000, mock survey 1000000)",
+        help="mocks to simulate (default: realism 4000, transfer 4000 of each recipe, effects 1000, shifted 4000 of "
+        "each sky, difficulty 16000, modular 12000, mock survey 1000000)",
     )
     add_assignments(
-        parser, "change a setting of the recipe of --realism, --effects, --difficulty, --modular or --mock-survey"
+        parser,
+        "change a setting of the recipe of --realism, --effects, --shifted, --difficulty, --modular or --mock-survey",
     )
     add_other_measurements(parser)
 
@@ -94,6 +96,9 @@ def add_other_measurements(parser: argparse.ArgumentParser) -> None:
     seen = parser.add_argument_group("conditions")
     seen.add_argument(
         "--effects", metavar="RECIPE", help="errors of MODEL under this recipe's effects, on and off, masks, noise, PSF"
+    )
+    seen.add_argument(
+        "--shifted", metavar="RECIPE", help="MODEL on this recipe in wider seeing, more noise, and with other galaxies"
     )
     hard = parser.add_argument_group("difficulty")
     hard.add_argument("--difficulty", metavar="RECIPE", help="train the published baselines on this recipe's mocks")
@@ -132,6 +137,7 @@ TASKS = {
     "realism": COMMON | {"realism", "models", "number", "assignments", "catalog", "survey", "stamps", "batch"},
     "transfer": COMMON | {"transfer", "models", "recipes", "number", "views", "batch"},
     "effects": COMMON | {"effects", "models", "number", "assignments", "views", "batch"},
+    "shifted": COMMON | {"shifted", "models", "number", "assignments", "views", "batch"},
     "difficulty": COMMON | {"difficulty", "number", "assignments", "epochs", "seeds", "patience", "hog", "new"},
     "modular": COMMON | {"modular", "models", "number", "assignments", "batch"},
     "mock_survey": COMMON
@@ -142,7 +148,7 @@ TASKS = {
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run what was asked for: seal, gate, transfer, conditions, calibrate, survey, or evaluate."""
+    """Run what was asked for: seal, gate, transfer, conditions, skies, calibrate, survey, or evaluate."""
     task = next((name for name in TASKS if getattr(args, name)), "testset")
     refuse_others(args, add_arguments, TASKS[task], f"--{task.replace('_', '-')}")
     runs = {
@@ -150,6 +156,7 @@ def run(args: argparse.Namespace) -> int:
         "realism": run_realism,
         "transfer": run_transfer,
         "effects": run_effects,
+        "shifted": run_shifted,
         "difficulty": run_difficulty,
         "modular": run_modular,
         "mock_survey": lambda args: among_ranks("evaluate", lambda world: run_mock_survey(args, world)),
@@ -322,6 +329,25 @@ def run_effects(args: argparse.Namespace) -> int:
         **scoring(args),
     )
     return publish(args, measure_effects(settings, Stages()), lines, write_effects)
+
+
+def run_shifted(args: argparse.Namespace) -> int:
+    """Measure a model under other skies."""
+    from lensscan.errors import ConfigError
+
+    if len(args.models) != 1:
+        raise ConfigError("--shifted takes one MODEL, such as lensscan evaluate des-griz --shifted des-griz")
+    recipe = prepared_recipe(args, args.shifted)
+    from lensscan.evaluate.shifted import ShiftedSettings, measure_shifted
+    from lensscan.evaluate.shiftedreport import lines, write_shifted
+
+    settings = ShiftedSettings(
+        model=load_models(args)[0],
+        recipe=recipe,
+        n=args.number or 4000,
+        **scoring(args),
+    )
+    return publish(args, measure_shifted(settings, Stages()), lines, write_shifted)
 
 
 def run_difficulty(args: argparse.Namespace) -> int:

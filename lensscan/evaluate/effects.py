@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensscan.errors import ConfigError
-from lensscan.evaluate.posteriors import PARAMETERS, reduce_posteriors, truth_table
+from lensscan.evaluate.posteriors import LEVELS, PARAMETERS, REGIONS, reduce_posteriors, truth_table
 from lensscan.evaluate.predict import Scoring
 from lensscan.evaluate.report import clusters
 from lensscan.evaluate.testsets import SEEDS, SealedSet
@@ -22,14 +22,12 @@ from lensscan.mocks.recipes import Recipe
 from lensscan.mocks.simulate import Mocks, simulate
 from lensscan.nets.model import Model
 
-__all__ = ["LEVELS", "REGIONS", "Effects", "EffectsSettings", "Outcome", "compare_conditions", "measure_effects"]
+__all__ = ["Effects", "EffectsSettings", "Outcome", "compare_conditions", "measure_effects"]
 
 Floats = NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
 FEWEST = 20
 """Lenses below which a half-width says nothing."""
-REGIONS = (*PARAMETERS, "joint_7")
-LEVELS = (0.68, 0.95)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +139,8 @@ def measure_effects(settings: EffectsSettings, progress: Progress = lambda what,
         if truth is None:
             truth = np.full_like(found, np.nan)
             truth[scored.rows[rows]] = true
-        reduced = reduce_posteriors(posterior[rows], true)
         inside = np.full((settings.n, len(REGIONS)), np.nan)
-        central = [2 * np.abs(reduced.ranks[name] - 0.5) for name in PARAMETERS]
-        inside[scored.rows[rows]] = np.stack([*central, reduced.credibility["joint_7"]], axis=1)
+        inside[scored.rows[rows]] = reduce_posteriors(posterior[rows], true).contents()
         estimates.append(found)
         contents.append(inside)
         hidden.append(float(np.concatenate(testset.shares).mean()) if testset.shares else float("nan"))

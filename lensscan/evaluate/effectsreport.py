@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensscan import __version__
-from lensscan.evaluate.effects import LEVELS, REGIONS, Effects, Outcome
+from lensscan.evaluate.effects import Effects, Outcome
 from lensscan.evaluate.markup import figure, note, number, picture, simple_page, table
-from lensscan.evaluate.posteriors import PARAMETERS
+from lensscan.evaluate.posteriors import LEVELS, PARAMETERS, REGIONS
 from lensscan.evaluate.report import file_stem, plain, write_json
 from lensscan.evaluate.testsets import SEEDS
 from lensscan.files import replacing

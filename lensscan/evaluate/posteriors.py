@@ -19,7 +19,9 @@ from lensscan.nets.latent import FLOOR, PARAMETERS, ellipticity_stretch, from_la
 from lensscan.nets.mixture import Mixture
 
 __all__ = [
+    "LEVELS",
     "PARAMETERS",
+    "REGIONS",
     "Posteriors",
     "likelihoods",
     "log_jacobian",
@@ -30,6 +32,9 @@ __all__ = [
 Floats = NDArray[np.float64]
 ROWS = 500
 JOINT = {"joint_5": 5, "joint_7": 7}
+REGIONS = (*PARAMETERS, "joint_7")
+LEVELS = (0.68, 0.95)
+"""Of coverage, where conditions and skies are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,11 @@ class Posteriors:
     credibility: dict[str, Floats]
     tarp: dict[str, Floats]
     nll: dict[str, Floats]
+
+    def contents(self) -> Floats:
+        """Return the content of the smallest interval (central) or region that holds the truth, (n, 8): `REGIONS`."""
+        central = [2 * np.abs(self.ranks[name] - 0.5) for name in PARAMETERS]
+        return np.stack([*central, self.credibility["joint_7"]], axis=1)
 
 
 def truth_table(truth: Truth, rows: NDArray[np.bool_]) -> Floats:

@@ -13,7 +13,7 @@ import numpy as np
 from lensscan.mocks.recipes import Recipe, reobserved
 from lensscan.mocks.tables import EffectsPrior
 
-__all__ = ["GRIDS", "SWITCHES", "Condition", "conditions_of", "grid_unit", "switched_on"]
+__all__ = ["GRIDS", "SWITCHES", "Condition", "conditions_of", "grid_unit", "other_skies", "switched_on"]
 
 STEPS = 5
 FACTORS = (0.5, 0.7, 1.0, 1.2, 1.5, 2.0)
@@ -21,6 +21,10 @@ FACTORS = (0.5, 0.7, 1.0, 1.2, 1.5, 2.0)
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4)
 """Largest shares of the arcs' flux that masks may hide."""
 CIRCLES = 40
+WIDER, NOISIER = 1.2, 1.5
+"""Factors on seeing and noise of another sky."""
+INDEX = 2.5
+"""Sersic index of galaxies under another sky."""
 GENEROUS = 4.0
 """Area of all circles over the share to be hidden: so much that the share ends their number, not the circles."""
 Changes = dict[str, Any]
@@ -178,11 +182,7 @@ def _levels(recipe: Recipe) -> Grid:
     if recipe.noise.relative is not None:
         levels = np.linspace(*recipe.noise.relative, STEPS).tolist()
         return [(level, _noise(relative=(level, level))(recipe)) for level in levels]
-
-    def times(factor: float) -> Callable[[Any], Any]:
-        return lambda sigma: tuple(factor * value for value in sigma)
-
-    return [(factor, _bands(recipe, sigma=times(factor))) for factor in FACTORS]
+    return [(factor, _bands(recipe, sigma=_times(factor))) for factor in FACTORS]
 
 
 def _seeing(recipe: Recipe) -> Grid:
@@ -192,8 +192,32 @@ def _seeing(recipe: Recipe) -> Grid:
         return [
             (width, {"psf": dataclasses.replace(recipe.psf, uniform=(width, width), share=1.0)}) for width in widths
         ]
+    return [(factor, _bands(recipe, fwhm=_times(factor))) for factor in FACTORS]
 
-    def times(factor: float) -> Callable[[Any], Any]:
-        return lambda fwhm: tuple(factor * value for value in fwhm)
 
-    return [(factor, _bands(recipe, fwhm=times(factor))) for factor in FACTORS]
+def other_skies(recipe: Recipe) -> dict[str, Recipe]:
+    """Return the recipe itself and what a survey may differ from it in, one thing at a time, by words.
+
+    Unlike the conditions above these are recipes of their own, of new systems: the label chooses its lenses anew.
+    """
+    if recipe.psf.uniform is not None:
+        low, high = recipe.psf.uniform
+        seeing: Changes = {"psf": dataclasses.replace(recipe.psf, uniform=(WIDER * low, WIDER * high))}
+    else:
+        seeing = _bands(recipe, fwhm=_times(WIDER))
+    if recipe.noise.relative is not None:
+        low, high = recipe.noise.relative
+        noise = _noise(relative=(NOISIER * low, NOISIER * high))(recipe)
+    else:
+        noise = _bands(recipe, sigma=_times(NOISIER))
+    light: Changes = {"galaxy": dataclasses.replace(recipe.galaxy, sersic_n=(INDEX, 0.0, INDEX, INDEX), double=0.0)}
+    return {
+        "nothing": recipe,
+        f"seeing {100 * (WIDER - 1):.0f} % wider": dataclasses.replace(recipe, **seeing),
+        f"noise {NOISIER:g} times as high": dataclasses.replace(recipe, **noise),
+        f"galaxies: one component, n = {INDEX:g}": dataclasses.replace(recipe, **light),
+    }
+
+
+def _times(factor: float) -> Callable[[Any], Any]:
+    return lambda values: tuple(factor * value for value in values)

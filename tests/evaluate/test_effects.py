@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from lensscan.cli.main import main
 from lensscan.errors import ConfigError
 from lensscan.evaluate import effectsreport
 from lensscan.evaluate.effects import EffectsSettings, compare_conditions, measure_effects
+from lensscan.evaluate.posteriors import Posteriors
 from lensscan.mocks.conditions import Condition, conditions_of
 from lensscan.mocks.recipes import load_recipe
 from lensscan.nets.latent import PARAMETERS
@@ -133,7 +133,8 @@ def test_contents_are_those_of_central_intervals_and_of_the_region_of_all_seven(
     def reduced(posterior, truth):
         n = len(truth)
         inside = {"joint_5": np.full(n, 0.9), "joint_7": np.full(n, 0.5)}
-        return SimpleNamespace(ranks={name: np.full(n, 0.9) for name in PARAMETERS}, credibility=inside)
+        ranks, nothing = {name: np.full(n, 0.9) for name in PARAMETERS}, np.empty(0)
+        return Posteriors(nothing, nothing, ranks, nothing, inside, {}, {})
 
     monkeypatch.setattr("lensscan.evaluate.effects.conditions_of", lambda recipe: conditions_of(recipe)[:1])
     monkeypatch.setattr("lensscan.evaluate.effects.reduce_posteriors", reduced)

@@ -1,0 +1,151 @@
+"""What other skies do to a model: the printed lines, the JSON file, the page and its picture."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lensscan import __version__
+from lensscan.evaluate.markup import figure, note, picture, simple_page, table
+from lensscan.evaluate.posteriors import LEVELS, REGIONS
+from lensscan.evaluate.report import file_stem, plain, write_json
+from lensscan.evaluate.shifted import ALLOWED, Shifted, Sky, widest
+from lensscan.evaluate.testsets import SEEDS
+from lensscan.evaluate.transferreport import FIGURES
+from lensscan.files import replacing
+from lensscan.render.heat import HeatPanel, heat_diagram
+
+__all__ = ["lines", "report", "write_shifted"]
+
+DETECTION = ("auroc", "tpr", "ece", "theta_E_bias", "theta_E_68")
+REACH = 0.1
+"""Of the picture's colours, on both sides of a level."""
+
+
+def lines(found: Shifted) -> list[str]:
+    """Return the printed table: one line a sky, in per cent, and what misses most."""
+    settings = found.settings
+    text = [
+        f"{settings.model.card.name} on {settings.n} mocks of {settings.recipe.name} with one thing changed, the seed "
+        "for tuning; what intervals and joint regions of 68 and 95 % hold"
+    ]
+    for sky in found.skies:
+        stated = ", ".join(f"{name} {_share(sky, 0.68, name)} {_share(sky, 0.95, name)}" for name in REGIONS)
+        text.append(f"  {sky.words:34s} {sky.cell.n_lens} lenses: {stated}")
+        region, level, share = widest(sky)
+        figures = [f"{FIGURES[key].split(' (')[0]} {sky.cell.figures[key].value:.3f}" for key in sky.cell.figures]
+        miss = f"{100 * level:.0f} % of {region} hold {_words(share)}"
+        text.append(f"  {'':34s} {'; '.join(figures)}; widest miss: {miss}{_verdict(sky)}")
+    return [*text, *(f"  {words}" for words in _notes(found))]
+
+
+def _notes(found: Shifted) -> list[str]:
+    return list(found.settings.notes([found.settings.model.card]).values())
+
+
+def _share(sky: Sky, level: float, region: str) -> str:
+    return f"{100 * sky.coverage[f'{level:g}.{region}'].value:.0f}"
+
+
+def _words(share: Any) -> str:
+    interval = "" if np.isnan(share.low) else f" [{100 * share.low:.1f}, {100 * share.high:.1f}]"
+    return f"{100 * share.value:.1f}{interval} %"
+
+
+def _verdict(sky: Sky) -> str:
+    """Return whether the widest miss is allowed, in words."""
+    _, level, share = widest(sky)
+    within = abs(share.value - level) <= ALLOWED
+    return f", {'within' if within else 'beyond'} the {100 * ALLOWED:.0f} points of the goal"
+
+
+def report(found: Shifted) -> dict[str, Any]:
+    """Return everything as plain values."""
+    settings = found.settings
+    card, recipe = settings.model.card, settings.recipe
+    return {
+        "kind": "shifted",
+        "lensscan": __version__,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": {"name": card.name, "version": card.version, "hash": card.hash},
+        "recipe": {"name": recipe.name, "digest": recipe.digest},
+        "n": settings.n,
+        "seed": SEEDS["tune"],
+        "bootstrap": {"resamples": settings.replicates, "level": 0.95},
+        "notes": _notes(found),
+        "skies": [
+            {
+                "changed": sky.words,
+                "n_lens": sky.cell.n_lens,
+                "n_other": sky.cell.n_other,
+                "failed": sky.cell.failed,
+                "out_of_range": sky.cell.out_of_range,
+                "figures": {name: plain(value) for name, value in sky.cell.figures.items()},
+                "coverage": {name: plain(value) for name, value in sky.coverage.items()},
+            }
+            for sky in found.skies
+        ],
+    }
+
+
+def draw(found: Shifted) -> bytes:
+    """Draw what intervals and regions hold as two tables of colours: skies down, parameters across."""
+    panels = []
+    for level in LEVELS:
+        shares = [[100 * sky.coverage[f"{level:g}.{name}"].value for name in REGIONS] for sky in found.skies]
+        ends = 100 * (level - REACH), 100 * (level + REACH)
+        panels.append(HeatPanel(f"{100 * level:.0f} % intervals hold (%)", np.array(shares), *ends, 100 * level, 1))
+    rows = [sky.words for sky in found.skies]
+    return heat_diagram(panels, rows, REGIONS, np.zeros((len(rows), len(REGIONS)), bool))
+
+
+def make_page(found: Shifted, pictures: dict[str, bytes]) -> str:
+    """Return the page."""
+    settings = found.settings
+    text = (
+        "Mocks of the recipe, and of the recipe with one thing changed; each sky has systems of its own, and the label "
+        "chooses its lenses anew. The model is told noise and seeing as they are, as a scan would tell it; out of "
+        "range: rows that a scan would flag for them. Intervals: 95 %, bootstrap by galaxy; none where fewer than 20 "
+        "galaxies of a kind stand behind a figure. n: the Sersic index."
+    )
+    detection, covered = [], []
+    for sky in found.skies:
+        cell, words = sky.cell, escape(sky.words)
+        number = f"{cell.n_lens:,} + {cell.n_other:,}"
+        figures = [figure(plain(cell.figures[name]) if name in cell.figures else None) for name in DETECTION]
+        detection.append([words, number, *figures, f"{100 * cell.out_of_range:.0f} %"])
+        shares = ["<br>".join(figure(plain(sky.coverage[f"{level:g}.{name}"])) for level in LEVELS) for name in REGIONS]
+        region, level, share = widest(sky)
+        miss = f"{100 * level:.0f} % of {region}: {_words(share)}{_verdict(sky)}"
+        covered.append([words, *shares, escape(miss)])
+    body = note(text) + "".join(note(escape(words)) for words in _notes(found))
+    body += picture(pictures, "skies", "what intervals hold, by sky and parameter")
+    body += note(
+        "Share of the truths inside the stated intervals of 68 % and, below, of 95 %; joint_7: the region of all seven."
+    )
+    body += table(("changed", *REGIONS, "widest miss"), covered, frozenset({0, len(REGIONS) + 1}))
+    head = ("changed", "lenses + others", *(escape(FIGURES[name]) for name in DETECTION), "out of range")
+    body += table(head, detection, frozenset({0}))
+    title = f"{settings.model.card.name} on {settings.recipe.name} under other skies"
+    caption = f"{settings.n:,} mocks of each sky, the seed for tuning: no result, for looking only; simulated"
+    return simple_page(title, caption, body)
+
+
+def write_shifted(found: Shifted, folder: Path, plots: bool = True) -> list[Path]:
+    """Write ``shifted--MODEL--RECIPE.html``, ``.json`` and, with `plots`, ``.png``; return their paths."""
+    settings = found.settings
+    stem = f"shifted--{file_stem(settings.model.card.name, settings.recipe.name)}"
+    pictures = {"skies": draw(found)} if plots else {}
+    paths = [folder / f"{stem}.html", folder / f"{stem}.json"]
+    write_json(report(found), paths[1])
+    with replacing(paths[0]) as name:
+        name.write_text(make_page(found, pictures), encoding="utf-8")
+    if plots:
+        paths.append(folder / f"{stem}.png")
+        with replacing(paths[2]) as name:
+            name.write_bytes(pictures["skies"])
+    return paths
