@@ -255,7 +255,7 @@ def detect(
     worth, label = capped[surveyed], is_lens[surveyed]
     diagrams, fitted = ({pi: make(worth, label, pi) for pi in PREVALENCES} for make in (_diagram, _fitted))
     thresholds = {fpr: statistic.ranking.select().threshold_at(fpr) for fpr in wanted.fprs}
-    noise = _noise(worth, label, bootstrap.seed)
+    noise = _noise(worth, label, bootstrap.cluster[surveyed], bootstrap.seed)
     return Detection(figures, omitted, thresholds, statistic.ranking, diagrams, fitted, *noise)
 
 
@@ -278,15 +278,20 @@ def _stated(
     return p, is_lens[order].astype(np.float64), np.asarray(class_weights(is_lens, prevalence)[order], np.float64)
 
 
-def _noise(logit: NDArray[np.float64], is_lens: NDArray[np.bool_], seed: int, draws: int = 100) -> tuple[float, float]:
-    """Return the 95 % quantiles of calibration error and isotonic distance if labels are drawn as stated."""
-    prior = float(is_lens.mean())
-    ordered = np.sort(logit)
+def _noise(
+    logit: NDArray[np.float64], is_lens: NDArray[np.bool_], cluster: NDArray[np.int64], seed: int, draws: int = 100
+) -> tuple[float, float]:
+    """Return the 95 % quantiles of calibration error and isotonic distance if labels are drawn as stated.
+
+    Rows of one cluster are drawn together, as alike as they can be.
+    """
+    prior, order = float(is_lens.mean()), np.argsort(logit, kind="stable")
+    ordered, (names, place) = logit[order], np.unique(cluster[order], return_inverse=True)
     inside, p = expit(ordered + np.log(prior) - np.log1p(-prior)), expit(ordered)
     rng = np.random.default_rng(seed)
     errors, largest = [], []
     for _ in range(draws):
-        label = rng.random(len(p)) < inside
+        label = rng.random(len(names))[place] < inside
         rows = p, label.astype(np.float64), class_weights(label, 0.5)
         errors.append(binned(*rows, BINS).error())
         largest.append(isotonic(*rows).largest())

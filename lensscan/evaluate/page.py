@@ -239,7 +239,7 @@ def _posterior(report: Report, pictures: Mapping[str, bytes]) -> str:
     for group, count in report["groups"].items():
         lead = "" if group == "all" else f"group.{group}."
         cells = [figure(found[lead + key]) for key in keys]
-        rows.append([escape(group), f"{count:,}", *cells, number(ks_noise(count))])
+        rows.append([escape(group), f"{count:,}", *cells, number(ks_noise(report["group_galaxies"][group]))])
     return body + "<h3>By kind of lens</h3>" + note(_group_words(report)) + table(head, rows)
 
 

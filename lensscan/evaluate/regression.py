@@ -57,12 +57,15 @@ class Regression:
         ``gain_over_light.hezaveh2017.ex``: 1 - half-width of 68 % over that of the light alone.
     counts : dict of int
         Lenses in each group.
+    galaxies : dict of int
+        Galaxies that they are on.
     curves : dict of (k,) arrays
         Expected coverage by TARP at `TARP_LEVELS`; half-width of 68 % against the fraction kept.
     """
 
     figures: dict[str, Estimate]
     counts: dict[str, int]
+    galaxies: dict[str, int]
     curves: dict[str, Floats]
 
 
@@ -263,7 +266,8 @@ def regress(
         points = [f"errors.{name}.half_width_68", *(f"selective.{share:g}.{name}" for share in KEPT)]
         curves[f"selective.{name}"] = np.array([figures[point].value for point in points])
     counts = {"all": len(truth)} | {name: int(rows.sum()) for name, rows in groups.items()}
-    return Regression(figures, counts, curves)
+    behind = {"all": bootstrap.cluster} | {name: bootstrap.cluster[rows] for name, rows in groups.items()}
+    return Regression(figures, counts, {name: len(np.unique(each)) for name, each in behind.items()}, curves)
 
 
 def _surest(sigma: Floats, share: float) -> NDArray[np.bool_]:

@@ -30,7 +30,7 @@ from lensscan.files import replacing
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, difference, resample, trusted
 from lensscan.metrics.ranking import Ranking
 from lensscan.metrics.sampled import ks_noise
-from lensscan.mocks.labels import ambiguous
+from lensscan.mocks.labels import ambiguous, galaxies
 from lensscan.mocks.recipes import CLASSES
 from lensscan.nets.prior import natural_rows
 from lensscan.scan.provenance import git_revision
@@ -51,7 +51,6 @@ __all__ = [
 ]
 
 FORMAT = 1
-STAMP = "stamp"
 """Column of the truth that names the real stamp under a row, -1 without one; painted and unpainted twins share it."""
 LIKELY = "p_lens > 0.5 at even odds"
 """Group of the lenses that have this probability at prevalence 1/2: nearly all of them."""
@@ -222,10 +221,7 @@ def _selected(
 
 def clusters(scored: Scored) -> NDArray[np.int64]:
     """Return the galaxy of each row (n,): its real stamp where it has one, else the row itself."""
-    if STAMP not in scored.truth:
-        return scored.rows
-    stamp = np.asarray(scored.truth[STAMP]).astype(np.int64)
-    return np.where(stamp >= 0, -1 - stamp, scored.rows)
+    return galaxies(scored.truth, scored.rows)
 
 
 def _regression(
@@ -300,11 +296,12 @@ def make_report(
     if regression is not None:
         report["regression"] = {name: plain(value) for name, value in regression.figures.items()}
         report["groups"] = regression.counts
+        report["group_galaxies"] = regression.galaxies
         report["curves"] = {name: values.tolist() for name, values in regression.curves.items()}
         report["flow"] = {name: plain(value) for name, value in outcome.flow.items()}
         if reason := too_few(clusters(scored)[outcome.regressed]):
             report["omitted"] = report.get("omitted", {}) | {"regression intervals": reason}
-        report["noise"] = {"ks_95": ks_noise(regression.counts["all"])}
+        report["noise"] = {"ks_95": ks_noise(regression.galaxies["all"])}
     if outcome.images is not None:
         report["images"] = {name: plain(value) for name, value in outcome.images.figures.items()}
         report["image_systems"] = outcome.images.systems | {"isothermal": outcome.images.isothermal}

@@ -22,7 +22,7 @@ from lensscan.metrics.posterior import credibility, marginal_coverage, residuals
 from lensscan.metrics.ranking import Ranking, supported
 from lensscan.metrics.scalemixture import GAUSSIAN, ScaleMixture, fit_scale_mixture
 from lensscan.mocks.batches import fill_batch
-from lensscan.mocks.labels import ambiguous
+from lensscan.mocks.labels import ambiguous, galaxies
 from lensscan.mocks.recipes import CLASSES, Recipe
 from lensscan.mocks.simulate import simulate
 from lensscan.nets.card import Card, LensDensity, ThetaPrior
@@ -365,25 +365,26 @@ def headline(evaluation: Mapping[str, Any]) -> str:
 
 def _detection(card: Card, scored: Scored) -> dict[str, Any]:
     """Return the ranking of what is clear, calibration among nature's lenses; false positives of all classes."""
-    lens = scored.clear.is_lens
-    logit = card.calibration(scored.clear.logit)
-    result = _rates(logit, lens) | _calibration(card, scored.clear)
+    clear = scored.clear
+    logit, rows = card.calibration(clear.logit), np.arange(len(clear.logit))
+    result = _rates(logit, clear.is_lens, galaxies(clear.truth, rows)) | _calibration(card, clear)
     known = result.get("tpr_at_fpr_0.01")
     every = card.calibration(scored.logit)
     result["false_positives"] = _by_class(scored, every, known["threshold"]) if known else {}
     return result
 
 
-def _rates(logit: Floats, lens: NDArray[np.bool_]) -> dict[str, Any]:
+def _rates(logit: Floats, lens: NDArray[np.bool_], galaxy: NDArray[np.int64]) -> dict[str, Any]:
     """Return AUROC and true positive rates; their intervals have the noise of the threshold, found in each resample."""
-    ranking, fprs = Ranking(logit, lens), [fpr for fpr in FPRS if supported(fpr, int((~lens).sum()))]
+    ranking, others = Ranking(logit, lens), len(np.unique(galaxy[~lens]))
+    fprs = [fpr for fpr in FPRS if supported(fpr, others)]
 
     def rates(counts: Counts | None) -> dict[str, float]:
         selection = ranking.select(counts)
         return {f"{fpr:g}": selection.tpr_at(fpr) for fpr in fprs}
 
     found: dict[str, Any] = {"auroc": ranking.select().auroc()}
-    for name, rate in resample(rates, Bootstrap(np.arange(len(logit)), RESAMPLES)).items():
+    for name, rate in resample(rates, Bootstrap(galaxy, RESAMPLES)).items():
         threshold = ranking.select().threshold_at(float(name))
         interval = (rate.low, rate.high)
         found[f"tpr_at_fpr_{name}"] = {"tpr": rate.value, "threshold": threshold, "interval_95": interval}

@@ -64,7 +64,7 @@ def honest(n, share, seed):
 
 def test_noise_of_the_calibration_error_is_what_honest_models_stay_below():
     """Sets of one lens in ten: nine or more of ten honest models, and by no more than a little."""
-    limits = _noise(*honest(1000, 0.1, 1), seed=2)
+    limits = _noise(*honest(1000, 0.1, 1), np.arange(1000), seed=2)
     errors = []
     for seed in range(3, 63):
         logit, lens = honest(1000, 0.1, seed)
@@ -72,6 +72,15 @@ def test_noise_of_the_calibration_error_is_what_honest_models_stay_below():
     for limit, found in zip(limits, np.transpose(errors), strict=True):
         assert (found < limit).mean() >= 0.85
         assert limit < 1.2 * found.max()
+
+
+def test_noise_of_the_calibration_error_is_that_of_the_galaxies():
+    """Each row nine times: nothing more is known of a model, and the limits are those of one row each."""
+    logit, lens = honest(1000, 0.5, 1)
+    once = _noise(logit, lens, np.arange(1000), seed=2)
+    many = [np.repeat(each, 9) for each in (logit, lens, np.arange(1000))]
+    np.testing.assert_allclose(_noise(*many, seed=2), once, rtol=0.1)
+    assert _noise(*many[:2], np.arange(9000), seed=2)[0] < 0.5 * once[0], "nine times as many galaxies"
 
 
 def _even_error(logit, lens):

@@ -102,6 +102,17 @@ def test_groups(exact):
     assert exact[0].figures["group.theta_E > 0.8.errors.x.half_width_68"].low > 0
 
 
+def test_galaxies_of_groups_are_counted_beside_their_lenses():
+    sample = scored(400)
+    lens = sample.truth["is_lens"]
+    truth, galaxy = truth_table(sample.truth, lens), np.arange(lens.sum()) // 5
+    reduced = reduce_posteriors(sample.models[0].posterior[lens], truth)
+    groups = {"first": np.arange(len(truth)) < 50}
+    found = regress(reduced, truth, groups, 0.263, sample.features[lens], Bootstrap(galaxy, 4))
+    assert found.counts == {"all": len(truth), "first": 50}
+    assert found.galaxies == {"all": galaxy.max() + 1, "first": 10}
+
+
 def test_groups_have_ranks_and_sharpness_of_their_own(exact):
     figures, reduced = exact[0].figures, exact[2]
     sample = scored(2 * 2500)

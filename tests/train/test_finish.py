@@ -351,6 +351,18 @@ def test_figures_of_the_evaluation_by_hand(model):
     assert said["log_loss"] == pytest.approx(loss, rel=1e-4)
 
 
+def test_mocks_on_one_real_stamp_count_once(model):
+    """Ten rows on each of 300 galaxies say as much of the threshold, and of what can be shown, as 300 rows."""
+    found = scores(n=3000, seed=4)
+    wide = evaluate(model.card, dataclasses.replace(found, truth=found.truth | {"stamp": np.arange(3000) % 300}))
+    assert "tpr_at_fpr_0.01" not in wide, "at most 300 galaxies without a lens"
+    pairs = evaluate(model.card, dataclasses.replace(found, truth=found.truth | {"stamp": np.arange(3000) // 2}))
+    assert pairs["tpr_at_fpr_0.01"]["tpr"] == evaluate(model.card, found)["tpr_at_fpr_0.01"]["tpr"]
+    assert "tpr_at_fpr_0.01" in evaluate(
+        model.card, dataclasses.replace(found, truth=found.truth | {"stamp": np.full(3000, -1)})
+    ), "no real stamps"
+
+
 def test_rates_that_the_sample_cannot_show_are_left_out(model):
     found = evaluate(model.card, scores(n=3000, seed=4))
     assert "tpr_at_fpr_0.001" not in found, "1800 negatives cannot show a rate of 1e-3"
