@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-__all__ = ["STYLE", "figure", "note", "number", "picture", "simple_page", "table"]
+__all__ = ["STYLE", "figure", "note", "number", "picture", "simple_page", "table", "warning"]
 
 HUGE = 1e7
 """From here on numbers are shown as powers of ten."""
@@ -99,6 +99,11 @@ def picture(pictures: Mapping[str, bytes], name: str, words: str) -> str:
 def note(text: str) -> str:
     """Return a line of explanation."""
     return f'<p class="note">{text}</p>'
+
+
+def warning(text: str) -> str:
+    """Return a line of plain words that a reader must not miss."""
+    return f'<p class="warn">{escape(text)}</p>'
 
 
 def simple_page(title: str, caption: str, body: str) -> str:

@@ -13,7 +13,7 @@ from lensscan.evaluate.detectionpage import completeness_body, detection_body, s
 from lensscan.evaluate.flows import LEVELS as FLOW
 from lensscan.evaluate.galleries import KINDS
 from lensscan.evaluate.images import ABOVE
-from lensscan.evaluate.markup import STYLE, figure, note, number, picture, table
+from lensscan.evaluate.markup import STYLE, figure, note, number, picture, table, warning
 from lensscan.evaluate.posteriors import PARAMETERS
 from lensscan.evaluate.regression import CONVENTIONS, KEPT, LEVELS
 from lensscan.evaluate.report import LIKELY, NATURAL
@@ -61,7 +61,7 @@ def _head(report: Report, links: str) -> str:
 
 def _notes(report: Report) -> list[str]:
     """Return what the figures are to be read with."""
-    return [f'<p class="warn">{escape(text)}</p>' for text in report.get("notes", [])]
+    return [warning(text) for text in report.get("notes", [])]
 
 
 def _cards(report: Report) -> str:

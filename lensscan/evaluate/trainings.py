@@ -214,6 +214,7 @@ def join_reports(
         ],
         "bootstrap": first["bootstrap"],
         "software": first["software"],
+        "notes": list(dict.fromkeys(words for report in reports for words in report.get("notes", []))),
     }
     summary |= {name: join_parts([report.get(name) for report in reports], name) for name in SECTIONS}
     summary = {key: value for key, value in summary.items() if value is not None}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lensscan.evaluate.anchors import anchor_lines
-from lensscan.evaluate.markup import note, number, simple_page, table
+from lensscan.evaluate.markup import note, number, simple_page, table, warning
 from lensscan.evaluate.page import anchor_table
 from lensscan.evaluate.report import read_report, write_json
 from lensscan.evaluate.trainings import SECTIONS, join_reports, summary_stem
@@ -48,7 +48,7 @@ def lines(summary: Summary) -> list[str]:
         section, _, key = place.partition(":")
         if (found := summary.get(section, {}).get(key)) is not None:
             text.append(f"{name}: {key} {spread(found)}{_interval(found)}")
-    return text + [f"{name}: {line}" for line in anchor_lines(summary["anchors"])]
+    return [*text, *summary["notes"], *(f"{name}: {line}" for line in anchor_lines(summary["anchors"]))]
 
 
 def _interval(found: Mapping[str, Any]) -> str:
@@ -78,6 +78,7 @@ def summary_page(summary: Summary) -> str:
         "of those of the trainings, which saw the same ones. Both: 95 % interval of the mean with the noise of "
         f"training too (Student's t for {len(trainings)}, added in quadrature); published figures are judged by it."
     )
+    body += "".join(warning(words) for words in summary["notes"])
     if summary["anchors"]:
         body += "<h2>Beside published figures</h2>" + anchor_table(summary)
     head = ("figure", "mean +- std", "test set, 95 %", "both, 95 %", *(f"seed {each['seed']}" for each in trainings))

@@ -180,6 +180,22 @@ def test_the_summary_is_that_of_the_reports(reports):
         assert len(re.findall(rf"<{tag}[ >]", page)) == page.count(f"</{tag}>"), tag
 
 
+def test_what_a_report_is_to_be_read_with_stands_in_the_summary_once(reports, tmp_path):
+    """As where models are scored with other views than their cards were calibrated with."""
+    from lensscan.evaluate.trainingsreport import lines, summarise
+
+    pages = []
+    for path, notes in zip(sorted(reports.glob("toy-seed-*.json")), (["a < b"], ["a < b"], ["c"]), strict=True):
+        pages.append(tmp_path / path.with_suffix(".html").name)
+        (tmp_path / path.name).write_text(json.dumps(json.loads(path.read_text()) | {"notes": notes}))
+    said = []
+    page = summarise(pages, [1, 2, 3], None, said.append)
+    assert json.loads(page.with_suffix(".json").read_text())["notes"] == ["a < b", "c"]
+    assert re.findall('<p class="warn">(.*?)</p>', page.read_text()) == ["a &lt; b", "c"]
+    assert said == lines(json.loads(page.with_suffix(".json").read_text()))
+    assert said.count("a < b") == said.count("c") == 1
+
+
 def test_a_published_figure_is_judged_by_the_mean(reports, monkeypatch):
     """Three trainings that scatter widely are not better than what the lowest of them alone would beat."""
     from lensscan.evaluate import trainings
