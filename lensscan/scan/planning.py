@@ -21,9 +21,8 @@ from lensscan.scan.engine import default_batch, stamp_source
 from lensscan.scan.plan import CHUNK_ROWS, FORMAT, Plan, PlanWriter
 from lensscan.scan.regression import require_regressor
 from lensscan.scan.settings import ScanSettings, canonical
-from lensscan.scan.storage import changed_files, record_files
+from lensscan.scan.storage import ABSENT, SomeRows, changed_files, record_files
 from lensscan.survey.catalog import Catalog, Chunk, open_catalog
-from lensscan.survey.footprint import band_file
 from lensscan.survey.presence import LOOKS, SomeFiles
 from lensscan.survey.select import CutFlow, Selector, read_stored_flow
 from lensscan.survey.stamps import Frame, StampSource, check_bands
@@ -125,14 +124,13 @@ class Planner:
         ConfigError
             If none of the selected rows that are tried has a file.
         """
-        shared = not self.settings.stamps.startswith("stamps:")
-        writer = PlanWriter(path, default_batch(self.settings), shared)
+        writer = PlanWriter(path, default_batch(self.settings), not self._loose)
         begun = time.monotonic()
         selector = Selector(self.survey, self.cut)
-        tried = SomeFiles(self.source, self.settings.stamps, 0 if again else LOOKS)
+        tried, some = SomeFiles(self.source, self.settings.stamps, 0 if again else LOOKS), SomeRows()
         try:
             for chunk in self.catalog.chunks(CHUNK_ROWS):
-                self._append(writer, chunk, selector.apply(chunk), tried)
+                self._append(writer, chunk, selector.apply(chunk), tried, some)
                 del chunk  # else it would still be held while the next one is read
                 rate = selector.flow.n_catalog / max(1e-9, time.monotonic() - begun)
                 self.announce(
@@ -140,7 +138,7 @@ class Planner:
                 )
             tried.require()
             faults.reach("plan:before_rename")
-            flow, storage = self._flow(selector.flow), record_files(self._pixel_files(writer.shared))
+            flow, storage = self._flow(selector.flow), self._storage(some.names if self._loose else writer.shared)
             writer.finish(self.identity(), flow, self.fingerprint, self.frame.bands, storage)
         except BaseException:
             writer.discard()
@@ -148,10 +146,18 @@ class Planner:
         faults.reach("plan:after_rename")
         return Plan.open(path)
 
-    def _pixel_files(self, names: Sequence[str]) -> set[str]:
-        """Return the files of packs or tiles, those of each band where a name stands for several."""
-        bands = [band for band in self.frame.bands if band in self.survey.bands]
-        return {band_file(name, self.survey, band) for name in names for band in bands}
+    @property
+    def _loose(self) -> bool:
+        """Whether each stamp has a file of its own."""
+        return self.settings.stamps.startswith("stamps:")
+
+    def _storage(self, names: Sequence[str]) -> list[list[Any]]:
+        """Return what to remember of the files that hold rows; of single stamps only of those that are there.
+
+        A stamp that comes, or goes, later makes a row fail, or not: nothing is mixed.
+        """
+        records = record_files({file for name in names for file in self.source.stored_in(name)})
+        return [each for each in records if not (self._loose and each[1] == ABSENT)]
 
     def _flow(self, flow: CutFlow) -> CutFlow:
         """Return the cut flow: ours, or the one that ``lensscan select`` stored with the selection."""
@@ -164,7 +170,7 @@ class Planner:
             )
         return self.stored_flow
 
-    def _append(self, writer: PlanWriter, chunk: Chunk, mask: np.ndarray, tried: SomeFiles) -> None:
+    def _append(self, writer: PlanWriter, chunk: Chunk, mask: np.ndarray, tried: SomeFiles, some: SomeRows) -> None:
         kept = chunk if mask.all() else chunk.select(mask)
         located = self.source.locate(kept)
         tried.look(located.file)
@@ -172,6 +178,8 @@ class Planner:
             "ra": kept.ra, "dec": kept.dec, "px": kept.px, "py": kept.py,
             "offset": located.offset, "status": located.status, "row": chunk.start + np.flatnonzero(mask),
         }  # fmt: skip
+        if self._loose:
+            some.add(numbers["row"], located.file)
         writer.append(kept.id, numbers, located.file, self._carried(kept))
 
     def _carried(self, kept: Chunk) -> dict[str, NDArray[Any]]:
@@ -228,7 +236,7 @@ class Planner:
         scored : bool
             Whether rows were scored since, so that putting an old file back would not help.
         """
-        changed, touched = changed_files(storage, gone)
+        changed, touched = changed_files(storage, gone and not self._loose)
         if changed:
             more = f" and {len(changed) - 1} other files" if len(changed) > 1 else ""
             back = "" if scored else "put the old file back, "

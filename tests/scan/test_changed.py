@@ -296,8 +296,62 @@ def test_what_is_said_of_files(tmp_path):
     assert changed_files(said, gone=False)[0] == [str(absent), str(large)]
 
 
-def test_stamps_of_their_own_are_not_looked_at(survey, out):
-    """They are as many as rows; what changes among them is the user's to know."""
-    spec = f"stamps:{survey.folder}/stamps/{{id}}.fits"
+def test_stamps_of_their_own_that_were_made_anew_are_not_mixed_with_old_ones(survey, out, capsys):
+    folder = survey.folder / "stamps"
+    spec = f"stamps:{folder}/{{id}}.fits"
     assert scan(survey, out, "--keep-shards", stamps=spec) == ExitCode.OK
-    assert Plan.open(out.with_name("out.h5.run") / "plan.h5").storage == []
+    finished = out.read_bytes()
+    shards = unfinish(out)
+    watched = [each[0] for each in Plan.open(out.with_name("out.h5.run") / "plan.h5").storage]
+    assert watched == sorted(watched)
+    assert len(watched) > 20, "all that there are, being few"
+    for path in folder.iterdir():
+        shutil.copy(path, path.with_suffix(".new"))
+        os.replace(path.with_suffix(".new"), path)
+    assert scan(survey, out, "--keep-shards", stamps=spec) == ExitCode.OK, "copied, but the same"
+    assert "taken for the same" in capsys.readouterr().err
+    assert shards == {path: path.stat().st_ino for path in shards}, "not scored again"
+    assert out.read_bytes() != b""
+    unfinish(out)
+    with fitsio.FITS(watched[3], "rw") as fits:
+        hdu = next(each for each in fits if each.has_data())
+        hdu.write(hdu.read() * 2)
+    os.utime(watched[3], ns=(0, LATER))
+    assert scan(survey, out, stamps=spec) == ExitCode.ERROR
+    assert f"{watched[3]} changed since the plan" in capsys.readouterr().err
+    out.write_bytes(finished)
+    assert scan(survey, out, stamps=spec) == ExitCode.ERROR
+    assert f"{watched[3]} changed since {out} was made" in capsys.readouterr().err
+    assert scan(survey, out, "--overwrite", stamps=spec) == ExitCode.OK
+
+
+def test_a_stamp_that_goes_or_comes_makes_its_row_fail_or_not(survey, out):
+    """Neither mixes two versions of anything."""
+    folder = survey.folder / "stamps"
+    spec = f"stamps:{folder}/{{id}}.fits"
+    assert scan(survey, out, "--keep-shards", stamps=spec) == ExitCode.OK
+    before = read_header(out).n_scored
+    unfinish(out)
+    last = Plan.open(out.with_name("out.h5.run") / "plan.h5").storage[-1][0]
+    away = survey.folder / "away.fits"
+    shutil.move(last, away)
+    assert scan(survey, out, "--keep-shards", stamps=spec) == ExitCode.OK
+    assert read_header(out).n_scored in (before - 1, before), "scored already, or failed"
+    shutil.move(away, last)
+    assert scan(survey, out, "--keep-shards", stamps=spec) == ExitCode.OK
+
+
+def test_the_rows_looked_at_are_few_and_the_same_however_they_come():
+    names = [f"{k}.fits" if k % 7 else "" for k in range(5000)]
+    whole, parts = storage.SomeRows(), storage.SomeRows()
+    whole.add(np.arange(5000), names)
+    for start in range(0, 5000, 130):
+        parts.add(np.arange(start, min(start + 130, 5000)), names[start : start + 130])
+    assert sorted(whole.names) == sorted(parts.names)
+    assert len(set(whole.names)) == storage.ROWS
+    numbers = np.array([int(name.removesuffix(".fits")) for name in whole.names])
+    assert (numbers % 7 > 0).all()
+    assert np.histogram(numbers, 10, (0, 5000))[0].min() > 10, "from the whole catalog"
+    few = storage.SomeRows()
+    few.add(np.arange(3), ["a", "", "b"])
+    assert sorted(few.names) == ["a", "b"]
