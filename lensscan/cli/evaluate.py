@@ -30,6 +30,7 @@ from lensscan.cli.ranks import among_ranks
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from lensscan.evaluate.predict import OneModel
     from lensscan.mocks.recipes import Recipe
     from lensscan.mpi import World
     from lensscan.nets.model import Model
@@ -312,41 +313,33 @@ def run_transfer(args: argparse.Namespace) -> int:
     return publish(args, measure_transfer(settings, Stages()), lines, write_transfer)
 
 
-def run_effects(args: argparse.Namespace) -> int:
-    """Measure a model's errors under other conditions."""
+def one_model(args: argparse.Namespace, task: str, n: int) -> OneModel:
+    """Return what a task measures that takes one model and a recipe; n mocks unless others are asked for."""
     from lensscan.errors import ConfigError
 
     if len(args.models) != 1:
-        raise ConfigError("--effects takes one MODEL, such as lensscan evaluate des-griz --effects des-griz")
-    recipe = prepared_recipe(args, args.effects)
-    from lensscan.evaluate.effects import EffectsSettings, measure_effects
+        raise ConfigError(f"--{task} takes one MODEL, such as lensscan evaluate des-griz --{task} des-griz")
+    recipe = prepared_recipe(args, getattr(args, task))
+    from lensscan.evaluate.predict import OneModel
+
+    return OneModel(model=load_models(args)[0], recipe=recipe, n=args.number or n, **scoring(args))
+
+
+def run_effects(args: argparse.Namespace) -> int:
+    """Measure a model's errors under other conditions."""
+    settings = one_model(args, "effects", 1000)
+    from lensscan.evaluate.effects import measure_effects
     from lensscan.evaluate.effectsreport import lines, write_effects
 
-    settings = EffectsSettings(
-        model=load_models(args)[0],
-        recipe=recipe,
-        n=args.number or 1000,
-        **scoring(args),
-    )
     return publish(args, measure_effects(settings, Stages()), lines, write_effects)
 
 
 def run_shifted(args: argparse.Namespace) -> int:
     """Measure a model under other skies."""
-    from lensscan.errors import ConfigError
-
-    if len(args.models) != 1:
-        raise ConfigError("--shifted takes one MODEL, such as lensscan evaluate des-griz --shifted des-griz")
-    recipe = prepared_recipe(args, args.shifted)
-    from lensscan.evaluate.shifted import ShiftedSettings, measure_shifted
+    settings = one_model(args, "shifted", 4000)
+    from lensscan.evaluate.shifted import measure_shifted
     from lensscan.evaluate.shiftedreport import lines, write_shifted
 
-    settings = ShiftedSettings(
-        model=load_models(args)[0],
-        recipe=recipe,
-        n=args.number or 4000,
-        **scoring(args),
-    )
     return publish(args, measure_shifted(settings, Stages()), lines, write_shifted)
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lensscan.evaluate.difficulty import BATCH, NEW_SEED, SEED, Difficulty, Run
-from lensscan.evaluate.report import write_json
-from lensscan.files import replacing
+from lensscan.evaluate.written import header, write_all
 from lensscan.render.gates import Curves, learning_diagram
 
 __all__ = ["lines", "report", "write_difficulty"]
@@ -67,10 +65,7 @@ def report(found: Difficulty) -> dict[str, Any]:
     """Return the whole result as plain values."""
     settings = found.settings
     return {
-        "kind": "difficulty",
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "recipe": {"name": settings.recipe.name, "digest": settings.recipe.digest},
-        "n": settings.n,
+        **header("difficulty", settings.n, SEED, settings.replicates, settings.recipe),
         "n_new": settings.new,
         "seeds": {"stamps": SEED, "new": NEW_SEED},
         "patience": settings.patience,
@@ -104,11 +99,6 @@ def report(found: Difficulty) -> dict[str, Any]:
 def write_difficulty(found: Difficulty, folder: Path, plots: bool = True) -> list[Path]:
     """Write the JSON file and, with `plots`, the learning curves; return their paths."""
     stem = folder / f"difficulty--{found.settings.recipe.name}"
-    written = [stem.with_name(stem.name + ".json")]
-    write_json(report(found), written[0])
-    if plots:
-        curves = [Curves(f"seed {run.seed}", run.train, run.validation, run.parting, run.new) for run in found.runs]
-        written.append(stem.with_name(stem.name + "-curves.png"))
-        with replacing(written[-1]) as temporary:
-            temporary.write_bytes(learning_diagram(curves, found.band))
-    return written
+    curves = [Curves(f"seed {run.seed}", run.train, run.validation, run.parting, run.new) for run in found.runs]
+    pictures = {"curves": learning_diagram(curves, found.band)} if plots else {}
+    return write_all(stem, report(found), pictures=pictures)

@@ -11,40 +11,21 @@ from numpy.typing import NDArray
 
 from lensscan.errors import ConfigError
 from lensscan.evaluate.posteriors import LEVELS, PARAMETERS, REGIONS, reduce_posteriors, truth_table
-from lensscan.evaluate.predict import Scoring
+from lensscan.evaluate.predict import OneModel
 from lensscan.evaluate.report import clusters
 from lensscan.evaluate.testsets import SEEDS, SealedSet
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, difference, resample
 from lensscan.metrics.detection import share_estimate
 from lensscan.metrics.deviations import Deviations
 from lensscan.mocks.conditions import Condition, conditions_of
-from lensscan.mocks.recipes import Recipe
 from lensscan.mocks.simulate import Mocks, simulate
-from lensscan.nets.model import Model
 
-__all__ = ["Effects", "EffectsSettings", "Outcome", "compare_conditions", "measure_effects"]
+__all__ = ["Effects", "Outcome", "compare_conditions", "measure_effects"]
 
 Floats = NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
 FEWEST = 20
 """Lenses below which a half-width says nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class EffectsSettings(Scoring):
-    """What to measure; how is in `Scoring`.
-
-    Attributes
-    ----------
-    model : Model
-    recipe : Recipe
-    n : int
-        Mocks, of the seed for tuning; the lenses among them count.
-    """
-
-    model: Model
-    recipe: Recipe
-    n: int = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +60,7 @@ class Outcome:
 class Effects:
     """All conditions, ``everything`` first, and the number of lenses that could be measured under all of them."""
 
-    settings: EffectsSettings
+    settings: OneModel
     outcomes: list[Outcome]
     n_lens: int
 
@@ -87,7 +68,7 @@ class Effects:
 class ConditionSet(SealedSet):
     """The systems of a recipe under other conditions, and what its masks hide."""
 
-    def __init__(self, settings: EffectsSettings, condition: Condition) -> None:
+    def __init__(self, settings: OneModel, condition: Condition) -> None:
         name = f"{settings.recipe.name}, {condition.words}"
         super().__init__(name, settings.recipe, settings.n, SEEDS["tune"], device=settings.device)
         self.condition = condition
@@ -112,7 +93,7 @@ class ConditionSet(SealedSet):
         return np.asarray(((light * mocks.missing).sum(dim=(1, 2, 3)) / whole).cpu().numpy(), np.float64)
 
 
-def measure_effects(settings: EffectsSettings, progress: Progress = lambda what, done, total: None) -> Effects:
+def measure_effects(settings: OneModel, progress: Progress = lambda what, done, total: None) -> Effects:
     """Measure the errors of one model under every condition of a recipe (`lensscan.mocks.conditions`).
 
     Raises
@@ -153,7 +134,7 @@ def _tell(progress: Progress, number: int, of: int, done: int, total: int) -> No
 
 
 def compare_conditions(
-    settings: EffectsSettings,
+    settings: OneModel,
     conditions: list[Condition],
     estimates: Floats,
     contents: Floats,
@@ -167,7 +148,7 @@ def compare_conditions(
 
     Parameters
     ----------
-    settings : EffectsSettings
+    settings : OneModel
     conditions : list of Condition
     estimates : (k, n, 7) array
     contents : (k, n, 8) array

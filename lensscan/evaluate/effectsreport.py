@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lensscan import __version__
 from lensscan.evaluate.effects import Effects, Outcome
 from lensscan.evaluate.markup import figure, note, number, picture, simple_page, table
 from lensscan.evaluate.posteriors import LEVELS, PARAMETERS, REGIONS
-from lensscan.evaluate.report import file_stem, plain, write_json
 from lensscan.evaluate.testsets import SEEDS
-from lensscan.files import replacing
+from lensscan.evaluate.written import file_stem, header, plain, write_all
 from lensscan.metrics.bootstrap import Estimate
 from lensscan.mocks.conditions import GRIDS, grid_unit
 from lensscan.render.conditions import CurvePanel, SwitchPanel, curve_diagram, switch_diagram
@@ -60,15 +57,9 @@ def report(found: Effects) -> dict[str, Any]:
     settings = found.settings
     card, recipe = settings.model.card, settings.recipe
     return {
-        "kind": "effects",
-        "lensscan": __version__,
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        **header("effects", settings.n, SEEDS["tune"], settings.replicates, recipe),
         "model": {"name": card.name, "version": card.version, "hash": card.hash},
-        "recipe": {"name": recipe.name, "digest": recipe.digest},
-        "n": settings.n,
         "n_lens": found.n_lens,
-        "seed": SEEDS["tune"],
-        "bootstrap": {"resamples": settings.replicates, "level": 0.95},
         "units": {kind: grid_unit(kind, recipe) for kind in GRIDS},
         "conditions": [
             {
@@ -164,12 +155,4 @@ def write_effects(found: Effects, folder: Path, plots: bool = True) -> list[Path
     """Write ``effects--MODEL--RECIPE.html``, ``.json`` and, with `plots`, the pictures; return their paths."""
     stem = folder / f"effects--{file_stem(found.settings.model.card.name, found.settings.recipe.name)}"
     pictures = draw(found) if plots else {}
-    paths = [stem.with_name(stem.name + ending) for ending in (".html", ".json")]
-    write_json(report(found), paths[1])
-    with replacing(paths[0]) as name:
-        name.write_text(make_page(found, pictures), encoding="utf-8")
-    for key, content in pictures.items():
-        paths.append(stem.with_name(f"{stem.name}-{key}.png"))
-        with replacing(paths[-1]) as name:
-            name.write_bytes(content)
-    return paths
+    return write_all(stem, report(found), make_page(found, pictures), pictures)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from lensscan.evaluate.probes import Probe, Verdict
 from lensscan.evaluate.realism import FPR, RECALL_LIMIT, Realism
-from lensscan.evaluate.report import write_json
 from lensscan.evaluate.samples import LIKE_REAL
-from lensscan.files import replacing
+from lensscan.evaluate.written import header, write_all
 from lensscan.metrics.bootstrap import Estimate
 from lensscan.render.gates import ProbePoint, logit_diagram, probe_diagram
 
@@ -78,12 +76,7 @@ def report(found: Realism) -> dict[str, Any]:
     settings, check = found.settings, found.model
     canvas = settings.recipe.canvas
     result: dict[str, Any] = {
-        "kind": "realism",
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "recipe": {"name": settings.recipe.name, "digest": settings.recipe.digest},
-        "n": settings.n,
-        "seed": settings.seed,
-        "replicates": settings.replicates,
+        **header("realism", settings.n, settings.seed, settings.replicates, settings.recipe),
         "stamps": dataclasses.asdict(canvas) | {"n": found.n_stamps, "left_out": found.left_out},
         "matched": {"class": LIKE_REAL, "n": found.matched, "median_difference_mag": found.mismatch},
         "lens_or_not": [_probe_values(probe) for probe in found.lens_or_not],
@@ -130,10 +123,8 @@ def write_realism(found: Realism, folder: Path, plots: bool = True) -> list[Path
     if found.settings.model is not None:
         name = f"{found.settings.model.card.name}--{name}"
     stem = folder / f"realism--{name}"
-    written = [stem.with_name(stem.name + ".json")]
-    write_json(report(found), written[0])
     if not plots:
-        return written
+        return write_all(stem, report(found))
     panels = {"lens or not, among the mocks": found.lens_or_not, "mock or real": found.mock_or_real}
     points = {
         title: [ProbePoint(each.name, each.auroc.value, each.auroc.low, each.auroc.high, each.limit) for each in probes]
@@ -144,8 +135,4 @@ def write_realism(found: Realism, folder: Path, plots: bool = True) -> list[Path
     if found.model is not None:
         title = f"{name}: {found.model.above} of {found.model.n} real stamps above the threshold"
         pictures["logits"] = logit_diagram(found.model.logits, found.model.threshold.value, title)
-    for ending, picture in pictures.items():
-        written.append(stem.with_name(f"{stem.name}-{ending}.png"))
-        with replacing(written[-1]) as temporary:
-            temporary.write_bytes(picture)
-    return written
+    return write_all(stem, report(found), pictures=pictures)

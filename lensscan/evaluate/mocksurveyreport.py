@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lensscan import __version__
 from lensscan.evaluate.anchors import anchor_rows, load_anchors
 from lensscan.evaluate.detection import FPRS
 from lensscan.evaluate.galleries import STAMP, class_name
 from lensscan.evaluate.markup import figure, note, number, picture, simple_page, table
 from lensscan.evaluate.mocksurvey import SEED, Objects, SurveySettings, survey_set
-from lensscan.evaluate.report import plain, write_json
 from lensscan.evaluate.toplists import Found, lengths
-from lensscan.files import replacing
+from lensscan.evaluate.written import header, plain, write_all
 from lensscan.metrics.bootstrap import Estimate
 from lensscan.mocks.recipes import CLASSES
 from lensscan.render.rgb import asinh_rgb
@@ -104,13 +101,8 @@ def report(settings: SurveySettings, objects: Objects, found: list[Found]) -> di
     survey, lens = ~objects.extra, np.asarray(objects.truth["is_lens"], bool)
     klass = np.asarray(objects.truth["klass"])[survey]
     return {
-        "kind": "mock-survey",
-        "lensscan": __version__,
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "recipe": {"name": settings.recipe.name, "digest": settings.recipe.digest},
+        **header("mock-survey", settings.n, SEED, settings.replicates, settings.recipe),
         "prevalence": settings.prevalence,
-        "n": settings.n,
-        "seed": SEED,
         "n_lens": int((survey & lens).sum()),
         "n_lens_besides": int((objects.extra & lens).sum()),
         "n_other": int((survey & ~lens).sum()),
@@ -118,7 +110,6 @@ def report(settings: SurveySettings, objects: Objects, found: list[Found]) -> di
         "n_undetectable": objects.vague,
         "real_stamps": len(np.unique(objects.truth["stamp"][objects.truth["stamp"] >= 0])),
         "classes": {name: int((klass == k).sum()) for k, name in _classes(klass).items()},
-        "bootstrap": {"resamples": settings.replicates, "level": 0.95},
         "models": [[model.card.name, model.card.hash] for model in settings.lineup.models],
         "notes": _notes(settings),
         "rankings": {each.entrant.name: _ranking(settings, each) for each in found},
@@ -261,12 +252,5 @@ def write_survey(
     """Write ``mock-survey--RECIPE.html``, ``.json`` and, with `plots`, the pictures; return their paths."""
     stem = folder / f"mock-survey--{settings.recipe.name}"
     pictures = draw(settings, objects, found) if plots else {}
-    paths = [stem.with_name(stem.name + ending) for ending in (".html", ".json")]
-    write_json(report(settings, objects, found), paths[1])
-    with replacing(paths[0]) as name:
-        name.write_text(make_page(settings, objects, found, pictures), encoding="utf-8")
-    for key, content in pictures.items():
-        paths.append(stem.with_name(f"{stem.name}-{key}.png"))
-        with replacing(paths[-1]) as name:
-            name.write_bytes(content)
-    return paths
+    page = make_page(settings, objects, found, pictures)
+    return write_all(stem, report(settings, objects, found), page, pictures)

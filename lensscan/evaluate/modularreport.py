@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from lensscan.evaluate.modular import (
     stamps_of,
     verdict,
 )
-from lensscan.evaluate.report import write_json
+from lensscan.evaluate.written import header, write_all
 from lensscan.files import replacing
 from lensscan.hdf5 import new_hdf5
 from lensscan.metrics.bootstrap import Estimate
@@ -99,12 +98,8 @@ def report(found: Comparison) -> dict[str, Any]:
     regression = table(found.regression)
     gain = {"regression_gain": regression.pop("gain")} if regression else {}
     return {
-        "kind": "modular",
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "recipe": {"name": settings.recipe.name, "digest": settings.recipe.digest},
-        "n": len(found.rows.index),
+        **header("modular", len(found.rows.index), SEED, settings.replicates, settings.recipe),
         "n_lens": int(found.rows.is_lens.sum()),
-        "seed": SEED,
         "models": [
             {
                 "role": role,
@@ -173,12 +168,10 @@ def write_modular(found: Comparison, folder: Path, plots: bool = True) -> list[P
     """Write the JSON file, the intermediate images and, with `plots`, the pictures; return their paths."""
     recipe = found.settings.recipe
     stem = folder / f"modular--{recipe.name}"
-    written = [stem.with_name(stem.name + ".json"), stem.with_name(stem.name + "-images.h5")]
-    write_json(report(found), written[0])
-    chains = _chains(found)
-    _write_images(written[1], chains, recipe.bands)
+    chains, images = _chains(found), stem.with_name(stem.name + "-images.h5")
+    _write_images(images, chains, recipe.bands)
     if not plots:
-        return written
+        return [*write_all(stem, report(found)), images]
     rows, wrong = found.rows, ~found.rows.right(0)
     curves = {}
     for name, values in rows.uncertainty.items():
@@ -190,8 +183,4 @@ def write_modular(found: Comparison, folder: Path, plots: bool = True) -> list[P
             *principal_plane(rows.mean), rows.is_lens, wrong, rows.uncertainty["spread"], curves
         ),
     }  # fmt: skip
-    for name, picture in pictures.items():
-        written.append(stem.with_name(f"{stem.name}-{name}.png"))
-        with replacing(written[-1]) as temporary:
-            temporary.write_bytes(picture)
-    return written
+    return [*write_all(stem, report(found), pictures=pictures), images]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from lensscan.errors import ConfigError
 from lensscan.evaluate.lightonly import Features
 from lensscan.evaluate.testsets import TestSet, Truth
+from lensscan.mocks.recipes import Recipe
 from lensscan.nets.card import Card
 from lensscan.nets.flowposterior import FlowPosteriors
 from lensscan.nets.latent import N_COV, N_LATENT
@@ -23,7 +24,7 @@ from lensscan.nets.scorer import Scorer
 from lensscan.schema import Flag, Status
 from lensscan.survey.stamps import Batch, Frame
 
-__all__ = ["Judge", "Predictions", "Scored", "Scoring", "predict"]
+__all__ = ["Judge", "OneModel", "Predictions", "Scored", "Scoring", "predict"]
 
 Columns = dict[str, NDArray[Any]]
 
@@ -160,6 +161,23 @@ class Scoring:
             views=self.views,
             progress=progress,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class OneModel(Scoring):
+    """One model on mocks of one recipe, where its errors are looked at; how is in `Scoring`.
+
+    Attributes
+    ----------
+    model : Model
+    recipe : Recipe
+    n : int
+        Mocks, of the seed for tuning; the lenses among them count.
+    """
+
+    model: Model
+    recipe: Recipe
+    n: int
 
 
 def predict(

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lensscan import __version__
-from lensscan.errors import ConfigError, read_reason
+from lensscan.errors import ConfigError
 from lensscan.evaluate.detection import EVEN_ODDS, Detection, detect
 from lensscan.evaluate.flows import flow_figures
 from lensscan.evaluate.images import Images, measure_images
@@ -26,7 +24,7 @@ from lensscan.evaluate.predict import Predictions, Scored
 from lensscan.evaluate.rates import completeness_table, false_positives
 from lensscan.evaluate.regression import Regression, groups_of, regress
 from lensscan.evaluate.testsets import TestSet, Truth
-from lensscan.files import replacing
+from lensscan.evaluate.written import FORMAT, plain
 from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, difference, resample, trusted
 from lensscan.metrics.ranking import Ranking
 from lensscan.metrics.sampled import ks_noise
@@ -36,7 +34,6 @@ from lensscan.nets.prior import natural_rows
 from lensscan.scan.provenance import git_revision
 
 __all__ = [
-    "FORMAT",
     "LIKELY",
     "NATURAL",
     "Assessment",
@@ -44,14 +41,9 @@ __all__ = [
     "assess",
     "clusters",
     "compare",
-    "file_stem",
     "make_report",
-    "read_report",
-    "write_json",
 ]
 
-FORMAT = 1
-"""Column of the truth that names the real stamp under a row, -1 without one; painted and unpainted twins share it."""
 LIKELY = "p_lens > 0.5 at even odds"
 """Group of the lenses that have this probability at prevalence 1/2: nearly all of them."""
 NATURAL = "natural theta_E"
@@ -371,54 +363,3 @@ def trivial_scores(scored: Scored, n_bands: int, bootstrap: Bootstrap) -> dict[s
 
     kinds = bootstrap.cluster[lens], bootstrap.cluster[~lens]
     return {group: plain(trusted(value, *kinds)) for group, value in resample(areas, bootstrap).items()}
-
-
-def plain(value: Estimate) -> dict[str, float | None]:
-    """Return an estimate as plain values, five digits, None for what is not finite."""
-    return {name: _number(getattr(value, name)) for name in ("value", "low", "high")}
-
-
-def _number(value: float) -> float | None:
-    return float(f"{value:.5g}") if np.isfinite(value) else None
-
-
-def _finite(value: Any) -> Any:
-    """Return values that JSON can hold: numbers that are not finite become null."""
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    if isinstance(value, (float, np.floating)):
-        return _number(float(value))
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def file_stem(model: str, testset: str) -> str:
-    """Return the name of a report's files, without folder and ending."""
-    return f"{model}--{testset.strip('/').replace('/', '_').replace(':', '-')}"
-
-
-def write_json(report: Mapping[str, Any], path: Path) -> None:
-    """Write a report as JSON, whole or not at all."""
-    with replacing(path) as name:
-        name.write_text(json.dumps(_finite(report), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def read_report(path: str | Path) -> dict[str, Any]:
-    """Read a report.
-
-    Raises
-    ------
-    ConfigError
-        If the file is no report of this format.
-    """
-    try:
-        report = json.loads(Path(path).read_text(encoding="utf-8"))
-        stated = report["format"], report["model"]["name"], report["testset"]["name"]
-    except OSError as error:
-        raise ConfigError(f"{path}: {read_reason(error)}; give the JSON file of lensscan evaluate") from None
-    except (ValueError, KeyError, TypeError):
-        raise ConfigError(f"{path} is no report of lensscan evaluate; give its JSON file") from None
-    if stated[0] != FORMAT:
-        raise ConfigError(f"{path}: report of format {stated[0]}, this lensscan reads {FORMAT}; evaluate again")
-    return dict(report)

@@ -16,8 +16,9 @@ from lensscan.evaluate.members import Lineup, line_up
 from lensscan.evaluate.page import make_page
 from lensscan.evaluate.plots import draw_plots, require_matplotlib
 from lensscan.evaluate.predict import Scoring
-from lensscan.evaluate.report import assess, file_stem, make_report, read_report, write_json
+from lensscan.evaluate.report import assess, make_report
 from lensscan.evaluate.testsets import TestSet, open_testset
+from lensscan.evaluate.written import file_stem, read_report, write_json
 from lensscan.files import check_folder, replacing
 from lensscan.nets.card import Card
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lensscan.errors import ConfigError
 from lensscan.evaluate.posteriors import LEVELS, REGIONS, reduce_posteriors, truth_table
-from lensscan.evaluate.predict import Scoring
+from lensscan.evaluate.predict import OneModel
 from lensscan.evaluate.report import clusters
 from lensscan.evaluate.testsets import SEEDS, SealedSet
 from lensscan.evaluate.transfer import Cell, measure_cell
@@ -19,32 +19,13 @@ from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample, tr
 from lensscan.metrics.detection import share_estimate
 from lensscan.mocks.conditions import other_skies
 from lensscan.mocks.realsky import takes_real
-from lensscan.mocks.recipes import Recipe
-from lensscan.nets.model import Model
 
-__all__ = ["ALLOWED", "Shifted", "ShiftedSettings", "Sky", "measure_shifted", "widest"]
+__all__ = ["ALLOWED", "Shifted", "Sky", "measure_shifted", "widest"]
 
 Floats = NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
 ALLOWED = 0.05
 """By how much a coverage may miss its level under another sky: the goal that lensscan set itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class ShiftedSettings(Scoring):
-    """What to measure; how is in `Scoring`.
-
-    Attributes
-    ----------
-    model : Model
-    recipe : Recipe
-    n : int
-        Mocks of each sky, of the seed for tuning.
-    """
-
-    model: Model
-    recipe: Recipe
-    n: int = 4000
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +52,11 @@ class Sky:
 class Shifted:
     """The settings, and all skies, the recipe's own first."""
 
-    settings: ShiftedSettings
+    settings: OneModel
     skies: list[Sky]
 
 
-def measure_shifted(settings: ShiftedSettings, progress: Progress = lambda what, done, total: None) -> Shifted:
+def measure_shifted(settings: OneModel, progress: Progress = lambda what, done, total: None) -> Shifted:
     """Measure what a model finds, and what its posteriors hold, where the sky is not that of its recipe.
 
     Each sky (`lensscan.mocks.conditions.other_skies`) has systems of its own, and the label chooses its lenses anew.

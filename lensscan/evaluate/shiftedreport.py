@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lensscan import __version__
 from lensscan.evaluate.markup import figure, note, picture, simple_page, table
 from lensscan.evaluate.posteriors import LEVELS, REGIONS
-from lensscan.evaluate.report import file_stem, plain, write_json
 from lensscan.evaluate.shifted import ALLOWED, Shifted, Sky, widest
 from lensscan.evaluate.testsets import SEEDS
 from lensscan.evaluate.transferreport import FIGURES
-from lensscan.files import replacing
+from lensscan.evaluate.written import file_stem, header, plain, write_all
 from lensscan.render.heat import HeatPanel, heat_diagram
 
 __all__ = ["lines", "report", "write_shifted"]
@@ -68,14 +65,8 @@ def report(found: Shifted) -> dict[str, Any]:
     settings = found.settings
     card, recipe = settings.model.card, settings.recipe
     return {
-        "kind": "shifted",
-        "lensscan": __version__,
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        **header("shifted", settings.n, SEEDS["tune"], settings.replicates, recipe),
         "model": {"name": card.name, "version": card.version, "hash": card.hash},
-        "recipe": {"name": recipe.name, "digest": recipe.digest},
-        "n": settings.n,
-        "seed": SEEDS["tune"],
-        "bootstrap": {"resamples": settings.replicates, "level": 0.95},
         "notes": _notes(found),
         "skies": [
             {
@@ -123,7 +114,7 @@ def make_page(found: Shifted, pictures: dict[str, bytes]) -> str:
         miss = f"{100 * level:.0f} % of {region}: {_words(share)}{_verdict(sky)}"
         covered.append([words, *shares, escape(miss)])
     body = note(text) + "".join(note(escape(words)) for words in _notes(found))
-    body += picture(pictures, "skies", "what intervals hold, by sky and parameter")
+    body += picture(pictures, "", "what intervals hold, by sky and parameter")
     body += note(
         "Share of the truths inside the stated intervals of 68 % and, below, of 95 %; joint_7: the region of all seven."
     )
@@ -138,14 +129,6 @@ def make_page(found: Shifted, pictures: dict[str, bytes]) -> str:
 def write_shifted(found: Shifted, folder: Path, plots: bool = True) -> list[Path]:
     """Write ``shifted--MODEL--RECIPE.html``, ``.json`` and, with `plots`, ``.png``; return their paths."""
     settings = found.settings
-    stem = f"shifted--{file_stem(settings.model.card.name, settings.recipe.name)}"
-    pictures = {"skies": draw(found)} if plots else {}
-    paths = [folder / f"{stem}.html", folder / f"{stem}.json"]
-    write_json(report(found), paths[1])
-    with replacing(paths[0]) as name:
-        name.write_text(make_page(found, pictures), encoding="utf-8")
-    if plots:
-        paths.append(folder / f"{stem}.png")
-        with replacing(paths[2]) as name:
-            name.write_bytes(pictures["skies"])
-    return paths
+    pictures = {"": draw(found)} if plots else {}
+    stem = folder / f"shifted--{file_stem(settings.model.card.name, settings.recipe.name)}"
+    return write_all(stem, report(found), make_page(found, pictures), pictures)

@@ -19,8 +19,8 @@ from scipy.stats import t as student
 from lensscan.errors import ConfigError
 from lensscan.evaluate.anchors import ENDS, anchor_rows, load_anchors
 from lensscan.evaluate.members import line_up
-from lensscan.evaluate.report import FORMAT, file_stem, read_report
 from lensscan.evaluate.run import SAME
+from lensscan.evaluate.written import FORMAT, file_stem, read_report
 from lensscan.nets.card import Card
 
 __all__ = [

@@ -11,8 +11,8 @@ from typing import Any
 from lensscan.evaluate.anchors import anchor_lines
 from lensscan.evaluate.markup import note, number, simple_page, table, warning
 from lensscan.evaluate.page import anchor_table
-from lensscan.evaluate.report import read_report, write_json
 from lensscan.evaluate.trainings import SECTIONS, join_reports, summary_stem
+from lensscan.evaluate.written import read_report, write_json
 from lensscan.files import replacing
 
 __all__ = ["HEADLINES", "lines", "spread", "summarise", "summary_page"]

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lensscan import __version__
 from lensscan.evaluate.markup import figure, note, picture, simple_page, table
-from lensscan.evaluate.report import plain, write_json
 from lensscan.evaluate.testsets import SEEDS
 from lensscan.evaluate.transfer import FPR, LEVEL, Cell, Transfer
-from lensscan.files import replacing
+from lensscan.evaluate.written import header, plain, write_all
 from lensscan.render.heat import HeatPanel, heat_diagram
 
 __all__ = ["FIGURES", "lines", "report", "write_transfer"]
@@ -65,12 +62,7 @@ def report(found: Transfer) -> dict[str, Any]:
     """Return the whole table as plain values."""
     settings = found.settings
     return {
-        "kind": "transfer",
-        "lensscan": __version__,
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "n": settings.n,
-        "seed": SEEDS["tune"],
-        "bootstrap": {"resamples": settings.replicates, "level": 0.95},
+        **header("transfer", settings.n, SEEDS["tune"], settings.replicates),
         "models": {
             model.card.name: {"hash": model.card.hash, "version": model.card.version, "bands": list(model.card.bands)}
             for model in settings.models
@@ -129,7 +121,7 @@ def make_page(found: dict[str, Any], pictures: dict[str, bytes]) -> str:
         number = f"{cell['n_lens']:,} + {cell['n_other']:,}"
         rows.append([*lead, escape(taken), number, *figures, f"{100 * cell['out_of_range']:.0f} %"])
     head = ("model", "mocks of", "bands", "lenses + others", *map(escape, FIGURES.values()), "out of range")
-    body = picture(pictures, "transfer", "figures of every model on every recipe")
+    body = picture(pictures, "", "figures of every model on every recipe")
     body += "".join(note(escape(words)) for words in found["notes"])
     body += table(head, rows, frozenset({0, 1, 2}))
     caption = f"{found['n']:,} mocks of each recipe, the seed for tuning: no result, for looking only; simulated"
@@ -139,13 +131,5 @@ def make_page(found: dict[str, Any], pictures: dict[str, bytes]) -> str:
 def write_transfer(found: Transfer, folder: Path, plots: bool = True) -> list[Path]:
     """Write ``transfer.json``, ``transfer.html`` and, with `plots`, ``transfer.png``; return their paths."""
     values = report(found)
-    pictures = {"transfer": draw(found)} if plots else {}
-    paths = [folder / "transfer.html", folder / "transfer.json"]
-    write_json(values, paths[1])
-    with replacing(paths[0]) as name:
-        name.write_text(make_page(values, pictures), encoding="utf-8")
-    if plots:
-        paths.append(folder / "transfer.png")
-        with replacing(paths[2]) as name:
-            name.write_bytes(pictures["transfer"])
-    return paths
+    pictures = {"": draw(found)} if plots else {}
+    return write_all(folder / "transfer", values, make_page(values, pictures), pictures)

@@ -14,6 +14,7 @@ __all__ = ["UNDETECTABLE", "ambiguous", "galaxies"]
 
 UNDETECTABLE = CLASSES.index("undetectable")
 STAMP = "stamp"
+"""Column of the truth that names the real stamp under a row, -1 without one; painted and unpainted twins share it."""
 
 
 def ambiguous(truth: Mapping[str, Any]) -> NDArray[np.bool_]:

@@ -13,8 +13,9 @@ import torch
 from lensscan.cli.main import main
 from lensscan.errors import ConfigError
 from lensscan.evaluate import effectsreport
-from lensscan.evaluate.effects import EffectsSettings, compare_conditions, measure_effects
+from lensscan.evaluate.effects import compare_conditions, measure_effects
 from lensscan.evaluate.posteriors import Posteriors
+from lensscan.evaluate.predict import OneModel
 from lensscan.mocks.conditions import Condition, conditions_of
 from lensscan.mocks.recipes import load_recipe
 from lensscan.nets.latent import PARAMETERS
@@ -31,7 +32,7 @@ def network(name="one", size=32, pixel=0.12, bands=("F814W",)):
 
 
 def settings(**changes):
-    return EffectsSettings(**{"model": network(), "recipe": RECIPE, "n": 24, "replicates": 20} | changes)
+    return OneModel(**{"model": network(), "recipe": RECIPE, "n": 24, "replicates": 20} | changes)
 
 
 def few():

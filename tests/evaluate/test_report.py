@@ -14,7 +14,8 @@ from lensscan.errors import ConfigError
 from lensscan.evaluate.detection import cut_words, detect
 from lensscan.evaluate.galleries import class_name
 from lensscan.evaluate.markup import figure, number
-from lensscan.evaluate.report import LIKELY, NATURAL, assess, clusters, compare, plain, trivial_scores
+from lensscan.evaluate.report import LIKELY, NATURAL, assess, clusters, compare, trivial_scores
+from lensscan.evaluate.written import plain
 from lensscan.metrics.bootstrap import Bootstrap, Estimate, difference
 from lensscan.metrics.detection import auroc, wilson
 from lensscan.mocks.labels import ambiguous

@@ -15,8 +15,8 @@ from lensscan.cli.main import main
 from lensscan.errors import ConfigError
 from lensscan.evaluate import shiftedreport
 from lensscan.evaluate.posteriors import LEVELS, REGIONS
-from lensscan.evaluate.predict import Scoring
-from lensscan.evaluate.shifted import ShiftedSettings, measure_shifted, widest
+from lensscan.evaluate.predict import OneModel, Scoring
+from lensscan.evaluate.shifted import measure_shifted, widest
 from lensscan.mocks.conditions import other_skies
 from lensscan.mocks.recipes import load_recipe
 from lensscan.mocks.simulate import simulate
@@ -44,7 +44,7 @@ def known():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Scoring, "predict", predict)
-        return measure_shifted(ShiftedSettings(network(), DES, n=3000, replicates=40))
+        return measure_shifted(OneModel(network(), DES, n=3000, replicates=40))
 
 
 @pytest.mark.parametrize("name", ["des-griz", "hezaveh2017-64"])
@@ -150,4 +150,4 @@ def test_the_command_measures_and_refuses_in_one_line(tmp_path, capsys):
 def test_real_stamps_are_refused():
     real = dataclasses.replace(DES, classes={"lens": 1.0, "real": 1.0})
     with pytest.raises(ConfigError, match="real stamps"):
-        measure_shifted(ShiftedSettings(network(), real))
+        measure_shifted(OneModel(network(), real, 50))
