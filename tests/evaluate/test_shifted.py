@@ -91,19 +91,20 @@ def test_the_widest_miss_is_named_and_judged(known):
     assert re.search(r"widest miss: \d\d % of joint_7 hold", text[6])
 
 
-def test_a_miss_of_five_points_is_within_and_of_six_beyond(known):
+def test_a_miss_is_judged_by_its_whole_interval(known):
     own = known.skies[0]
 
-    def verdict(value):
-        share = dataclasses.replace(own.coverage["0.68.e1"], value=value)
+    def said(value, reach):
+        share = dataclasses.replace(own.coverage["0.68.e1"], value=value, low=value - reach, high=value + reach)
         sky = dataclasses.replace(own, coverage=own.coverage | {"0.68.e1": share})
         return shiftedreport.lines(dataclasses.replace(known, skies=[sky]))[2]
 
-    assert "68 % of e1 hold 63.1" in verdict(0.631)
-    assert "within" in verdict(0.631)
-    assert "beyond" in verdict(0.62)
-    assert "68 % of e1 hold 74.0" in verdict(0.74)
-    assert "beyond" in verdict(0.74)
+    assert "68 % of e1 hold 63.8 [63.1, 64.5] %, within the 5 points" in said(0.638, 0.007)
+    assert "not decided about" in said(0.638, 0.01)
+    assert "not decided about" in said(0.625, 0.01)
+    assert "beyond" in said(0.62, 0.009)
+    assert "68 % of e1 hold 74.0 [73.5, 74.5] %, beyond" in said(0.74, 0.005)
+    assert "68 % of e1 hold 74.0 %, beyond" in said(0.74, np.nan)
 
 
 def test_files_hold_every_sky(known, tmp_path, monkeypatch):
@@ -118,7 +119,8 @@ def test_files_hold_every_sky(known, tmp_path, monkeypatch):
     assert third["figures"]["auroc"]["low"] < third["figures"]["auroc"]["value"]
     assert third["n_lens"] + third["n_other"] == 3000
     text = page.read_text()
-    assert text.count("<tr>") == 2 * (1 + len(WORDS))
+    assert text.count("<tr>") == (1 + len(REGIONS) + 1) + (1 + len(WORDS))
+    assert text.count("points of the goal") == len(WORDS)
     assert text.count("data:image/png") == 1
     assert not re.search(r'(src|href)="(?!data:|#)', text), "nothing from elsewhere"
     drawn = {}
