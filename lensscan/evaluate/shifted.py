@@ -71,7 +71,7 @@ def measure_shifted(settings: OneModel, progress: Progress = lambda what, done, 
         raise ConfigError(f"recipe {settings.recipe.name} has real stamps, whose sky cannot be changed; give another")
     skies = []
     for words, recipe in other_skies(settings.recipe).items():
-        name = f"{settings.recipe.name}, {words}"
+        name = f"{settings.recipe.name} (changed: {words})"
         testset = SealedSet(name, recipe, settings.n, SEEDS["tune"], device=settings.device)
         scored = settings.predict([settings.model], testset, partial(progress, words))
         predictions = scored.models[0]

@@ -40,7 +40,7 @@ def known():
     """Each sky's posteriors are exact, but for the stated widths."""
 
     def predict(settings, models, testset, progress):
-        return scored(3000, seed=3, widths=(WIDTHS[testset.name.partition(", ")[2]],))
+        return scored(3000, seed=3, widths=(WIDTHS[testset.name.partition("(changed: ")[2][:-1]],))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Scoring, "predict", predict)
