@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Planner"]
 
+PATIENCE = 60.0
+
 
 class Planner:
     """Knows the inputs of one run and makes, or recognises, its plan.
@@ -151,12 +153,18 @@ class Planner:
         """Whether each stamp has a file of its own."""
         return self.settings.stamps.startswith("stamps:")
 
+    @property
+    def _patience(self) -> float | None:
+        """Seconds to look at files of pixels: a single stamp that hangs is for the scan to fail, not for the plan."""
+        return PATIENCE if self._loose else None
+
     def _storage(self, names: Sequence[str]) -> list[list[Any]]:
         """Return what to remember of the files that hold rows; of single stamps only of those that are there.
 
         A stamp that comes, or goes, later makes a row fail, or not: nothing is mixed.
         """
-        records = record_files({file for name in names for file in self.source.stored_in(name)})
+        files = {file for name in names for file in self.source.stored_in(name)}
+        records = record_files(files, self._patience)
         return [each for each in records if not (self._loose and each[1] == ABSENT)]
 
     def _flow(self, flow: CutFlow) -> CutFlow:
@@ -236,7 +244,7 @@ class Planner:
         scored : bool
             Whether rows were scored since, so that putting an old file back would not help.
         """
-        changed, touched = changed_files(storage, gone and not self._loose)
+        changed, touched = changed_files(storage, gone and not self._loose, self._patience)
         if changed:
             more = f" and {len(changed) - 1} other files" if len(changed) > 1 else ""
             back = "" if scored else "put the old file back, "

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,8 @@ from lensscan.scan.plan import hash_ids
 
 __all__ = ["SomeRows", "changed_files", "contents", "record_files"]
 
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 PIECE = 65_536
 PIECES = 16
 THREADS = 16  # each waits for metadata of a parallel file system
@@ -49,13 +53,17 @@ class SomeRows:
         return [str(name) for name in self._names]
 
 
-def record_files(paths: Iterable[str]) -> list[list[Any]]:
-    """Return [path, size, time of change in ns, sample] of files; the size of one that is not there is -1."""
-    with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(_record, sorted(paths)))
+def record_files(paths: Iterable[str], seconds: float | None = None) -> list[list[Any]]:
+    """Return [path, size, time of change in ns, sample] of files; the size of one that is not there is -1.
+
+    Of those that did not answer within `seconds` there is none.
+    """
+    return [each for each in _each(_record, sorted(paths), seconds) if each is not None]
 
 
-def changed_files(stored: Sequence[Sequence[Any]], gone: bool = True) -> tuple[list[str], list[str]]:
+def changed_files(
+    stored: Sequence[Sequence[Any]], gone: bool = True, seconds: float | None = None
+) -> tuple[list[str], list[str]]:
     """Compare files with what `record_files` said of them.
 
     Parameters
@@ -63,14 +71,15 @@ def changed_files(stored: Sequence[Sequence[Any]], gone: bool = True) -> tuple[l
     stored : sequence
     gone : bool
         Count files that are not there any more as changed.
+    seconds : float, optional
+        Files that do not answer for so long count as the same.
 
     Returns
     -------
     changed, touched : list of str
         Paths of files of other bytes; of files of another time but the same size and sample.
     """
-    with ThreadPoolExecutor(THREADS) as pool:
-        verdicts = list(pool.map(_compare, stored))
+    verdicts = _each(_compare, stored, seconds)
     bad = ("changed", "gone") if gone else ("changed",)
     changed = [str(item[0]) for item, verdict in zip(stored, verdicts, strict=True) if verdict in bad]
     return changed, [str(item[0]) for item, verdict in zip(stored, verdicts, strict=True) if verdict == "touched"]
@@ -81,9 +90,50 @@ def contents(stored: Iterable[Sequence[Any]]) -> list[list[Any]]:
     return [[path, size, sample] for path, size, _, sample in stored]
 
 
+def _each(look: Callable[[Item], Found], items: Sequence[Item], seconds: float | None) -> list[Found | None]:
+    """Return what `look` finds of each; None of those that take longer than all may together.
+
+    Whoever hangs is left behind in a thread that does not keep the process.
+    """
+    found: list[Found | None] = [None] * len(items)
+    waiting = iter(range(len(items)))
+    errors: list[BaseException] = []
+    lock = threading.Lock()
+
+    def work() -> None:
+        while True:
+            with lock:
+                number = next(waiting, None)
+            if number is None:
+                return
+            try:
+                found[number] = look(items[number])
+            except BaseException as error:
+                errors.append(error)
+                return
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(THREADS, len(items)))]
+    end = None if seconds is None else time.monotonic() + seconds
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(None if end is None else max(0.0, end - time.monotonic()))
+    if errors:
+        raise errors[0]
+    return list(found)
+
+
+def _stat(path: str) -> os.stat_result:
+    """Return what is known of a file; what is none (a pipe would wait for its writer) is not there."""
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise FileNotFoundError(path)
+    return found
+
+
 def _record(path: str) -> list[Any]:
     try:
-        found = os.stat(path)
+        found = _stat(path)
         return [path, found.st_size, found.st_mtime_ns, _sample(path, found.st_size)]
     except OSError:
         return [path, ABSENT, 0, ""]
@@ -92,7 +142,7 @@ def _record(path: str) -> list[Any]:
 def _compare(stored: Sequence[Any]) -> str:
     path, size, changed, sample = stored
     try:
-        found = os.stat(path)
+        found = _stat(path)
         if found.st_size == size and found.st_mtime_ns == changed:
             return "same"
         return "touched" if found.st_size == size and _sample(path, size) == sample else "changed"

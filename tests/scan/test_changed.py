@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 
 import fitsio
 import h5py
@@ -355,3 +356,32 @@ def test_the_rows_looked_at_are_few_and_the_same_however_they_come():
     few = storage.SomeRows()
     few.add(np.arange(3), ["a", "", "b"])
     assert sorted(few.names) == ["a", "b"]
+
+
+def test_what_hangs_is_left_behind_and_a_pipe_is_no_file(tmp_path, monkeypatch):
+    """One stamp that never answers must not keep the plan; in a scan it fails its row."""
+    good, bad, pipe = tmp_path / "good.fits", tmp_path / "bad.fits", tmp_path / "pipe.fits"
+    good.write_bytes(b"good")
+    bad.write_bytes(b"bad")
+    os.mkfifo(pipe)
+    assert [each[1] for each in record_files([str(good), str(pipe)])] == [4, storage.ABSENT]
+    stored = record_files([str(good), str(bad)])
+    real, release = storage._sample, threading.Event()
+    monkeypatch.setattr(
+        storage, "_sample", lambda path, size: release.wait(20) if path == str(bad) else real(path, size)
+    )
+    assert record_files([str(good), str(bad)], 0.5) == [stored[1]]
+    for path in (good, bad):
+        os.utime(path, ns=(0, LATER))
+    assert changed_files(stored, seconds=0.5) == ([], [str(good)])
+    release.set()
+
+
+def test_an_error_of_a_look_is_the_callers(tmp_path, monkeypatch):
+    def fail(path, size):
+        raise ValueError("broken")
+
+    (tmp_path / "a").write_bytes(b"a")
+    monkeypatch.setattr(storage, "_sample", fail)
+    with pytest.raises(ValueError, match="broken"):
+        record_files([str(tmp_path / "a")])
