@@ -43,7 +43,7 @@ def mocks(recipe):
 
 
 def stamps_of(recipe, mocks):
-    systems = draw_systems(recipe, 3, np.arange(64))
+    systems = draw_systems(recipe, 3, np.arange(len(mocks.images)))
     return real_sky(recipe).stamps(systems.stamp, systems.view)[0]
 
 
@@ -55,14 +55,17 @@ def test_real_rows_are_the_stamps_to_the_bit(recipe, mocks):
     assert not mocks.truth["is_lens"][real].any()
 
 
-def test_painted_rows_differ_by_the_lensed_flux_alone(recipe, mocks):
+def test_painted_rows_differ_by_the_lensed_flux_alone(recipe):
+    """The median of some thirty bright arcs scatters by 1 %; which they are depends on where the stamps lie."""
+    mocks = simulate(recipe, seed=3, n=256)
     added = mocks.images - stamps_of(recipe, mocks)
     painted = mocks.truth["klass"] == PAINTED
-    assert painted.sum() > 15
+    assert painted.sum() > 60
     assert mocks.truth["is_lens"][painted].all()
-    systems = draw_systems(recipe, 3, np.arange(64))
+    systems = draw_systems(recipe, 3, np.arange(256))
     want = 10 ** (0.4 * (31.4 - systems.source["mags"])) * systems.measured["magnification"][:, None]
     bright = painted.numpy() & (systems.measured["snr_arc"] > 40)
+    assert bright.sum() > 12
     ratio = added.sum(dim=(2, 3)).numpy()[bright] / want[bright]
     assert np.median(ratio) == pytest.approx(1, abs=0.05)
 
