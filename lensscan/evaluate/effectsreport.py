@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensscan.evaluate.effects import Effects, Outcome
-from lensscan.evaluate.markup import figure, note, number, picture, simple_page, table
+from lensscan.evaluate.markup import figure, note, number, picture, simple_page, table, warning
 from lensscan.evaluate.posteriors import LEVELS, PARAMETERS, REGIONS
-from lensscan.evaluate.testsets import SEEDS
-from lensscan.evaluate.written import file_stem, header, plain, write_all
+from lensscan.evaluate.written import file_stem, plain, write_all
 from lensscan.metrics.bootstrap import Estimate
 from lensscan.mocks.conditions import GRIDS, grid_unit
 from lensscan.render.conditions import CurvePanel, SwitchPanel, curve_diagram, switch_diagram
@@ -45,7 +44,7 @@ def lines(found: Effects) -> list[str]:
         stated = [f"{name} {_words(outcome.widths[name])}" for name in TOLD]
         joint = ", ".join(f"{100 * outcome.coverage[f'{level:g}.joint_7'].value:.1f}" for level in LEVELS)
         text.append(f"  {outcome.condition.words:30s} {'; '.join(stated)}; joint {joint} %")
-    return text
+    return [*text, *(f"  {words}" for words in settings.remarks())]
 
 
 def _words(estimate: Estimate) -> str:
@@ -54,11 +53,9 @@ def _words(estimate: Estimate) -> str:
 
 def report(found: Effects) -> dict[str, Any]:
     """Return everything as plain values."""
-    settings = found.settings
-    card, recipe = settings.model.card, settings.recipe
+    recipe = found.settings.recipe
     return {
-        **header("effects", settings.n, SEEDS["tune"], settings.replicates, recipe),
-        "model": {"name": card.name, "version": card.version, "hash": card.hash},
+        **found.settings.header("effects"),
         "n_lens": found.n_lens,
         "units": {kind: grid_unit(kind, recipe) for kind in GRIDS},
         "conditions": [
@@ -133,7 +130,8 @@ def make_page(found: Effects, pictures: dict[str, bytes]) -> str:
         hidden = "" if np.isnan(each.hidden) else number(each.hidden, 2)
         rows.append([escape(each.condition.words), hidden, *cells])
     units = "; ".join(f"{GRIDS[kind]}: {grid_unit(kind, settings.recipe)}" for kind in GRIDS)
-    body = note(text) + picture(pictures, "curves", "half-widths over masks, noise and PSF")
+    body = note(text) + "".join(map(warning, settings.remarks()))
+    body += picture(pictures, "curves", "half-widths over masks, noise and PSF")
     body += note(
         "Bands: each point by itself; points of a curve share their lenses, so steps are surer than they look."
     )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lensscan.evaluate.anchors import anchor_rows, load_anchors
 from lensscan.evaluate.detection import FPRS
 from lensscan.evaluate.galleries import STAMP, class_name
-from lensscan.evaluate.markup import figure, note, number, picture, simple_page, table
+from lensscan.evaluate.markup import figure, note, number, picture, simple_page, table, warning
 from lensscan.evaluate.mocksurvey import SEED, Objects, SurveySettings, survey_set
 from lensscan.evaluate.toplists import Found, lengths
 from lensscan.evaluate.written import header, plain, write_all
@@ -182,7 +182,7 @@ def make_page(settings: SurveySettings, objects: Objects, found: list[Found], pi
         "what the lists of this very survey hold. Intervals: 95 %, bootstrap by galaxy. Lensed systems below the label "
         f"rule ({objects.vague:,}) and objects that a model could not score ({objects.failed:,}) are left out."
     )
-    body += "".join(note(escape(words)) for words in _notes(settings))
+    body += "".join(map(warning, _notes(settings)))
     body += _lists_table(settings, found) + _published_table(settings, found) + _rates_table(found)
     body += picture(pictures, "lists", "purity and completeness against the number of objects inspected")
     body += note("Lines and bands: expected. Circles: counted. Dotted: the lists of the table.")

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from lensscan.errors import ConfigError
 from lensscan.evaluate.lightonly import Features
-from lensscan.evaluate.testsets import TestSet, Truth
+from lensscan.evaluate.testsets import SEEDS, TestSet, Truth
+from lensscan.evaluate.written import header
 from lensscan.mocks.recipes import Recipe
 from lensscan.nets.card import Card
 from lensscan.nets.flowposterior import FlowPosteriors
@@ -178,6 +179,19 @@ class OneModel(Scoring):
     model: Model
     recipe: Recipe
     n: int
+
+    def remarks(self) -> list[str]:
+        """Return what the figures are to be read with."""
+        return list(self.notes([self.model.card]).values())
+
+    def header(self, kind: str) -> dict[str, Any]:
+        """Return what the JSON file of such a measurement begins with."""
+        card = self.model.card
+        return {
+            **header(kind, self.n, SEEDS["tune"], self.replicates, self.recipe),
+            "model": {"name": card.name, "version": card.version, "hash": card.hash},
+            "notes": self.remarks(),
+        }
 
 
 def predict(

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from lensscan.evaluate.markup import figure, note, picture, simple_page, table
+from lensscan.evaluate.markup import figure, note, picture, simple_page, table, warning
 from lensscan.evaluate.posteriors import LEVELS, REGIONS
 from lensscan.evaluate.shifted import ALLOWED, Shifted, Sky, widest
-from lensscan.evaluate.testsets import SEEDS
 from lensscan.evaluate.transferreport import FIGURES
-from lensscan.evaluate.written import file_stem, header, plain, write_all
+from lensscan.evaluate.written import file_stem, plain, write_all
 from lensscan.render.heat import HeatPanel, heat_diagram
 
 __all__ = ["lines", "report", "write_shifted"]
@@ -35,11 +34,7 @@ def lines(found: Shifted) -> list[str]:
         text.append(f"  {sky.words:34s} {sky.cell.n_lens} lenses: {stated}")
         figures = [f"{FIGURES[key].split(' (')[0]} {sky.cell.figures[key].value:.3f}" for key in sky.cell.figures]
         text.append(f"  {'':34s} {'; '.join(figures)}; widest miss: {', '.join(_miss(sky))}")
-    return [*text, *(f"  {words}" for words in _notes(found))]
-
-
-def _notes(found: Shifted) -> list[str]:
-    return list(found.settings.notes([found.settings.model.card]).values())
+    return [*text, *(f"  {words}" for words in settings.remarks())]
 
 
 def _share(sky: Sky, level: float, region: str) -> str:
@@ -60,12 +55,8 @@ def _miss(sky: Sky) -> tuple[str, str]:
 
 def report(found: Shifted) -> dict[str, Any]:
     """Return everything as plain values."""
-    settings = found.settings
-    card, recipe = settings.model.card, settings.recipe
     return {
-        **header("shifted", settings.n, SEEDS["tune"], settings.replicates, recipe),
-        "model": {"name": card.name, "version": card.version, "hash": card.hash},
-        "notes": _notes(found),
+        **found.settings.header("shifted"),
         "skies": [
             {
                 "changed": sky.words,
@@ -112,7 +103,7 @@ def make_page(found: Shifted, pictures: dict[str, bytes]) -> str:
         cell = sky.cell
         figures = [figure(plain(cell.figures[key]) if key in cell.figures else None) for key in DETECTION]
         detection.append([name, f"{cell.n_lens:,} + {cell.n_other:,}", *figures, f"{100 * cell.out_of_range:.0f} %"])
-    body = note(text) + "".join(note(escape(each)) for each in _notes(found))
+    body = note(text) + "".join(map(warning, settings.remarks()))
     body += picture(pictures, "", "what intervals hold, by sky and parameter")
     body += note(
         "Share of the truths inside the stated intervals of 68 % and, below, of 95 %; joint_7: the region of all seven."

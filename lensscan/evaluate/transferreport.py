@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lensscan.evaluate.markup import figure, note, picture, simple_page, table
+from lensscan.evaluate.markup import figure, note, picture, simple_page, table, warning
 from lensscan.evaluate.testsets import SEEDS
 from lensscan.evaluate.transfer import FPR, LEVEL, Cell, Transfer
 from lensscan.evaluate.written import header, plain, write_all
@@ -122,7 +122,7 @@ def make_page(found: dict[str, Any], pictures: dict[str, bytes]) -> str:
         rows.append([*lead, escape(taken), number, *figures, f"{100 * cell['out_of_range']:.0f} %"])
     head = ("model", "mocks of", "bands", "lenses + others", *map(escape, FIGURES.values()), "out of range")
     body = picture(pictures, "", "figures of every model on every recipe")
-    body += "".join(note(escape(words)) for words in found["notes"])
+    body += "".join(map(warning, found["notes"]))
     body += table(head, rows, frozenset({0, 1, 2}))
     caption = f"{found['n']:,} mocks of each recipe, the seed for tuning: no result, for looking only; simulated"
     return simple_page("Models on other surveys", caption, note(text) + body)

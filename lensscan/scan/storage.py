@@ -99,9 +99,10 @@ def _each(look: Callable[[Item], Found], items: Sequence[Item], seconds: float |
     waiting = iter(range(len(items)))
     errors: list[BaseException] = []
     lock = threading.Lock()
+    end = None if seconds is None else time.monotonic() + seconds
 
     def work() -> None:
-        while True:
+        while end is None or time.monotonic() < end:
             with lock:
                 number = next(waiting, None)
             if number is None:
@@ -113,7 +114,6 @@ def _each(look: Callable[[Item], Found], items: Sequence[Item], seconds: float |
                 return
 
     threads = [threading.Thread(target=work, daemon=True) for _ in range(min(THREADS, len(items)))]
-    end = None if seconds is None else time.monotonic() + seconds
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -16,7 +16,7 @@ from lensscan.errors import ConfigError
 from lensscan.evaluate import shiftedreport
 from lensscan.evaluate.posteriors import LEVELS, REGIONS
 from lensscan.evaluate.predict import OneModel, Scoring
-from lensscan.evaluate.shifted import measure_shifted, widest
+from lensscan.evaluate.shifted import Shifted, measure_shifted, widest
 from lensscan.mocks.conditions import other_skies
 from lensscan.mocks.recipes import load_recipe
 from lensscan.mocks.simulate import simulate
@@ -147,6 +147,21 @@ def test_the_command_measures_and_refuses_in_one_line(tmp_path, capsys):
     assert "--recipes" in capsys.readouterr().err
     assert main(["evaluate", str(path), "--shifted", "euclid-vis", "-n", "50", "-o", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_other_views_than_the_cards_are_said():
+    """On page, in file and in print, here and for conditions: probabilities may be a little off."""
+    from lensscan.evaluate import effectsreport
+    from lensscan.evaluate.effects import Effects
+
+    settings = OneModel(network(), DES, n=50, views=8)
+    (said,) = settings.remarks()
+    assert "scored with 8 views, the logit was calibrated with 1" in said
+    assert OneModel(network(), DES, n=50, views=1).remarks() == []
+    for found, about in ((Shifted(settings, []), shiftedreport), (Effects(settings, [], 0), effectsreport)):
+        assert about.lines(found)[-1].strip() == said
+        assert about.report(found)["notes"] == [said]
+        assert f'<p class="warn">{said}</p>' in about.make_page(found, {})
 
 
 def test_real_stamps_are_refused():

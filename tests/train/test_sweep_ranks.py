@@ -27,6 +27,19 @@ def alone(tmp_path_factory):
     return folder, sweep(folder)
 
 
+@pytest.fixture
+def to_the_end(alone):
+    """Return a sweep that ends well, with the table of one process."""
+
+    def check(folder: Path, *options: str, **how: object) -> Finished:
+        done = sweep(folder, *options, **how)
+        assert done.code == 0, done
+        assert table(folder) == table(alone[0])
+        return done
+
+    return check
+
+
 @pytest.mark.slow
 def test_one_process(alone):
     folder, done = alone
@@ -39,10 +52,8 @@ def test_one_process(alone):
 
 @pytest.mark.slow
 @pytest.mark.mpi
-def test_two_ranks_give_the_same_table(alone, tmp_path):
-    done = sweep(tmp_path / "two", ranks=2)
-    assert done.code == 0, done
-    assert table(tmp_path / "two") == table(alone[0])
+def test_two_ranks_give_the_same_table(to_the_end, tmp_path):
+    to_the_end(tmp_path / "two", ranks=2)
     owners = {entry["user_attrs"]["owner"] for entry in journal(tmp_path / "two") if entry["op_code"] == 4}
     assert len(owners) == 2, "one rank did all the work"
 
@@ -58,55 +69,45 @@ KILLS = (
 
 
 @pytest.mark.slow
-def test_killed_at_every_point_and_resumed(alone, tmp_path):
+def test_killed_at_every_point_and_resumed(to_the_end, tmp_path):
     for fault in KILLS:
         killed = sweep(tmp_path / "killed", fault=fault)
         assert killed.code == -9, (fault, killed)
     assert not (tmp_path / "killed" / "trials.csv").exists()
-    done = sweep(tmp_path / "killed")
-    assert done.code == 0, done
-    assert table(tmp_path / "killed") == table(alone[0])
+    to_the_end(tmp_path / "killed")
 
 
 @pytest.mark.slow
 @pytest.mark.mpi
-def test_a_dead_rank_is_replaced_by_the_others(alone, tmp_path):
+def test_a_dead_rank_is_replaced_by_the_others(to_the_end, tmp_path):
     fault = "point=sweep:claimed,do=SIGKILL,rank=1"
-    done = sweep(tmp_path / "ulfm", ranks=2, ulfm=True, fault=fault)
-    assert done.code == 0, done
-    assert table(tmp_path / "ulfm") == table(alone[0])
+    to_the_end(tmp_path / "ulfm", ranks=2, ulfm=True, fault=fault)
     assert (tmp_path / "ulfm" / "parallel.png").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.mpi
-def test_the_others_write_the_results_of_a_dead_root(alone, tmp_path):
+def test_the_others_write_the_results_of_a_dead_root(to_the_end, tmp_path):
     fault = "point=sweep:claimed,do=SIGKILL,rank=0"
-    done = sweep(tmp_path / "root", ranks=2, ulfm=True, fault=fault)
-    assert done.code == 0, done
-    assert table(tmp_path / "root") == table(alone[0])
+    to_the_end(tmp_path / "root", ranks=2, ulfm=True, fault=fault)
 
 
 @pytest.mark.slow
 @pytest.mark.mpi
-def test_a_job_that_dies_with_its_rank_is_resumed_by_one(alone, tmp_path):
+def test_a_job_that_dies_with_its_rank_is_resumed_by_one(to_the_end, tmp_path):
     killed = sweep(tmp_path / "job", ranks=2, fault="point=sweep:trained,do=SIGKILL,rank=1")
     assert killed.code != 0, killed
-    done = sweep(tmp_path / "job")
-    assert done.code == 0, done
-    assert table(tmp_path / "job") == table(alone[0])
+    to_the_end(tmp_path / "job")
 
 
 @pytest.mark.slow
 @pytest.mark.mpi
-def test_a_signal_to_one_rank_stops_all(alone, tmp_path):
+def test_a_signal_to_one_rank_stops_all(to_the_end, tmp_path):
     stopped = sweep(tmp_path / "stop", ranks=2, fault="point=sweep:claimed,do=SIGUSR1,rank=1")
     assert stopped.code == ExitCode.INCOMPLETE, stopped
     assert "run the same command again" in stopped.err
     assert len(table(tmp_path / "stop")) < 9
-    done = sweep(tmp_path / "stop", ranks=2)
-    assert done.code == 0, done
-    assert table(tmp_path / "stop") == table(alone[0])
+    to_the_end(tmp_path / "stop", ranks=2)
 
 
 @pytest.mark.slow
@@ -135,16 +136,14 @@ def test_a_full_disk_is_exit_code_74(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.mpi
-def test_a_sick_rank_ends_with_one_line_and_fails_no_trial(alone, tmp_path):
+def test_a_sick_rank_ends_with_one_line_and_fails_no_trial(to_the_end, tmp_path):
     sick = sweep(tmp_path / "sick", ranks=2, fault="point=checkpoint:renamed,do=raise,rank=1")
     assert sick.code == ExitCode.ERROR, sick
     assert "broke off by no fault of its settings: injected fault" in sick.err
     assert "Traceback" not in sick.err
     assert not [entry for entry in journal(tmp_path / "sick") if "reason" in entry.get("user_attr", {})]
-    done = sweep(tmp_path / "sick", "--retry-failed")
-    assert done.code == 0, done
+    done = to_the_end(tmp_path / "sick", "--retry-failed")
     assert "tried again" not in done.err
-    assert table(tmp_path / "sick") == table(alone[0])
 
 
 def test_a_bad_file_is_one_line(tmp_path):
