@@ -98,6 +98,7 @@ def export(
 
 def _training_prior(path: str | Path) -> ThetaPrior:
     """Return the prior of theta_E that the posteriors of an output stand under: that of its models' training."""
+    from lensscan.nets.card import voices
     from lensscan.nets.model import Model
     from lensscan.nets.prior import card_prior
 
@@ -116,7 +117,7 @@ def _training_prior(path: str | Path) -> ThetaPrior:
                 "known; put that file back"
             )
         cards.append(card)
-    priors = [card_prior(card) for card in [card for card in cards if card.regresses] or cards]
+    priors = [card_prior(card) for card in voices(cards)]
     if any(each != priors[0] for each in priors):
         raise ConfigError("--prior: the models of this scan were trained under different priors; scan with one of them")
     return priors[0]

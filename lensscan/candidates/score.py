@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lensscan.candidates.ensemble import Ensemble
 from lensscan.errors import ModelError
 from lensscan.metrics.calibration import Calibration
-from lensscan.nets.card import Card, LensDensity
+from lensscan.nets.card import Card, LensDensity, voices
 
 __all__ = [
     "MIN_SURVEY_ROWS",
@@ -183,7 +183,7 @@ def theta_E_range(cards: Sequence[Card]) -> tuple[float, float] | None:
 
     Where none regresses, all count.
     """
-    ranges = [card.theta_E_prior.range for card in [card for card in cards if card.regresses] or cards]
+    ranges = [card.theta_E_prior.range for card in voices(cards)]
     known = [each for each in ranges if each]
     if len(known) < len(ranges):
         return None

@@ -67,7 +67,7 @@ def report(found: Difficulty) -> dict[str, Any]:
     return {
         **header("difficulty", settings.n, SEED, settings.replicates, settings.recipe),
         "n_new": settings.new,
-        "seeds": {"stamps": SEED, "new": NEW_SEED},
+        "seed_new": NEW_SEED,
         "patience": settings.patience,
         "network": [
             {

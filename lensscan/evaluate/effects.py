@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensscan.errors import ConfigError
-from lensscan.evaluate.posteriors import LEVELS, PARAMETERS, REGIONS, reduce_posteriors, truth_table
+from lensscan.evaluate.posteriors import LEVELS, PARAMETERS, REGIONS, coverage_shares, reduce_posteriors, truth_table
 from lensscan.evaluate.predict import OneModel
 from lensscan.evaluate.report import clusters
 from lensscan.evaluate.testsets import SEEDS, SealedSet
@@ -167,7 +167,7 @@ def compare_conditions(
     good = np.isfinite(estimates).all(axis=(0, 2)) & np.isfinite(truth).all(axis=1)
     if good.sum() < FEWEST:
         raise ConfigError(f"{good.sum()} lenses could be measured, {FEWEST} are needed; give a larger -n")
-    covered = {level: contents[:, good] <= level for level in LEVELS}
+    inside = contents[:, good]
     errors = [[Deviations(found[good, k], truth[good, k]) for k in range(len(PARAMETERS))] for found in estimates]
 
     def statistic(counts: Counts | None) -> dict[str, float]:
@@ -177,9 +177,7 @@ def compare_conditions(
                 found = each.widths(counts)
                 values[f"{number}.width.{name}"] = found["half_width_68"]
                 values[f"{number}.bias.{name}"] = found["bias"]
-        for level, inside in covered.items():
-            for number, shares in enumerate(np.average(inside, axis=1, weights=counts)):
-                values |= {f"{number}.{level:g}.{name}": float(x) for name, x in zip(REGIONS, shares, strict=True)}
+            values |= {f"{number}.{key}": share for key, share in coverage_shares(inside[number], counts).items()}
         return values
 
     figures = resample(statistic, Bootstrap(galaxy[good], settings.replicates))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lensscan.evaluate.testsets import Truth
 from lensscan.lens.conventions import to_axis_ratio, to_holismokes
+from lensscan.metrics.bootstrap import Counts
 from lensscan.metrics.posterior import credibility, draw_mixture, log_density
 from lensscan.metrics.sampled import crps, rank, tarp_fraction
 from lensscan.nets.latent import FLOOR, PARAMETERS, ellipticity_stretch, from_latent, to_latent
@@ -23,6 +24,7 @@ __all__ = [
     "PARAMETERS",
     "REGIONS",
     "Posteriors",
+    "coverage_shares",
     "likelihoods",
     "log_jacobian",
     "reduce_posteriors",
@@ -71,6 +73,15 @@ class Posteriors:
         """Return the content of the smallest interval (central) or region that holds the truth, (n, 8): `REGIONS`."""
         central = [2 * np.abs(self.ranks[name] - 0.5) for name in PARAMETERS]
         return np.stack([*central, self.credibility["joint_7"]], axis=1)
+
+
+def coverage_shares(contents: Floats, counts: Counts | None = None) -> dict[str, float]:
+    """Return the shares of contents (n, 8) up to each of `LEVELS`, with keys such as ``0.95.joint_7``."""
+    found: dict[str, float] = {}
+    for level in LEVELS:
+        shares = np.average(contents <= level, axis=0, weights=counts)
+        found |= {f"{level:g}.{name}": float(share) for name, share in zip(REGIONS, shares, strict=True)}
+    return found
 
 
 def truth_table(truth: Truth, rows: NDArray[np.bool_]) -> Floats:

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lensscan.errors import ConfigError
-from lensscan.evaluate.posteriors import LEVELS, REGIONS, reduce_posteriors, truth_table
+from lensscan.evaluate.posteriors import coverage_shares, reduce_posteriors, truth_table
 from lensscan.evaluate.predict import OneModel
 from lensscan.evaluate.report import clusters
 from lensscan.evaluate.testsets import SEEDS, SealedSet
 from lensscan.evaluate.transfer import Cell, measure_cell
-from lensscan.metrics.bootstrap import Bootstrap, Counts, Estimate, resample, trusted
+from lensscan.metrics.bootstrap import Bootstrap, Estimate, resample, trusted
 from lensscan.metrics.detection import share_estimate
 from lensscan.mocks.conditions import other_skies
 from lensscan.mocks.realsky import takes_real
@@ -80,21 +80,14 @@ def measure_shifted(settings: OneModel, progress: Progress = lambda what, done, 
             raise ConfigError(f"model {settings.model.card.name} regresses no lens of {settings.recipe.name}")
         reduced = reduce_posteriors(predictions.posterior[rows], truth_table(scored.truth, rows))
         coverage = _coverage(reduced.contents(), Bootstrap(clusters(scored)[rows], settings.replicates))
-        skies.append(Sky(words, measure_cell(scored, predictions, settings.replicates), coverage))
+        cell = measure_cell(scored, predictions, settings.replicates, natural=True)
+        skies.append(Sky(words, cell, coverage))
     return Shifted(settings, skies)
 
 
-def _coverage(inside: Floats, rows: Bootstrap) -> dict[str, Estimate]:
-    """Return the shares of contents (n, 8) up to each of `LEVELS`, with intervals as far as galaxies allow."""
-
-    def statistic(counts: Counts | None) -> dict[str, float]:
-        found: dict[str, float] = {}
-        for level in LEVELS:
-            shares = np.average(inside <= level, axis=0, weights=counts)
-            found |= {f"{level:g}.{name}": float(share) for name, share in zip(REGIONS, shares, strict=True)}
-        return found
-
-    figures = resample(statistic, rows).items()
+def _coverage(contents: Floats, rows: Bootstrap) -> dict[str, Estimate]:
+    """Return the shares of contents (n, 8) that the levels hold, with intervals as far as galaxies allow."""
+    figures = resample(lambda counts: coverage_shares(contents, counts), rows).items()
     return {name: share_estimate(trusted(each, rows.cluster), rows.cluster) for name, each in figures}
 
 

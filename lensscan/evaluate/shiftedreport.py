@@ -32,7 +32,8 @@ def lines(found: Shifted) -> list[str]:
     for sky in found.skies:
         stated = ", ".join(f"{name} {_share(sky, 0.68, name)} {_share(sky, 0.95, name)}" for name in REGIONS)
         text.append(f"  {sky.words:34s} {sky.cell.n_lens} lenses: {stated}")
-        figures = [f"{FIGURES[key].split(' (')[0]} {sky.cell.figures[key].value:.3f}" for key in sky.cell.figures]
+        told = {key: sky.cell.figures[key] for key in DETECTION if key in sky.cell.figures}
+        figures = [f"{FIGURES[key].split(' (')[0]} {each.value:.3f}" for key, each in told.items()]
         text.append(f"  {'':34s} {'; '.join(figures)}; widest miss: {', '.join(_miss(sky))}")
     return [*text, *(f"  {words}" for words in settings.remarks())]
 
@@ -90,7 +91,8 @@ def make_page(found: Shifted, pictures: dict[str, bytes]) -> str:
         "Mocks of the recipe, and of the recipe with one thing changed; each sky has systems of its own, and the label "
         "chooses its lenses anew. The model is told noise and seeing as they are, as a scan would tell it; out of "
         "range: rows that a scan would flag for them. Intervals: 95 %, bootstrap by galaxy; none where fewer than 20 "
-        "galaxies of a kind stand behind a figure. n: the Sersic index."
+        "galaxies of a kind stand behind a figure. n: the Sersic index. Calibration error: of p_lens at "
+        "prevalence 1/2, among lenses of nature's theta_E."
     )
     words = [escape(sky.words) for sky in found.skies]
     covered = []

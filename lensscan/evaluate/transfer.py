@@ -25,6 +25,7 @@ from lensscan.metrics.sampled import central_coverage
 from lensscan.mocks.labels import ambiguous
 from lensscan.mocks.recipes import Recipe, load_recipe
 from lensscan.nets.model import Model
+from lensscan.nets.prior import natural_rows
 from lensscan.survey.stamps import SCALE_TOLERANCE, Frame
 
 __all__ = ["FPR", "SURVEYS", "Cell", "Transfer", "TransferSettings", "measure_cell", "measure_transfer", "widened"]
@@ -154,13 +155,14 @@ def _score(
     scored = settings.predict(models, testset, lambda done, total: progress(recipe.name, done, total))
     cells = []
     for model, predictions in zip(models, scored.models, strict=True):
-        cell = measure_cell(scored, predictions, settings.replicates)
+        own = model.card.training.get("recipe_digest") == recipe.digest
+        cell = measure_cell(scored, predictions, settings.replicates, natural=own)
         frame = model.frame()
         cells.append(
             dataclasses.replace(
                 cell,
                 recipe=recipe.name,
-                own=model.card.training.get("recipe_digest") == recipe.digest,
+                own=own,
                 bands=tuple(band for band in frame.bands if band in recipe.bands),
                 resampled=abs(recipe.pixel_scale / frame.pixel_scale - 1) > SCALE_TOLERANCE,
             )
@@ -177,14 +179,16 @@ class _Statistic:
         probability: Floats,
         lens: NDArray[np.bool_],
         clear: NDArray[np.bool_],
+        surveyed: NDArray[np.bool_],
         galaxies: NDArray[np.int64],
     ) -> None:
         self.clear, self._lens = clear, lens[clear]
         self.scores = bool(np.isfinite(logit).all()) and self._lens.any() and not self._lens.all()
         if self.scores:
             self._ranking = Ranking(logit[clear], self._lens)
-            self._order = np.argsort(logit[clear], kind="stable")
-            self._probability = probability[clear][self._order]
+            places = np.flatnonzero(clear & surveyed)
+            self._judged = places[np.argsort(logit[places], kind="stable")]
+            self._probability, self._label = probability[self._judged], lens[self._judged]
         self._supported = supported(FPR, len(np.unique(galaxies[clear & ~lens])))
         self.rows = np.zeros(len(lens), bool)
         self._errors: Deviations | None = None
@@ -197,7 +201,7 @@ class _Statistic:
     def __call__(self, counts: Counts | None) -> dict[str, float]:
         found: dict[str, float] = {}
         if self.scores:
-            found |= self._detection(None if counts is None else counts[self.clear])
+            found |= self._detection(counts)
         if self._errors is not None:
             drawn = None if counts is None else counts[self.rows]
             widths = self._errors.widths(drawn)
@@ -207,26 +211,33 @@ class _Statistic:
         return found
 
     def _detection(self, counts: Counts | None) -> dict[str, float]:
-        selection = self._ranking.select(counts)
+        selection = self._ranking.select(None if counts is None else counts[self.clear])
         if not selection.n_lens or not selection.n_other:
             return {}
         found = {"auroc": selection.auroc()}
         if self._supported:
             found["tpr"] = selection.tpr_at(FPR)
-        mass = class_weights(self._lens, EVEN, counts)[self._order]
-        label = self._lens[self._order].astype(np.float64)
-        return found | {"ece": binned(self._probability, label, mass, BINS).error()}
+        mass = class_weights(self._label, EVEN, None if counts is None else counts[self._judged])
+        return found | {"ece": binned(self._probability, self._label.astype(np.float64), mass, BINS).error()}
 
 
-def measure_cell(scored: Scored, predictions: Predictions, replicates: int, seed: int = 0) -> Cell:
+def measure_cell(
+    scored: Scored, predictions: Predictions, replicates: int, seed: int = 0, natural: bool = False
+) -> Cell:
     """Return the figures of one model on a scored set; its recipe is left to the caller.
 
-    Systems below the label rule count neither as lenses nor as others.
+    Systems below the label rule count neither as lenses nor as others.  With `natural` the calibration error is that
+    among lenses of nature's theta_E, whom the probabilities are for: where the set's lenses are those of the training.
     """
     lens, clear = np.asarray(scored.truth["is_lens"], bool), ~ambiguous(scored.truth)
     logit = predictions.logit
     galaxies = clusters(scored)
-    statistic = _Statistic(logit, predictions.card.calibration.p_lens(logit, EVEN), lens, clear, galaxies)
+    prior = predictions.card.theta_E_prior
+    surveyed = np.ones(len(lens), bool)
+    if natural and prior.natural:
+        surveyed = ~lens | natural_rows(prior, np.asarray(scored.truth["theta_E"], np.float64))
+    probability = predictions.card.calibration.p_lens(logit, EVEN)
+    statistic = _Statistic(logit, probability, lens, clear, surveyed, galaxies)
     rows = lens & predictions.posterior.finite
     if rows.any():
         truth = truth_table(scored.truth, rows)

@@ -106,7 +106,8 @@ def make_page(found: dict[str, Any], pictures: dict[str, bytes]) -> str:
         "Every model on mocks of every survey that has enough of its bands, scored as a scan with --resample would: "
         "stamps as large as the network's frame, resampled to its pixels where they differ by more than 1 %, missing "
         "bands absent. In a row nothing but the mocks changes, in a column all models see the same galaxies. "
-        f"TPR needs at least {10 / FPR:,.0f} non-lenses. Calibration error: expected, of p_lens at prevalence 1/2; "
+        f"TPR needs at least {10 / FPR:,.0f} non-lenses. Calibration error: expected, of p_lens at prevalence 1/2, "
+        "on the own recipe among lenses of nature's theta_E; "
         "like the bias and the coverage it is that of the card, whose calibration and prior are the training recipe's. "
         "Intervals: 95 %, bootstrap by galaxy; none where fewer than 20 galaxies of a kind stand behind a figure."
     )

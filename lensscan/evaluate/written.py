@@ -90,6 +90,8 @@ def write_all(
 ) -> list[Path]:
     """Write all files of a measurement, each whole or not at all; return their paths, those that people read first.
 
+    Pages of test sets are made from the JSON file as it reads back, and so are not written here.
+
     Parameters
     ----------
     stem : Path

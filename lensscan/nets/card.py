@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from lensscan.metrics.scalemixture import ScaleMixture
 from lensscan.mocks.seeds import PURPOSES
 from lensscan.nets.latent import FLOW_COMPONENTS
 
-__all__ = ["CLASSIFY_ONLY", "FORMAT", "Card", "LensDensity", "ThetaPrior"]
+__all__ = ["CLASSIFY_ONLY", "FORMAT", "Card", "LensDensity", "ThetaPrior", "voices"]
 
 FORMAT = 1
 FLATTERING = ("training", "validation", "calibration")
@@ -230,3 +230,8 @@ class Card:
         if any(len(edges) not in (0, 4) for edges in (self.ood_distances, self.ood_distances_views)):
             raise ModelError(f"{where}: needs 4 distances to tell what is out of distribution, or none")
         return self
+
+
+def voices(cards: Sequence[Card]) -> list[Card]:
+    """Return the cards whose posteriors count where several networks stand together: all, if none regresses."""
+    return [card for card in cards if card.regresses] or list(cards)

@@ -27,7 +27,7 @@ STRIP = 64
 BISECTIONS = 36
 POINTS = 256
 SHIFT = 53 / 128
-"""Turns the sequence so that the two coordinates of the points are uncorrelated."""
+"""Turns the sequence so that the two coordinates of `POINTS` points are uncorrelated (of 1,024: to .005)."""
 WINDOW = 1 / 32
 """Quantiles of e1 and e2 are means over shares so far to both sides: less noise, and a bias of 0.3 % of a width."""
 LEVELS = (("", 0.5), ("_q16", 0.16), ("_q84", 0.84))

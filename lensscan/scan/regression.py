@@ -54,7 +54,7 @@ def require_regressor(model: Model, frame: Frame) -> None:
     from lensscan.nets.classic.pointregressor import PointNetwork
 
     card = model.card
-    if not model.module.regresses or "posterior" in card.evaluation:
+    if not card.regresses:
         raise ModelError(f"regressor {card.name} learned to classify only, it gives no posterior; name it as --model")
     if isinstance(model.module, PointNetwork) and not has_measured_errors(card):
         raise ModelError(

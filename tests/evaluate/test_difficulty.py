@@ -206,7 +206,7 @@ def test_files(found, tmp_path):
     stored = json.loads(data.read_text())
     assert stored["network"][0]["validation"] == pytest.approx(found.runs[0].validation.tolist())
     assert stored["published_accuracy"] == pytest.approx([0.75, 0.82])
-    assert stored["seeds"] == {"stamps": SEED, "new": NEW_SEED}
+    assert (stored["seed"], stored["seed_new"]) == (SEED, NEW_SEED)
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 

@@ -77,18 +77,18 @@ def test_coverage_is_that_of_known_posteriors(known):
             share = sky.coverage[f"0.68.{name}"]
             assert share.value == pytest.approx(expected[WIDTHS[sky.words]], abs=0.04), (sky.words, name)
             assert share.low < share.value < share.high
-        joint = {1.0: 0.68, 0.5: 0.036, 2.0: 1.0}[WIDTHS[sky.words]]
-        assert sky.coverage["0.68.joint_7"].value == pytest.approx(joint, abs=0.04)
+        joint = {1.0: 0.68, 0.5: 0.042, 2.0: 1.0}[WIDTHS[sky.words]]
+        assert sky.coverage["0.68.joint_7"].value == pytest.approx(joint, abs=0.03)
         assert sky.coverage["0.68.theta_E"].value == pytest.approx(sky.cell.figures["coverage_68"].value, abs=1e-9)
 
 
 def test_the_widest_miss_is_named_and_judged(known):
-    assert widest(known.skies[2])[:2] == ("joint_7", 0.95) or widest(known.skies[2])[:2] == ("joint_7", 0.68)
+    assert widest(known.skies[2])[:2] == ("joint_7", 0.95)
     text = shiftedreport.lines(known)
     assert [line.split("  ")[1] for line in text[1::2]] == WORDS
     assert text[2].endswith("within the 5 points of the goal")
     assert text[6].endswith("beyond the 5 points of the goal")
-    assert re.search(r"widest miss: \d\d % of joint_7 hold", text[6])
+    assert re.search(r"widest miss: 95 % of joint_7 hold", text[6])
 
 
 def test_a_miss_is_judged_by_its_whole_interval(known):

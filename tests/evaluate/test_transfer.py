@@ -22,6 +22,7 @@ from lensscan.metrics.detection import wilson
 from lensscan.mocks.batches import fill_batch
 from lensscan.mocks.recipes import load_recipe
 from lensscan.mocks.simulate import simulate
+from lensscan.nets.card import ThetaPrior
 from lensscan.nets.model import Card, Model, build_network, make_trivial
 from lensscan.schema import Flag
 from lensscan.survey.stamps import Frame, allocate
@@ -158,6 +159,23 @@ def test_the_calibration_error_is_that_of_the_stated_probability():
     stated = abs(p[p == 0.5].mean() - lens[p == 0.5].mean()) * (p == 0.5).mean()
     assert after["ece"].value == pytest.approx(stated, abs=0.03)
     assert after["ece"].value > 5 * before["ece"].value
+
+
+def test_the_calibration_error_of_the_own_recipe_is_among_natures_lenses():
+    """Large lenses score higher, and a training has more of them: a model that is right of nature's seems timid."""
+    rows, rng = scored(12_000), np.random.default_rng(2)
+    lens = np.asarray(rows.truth["is_lens"])
+    radius = np.exp(rng.uniform(np.log(0.5), np.log(3.0), len(lens)))
+    (model,) = rows.models
+    logit = np.where(lens & (radius > 1.2), rng.normal(6.0, 1.0, len(lens)), model.logit)
+    grid = np.linspace(np.log(0.5), np.log(3.0), 65)
+    prior = ThetaPrior(0.5, 3.0, (1 / np.log(6.0),) * 65, tuple(np.where(grid < np.log(1.2), 1 / np.log(2.4), 0.0)))
+    card = dataclasses.replace(model.card, theta_E_prior=prior)
+    rows.truth["theta_E"] = np.where(lens, radius, np.nan)
+    model = dataclasses.replace(model, logit=logit, card=card)
+    every, natural = (measure_cell(rows, model, 4, natural=natural).figures for natural in (False, True))
+    assert natural["ece"].value < 0.02 < 0.5 * every["ece"].value
+    assert natural["auroc"].value == every["auroc"].value, "ranks are those of the whole set"
 
 
 def test_systems_below_the_label_rule_are_neither(monkeypatch):
