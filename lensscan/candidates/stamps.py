@@ -47,8 +47,7 @@ class CandidateStamps:
         plan, stored = read_header(path).plan_settings, read_provenance(path)["frame"]
         self.frame = Frame(tuple(stored["bands"]), int(stored["size"]), float(stored["pixel_scale"]), 1)
         survey = build(Survey, plan["survey"], f"{path}: survey")
-        size = int(plan.get("stamp_size") or 0) or None
-        source = open_source(plan["stamps"], survey, self.frame, resample=bool(plan["resample"]), stamp_size=size)
+        source = open_source(plan["stamps"], survey, self.frame, resample=bool(plan["resample"]))
         self._reader = source.reader()
 
     def __enter__(self) -> CandidateStamps:

@@ -50,7 +50,7 @@ def _require_same(planner: Planner, out: Path) -> None:
     planner.require_pixels(stored.get("storage", []), f"{out} was made", gone=False)
     if canonical(stored["fingerprint"]) == canonical(planner.fingerprint):
         return
-    fresh = planner.make(out.with_name(out.name + ".plan-again.h5"), again=True)
+    fresh = planner.make(out.with_name(out.name + ".plan-again.h5"), storage=())
     fresh.path.unlink(missing_ok=True)
     header = read_header(out)
     with open_output(out) as h5:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["Planner"]
 
 PATIENCE = 60.0
+FORMER = ("stamp_size",)
+"""Settings that older plans state, and that never changed a byte of a shard: the model gives the frame."""
 
 
 class Planner:
@@ -112,14 +114,14 @@ class Planner:
             "batch": default_batch(s),
         }
 
-    def make(self, path: Path, again: bool = False) -> Plan:
+    def make(self, path: Path, storage: Sequence[Any] | None = None) -> Plan:
         """Stream the catalog through cut and storage into ``plan.h5``.
 
         Parameters
         ----------
         path : Path
-        again : bool
-            Only to be compared with a plan that stands: its stamps may be gone by now.
+        storage : sequence, optional
+            Of a plan that stands and is compared with this one: its stamps may be gone by now, and are not looked at.
 
         Raises
         ------
@@ -129,7 +131,7 @@ class Planner:
         writer = PlanWriter(path, default_batch(self.settings), not self._loose)
         begun = time.monotonic()
         selector = Selector(self.survey, self.cut)
-        tried, some = SomeFiles(self.source, self.settings.stamps, 0 if again else LOOKS), SomeRows()
+        tried, some = SomeFiles(self.source, self.settings.stamps, LOOKS if storage is None else 0), SomeRows()
         try:
             for chunk in self.catalog.chunks(CHUNK_ROWS):
                 self._append(writer, chunk, selector.apply(chunk), tried, some)
@@ -140,7 +142,9 @@ class Planner:
                 )
             tried.require()
             faults.reach("plan:before_rename")
-            flow, storage = self._flow(selector.flow), self._storage(some.names if self._loose else writer.shared)
+            flow = self._flow(selector.flow)
+            if storage is None:
+                storage = self._storage(some.names if self._loose else writer.shared)
             writer.finish(self.identity(), flow, self.fingerprint, self.frame.bands, storage)
         except BaseException:
             writer.discard()
@@ -221,7 +225,7 @@ class Planner:
         self.require_pixels(plan.storage, f"the plan in {path.parent} was made")
         if canonical(plan.fingerprint) == canonical(self.fingerprint):
             return plan
-        fresh = self.make(path.with_name("plan-again.h5"), again=True)
+        fresh = self.make(path.with_name("plan-again.h5"), plan.storage)
         if fresh.plan_hash != plan.plan_hash:
             fresh.path.unlink(missing_ok=True)
             raise PlanMismatch(
@@ -261,7 +265,7 @@ class Planner:
     def require_same(self, stored: dict[str, Any], where: str) -> None:
         """Raise `PlanMismatch`, naming the fields, if a stored plan's settings are not ours."""
         mine = self.identity()
-        names = [*mine, *(name for name in stored if name not in (*mine, "rows"))]
+        names = [*mine, *(name for name in stored if name not in (*mine, "rows", *FORMER))]
         changed = [name for name in names if canonical(mine.get(name)) != canonical(stored.get(name))]
         if changed:
             raise PlanMismatch(f"{where} belongs to another plan: {', '.join(changed)} changed; {self._remedy()}")

@@ -200,10 +200,12 @@ def _plan(planner: Planner, root: Root, settings: ScanSettings) -> Plan:
             if not settings.overwrite:
                 raise
             root.say(f"overwriting: {str(error).partition(';')[0]}")
+        fresh = planner.make(path.with_name("plan-again.h5"))  # nothing goes before it is known that there can be one
         # first the shards: a plan of the same hash may be made of other pixels
         removed = shards.remove_shards(settings.run_dir)
-        path.unlink()
+        os.replace(fresh.path, path)
         root.say(f"shards of another plan or other stamps removed: {removed}")
+        return Plan.open(path)
     return planner.make(path)
 
 

@@ -41,11 +41,13 @@ class SomeRows:
 
     def add(self, rows: NDArray[np.integer], names: Sequence[str]) -> None:
         """Show it rows by number (n,), and where each is stored; those that are stored nowhere are empty."""
-        stored = np.array(names, dtype=object)
-        there = stored != ""
-        keys = np.concatenate([self._keys, hash_ids(np.asarray(rows)[there])])
+        fresh = hash_ids(np.asarray(rows))
+        near = np.flatnonzero(fresh < self._keys[-1]) if len(self._keys) == ROWS else np.arange(len(fresh))
+        near = np.array([k for k in near.tolist() if names[k]], np.intp)
+        keys = np.concatenate([self._keys, fresh[near]])
+        stored = np.concatenate([self._names, np.array([names[k] for k in near.tolist()], object)])
         chosen = np.argsort(keys, kind="stable")[:ROWS]
-        self._keys, self._names = keys[chosen], np.concatenate([self._names, stored[there]])[chosen]
+        self._keys, self._names = keys[chosen], stored[chosen]
 
     @property
     def names(self) -> list[str]:
@@ -56,7 +58,7 @@ class SomeRows:
 def record_files(paths: Iterable[str], seconds: float | None = None) -> list[list[Any]]:
     """Return [path, size, time of change in ns, sample] of files; the size of one that is not there is -1.
 
-    Of those that did not answer within `seconds` there is none.
+    Of those that cannot be looked at, or did not answer within `seconds`, there is none.
     """
     return [each for each in _each(_record, sorted(paths), seconds) if each is not None]
 
@@ -131,12 +133,15 @@ def _stat(path: str) -> os.stat_result:
     return found
 
 
-def _record(path: str) -> list[Any]:
+def _record(path: str) -> list[Any] | None:
+    """Return what to remember of a file; None of one that cannot be looked at, which is left to its reader."""
     try:
         found = _stat(path)
         return [path, found.st_size, found.st_mtime_ns, _sample(path, found.st_size)]
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return [path, ABSENT, 0, ""]
+    except (OSError, ValueError):
+        return None
 
 
 def _compare(stored: Sequence[Any]) -> str:
@@ -146,8 +151,10 @@ def _compare(stored: Sequence[Any]) -> str:
         if found.st_size == size and found.st_mtime_ns == changed:
             return "same"
         return "touched" if found.st_size == size and _sample(path, size) == sample else "changed"
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return "same" if size == ABSENT else "gone"
+    except (OSError, ValueError):
+        return "same"  # it cannot be looked at: its reader will say so
 
 
 def _sample(path: str, size: int) -> str:
