@@ -103,7 +103,7 @@ def mosaic(
     Raises
     ------
     OutputError
-        If the file or the stamps' storage cannot be read, or there is no candidate.
+        If the file, the stamps' storage or all stamps of the first page cannot be read, or there is no candidate.
     """
     layout = layout or Layout()
     header, table = read_header(path), clean_leaders(read_candidates(path), clean)[:n]
@@ -113,10 +113,22 @@ def mosaic(
     with CandidateStamps(path) as stamps:
         for start in range(0, len(table), per_page):
             page = table[start : start + per_page]
-            cells = _cells(page, stamps.read(page), stamps.frame, layout, truth or {})
+            batch = stamps.read(page)
+            if not start:
+                _require_some(path, batch.status[: len(page)])
+            cells = _cells(page, batch, stamps.frame, layout, truth or {})
             title = f"{Path(path).name}: ranks {page['rank'][0]} to {page['rank'][-1]} of {header.n_scored:,} scored"
             full = layout.rows if len(table) > per_page else None
             yield contact_sheet(cells, layout.columns, stamp=layout.stamp, title=title, rows=full)
+
+
+def _require_some(path: str | Path, status: NDArray[np.uint8]) -> None:
+    """Refuse a page of nothing: the scan has read these stamps, so they lie elsewhere now, or we do."""
+    if (status != Status.PENDING).all():
+        raise OutputError(
+            f"{path}: none of the {len(status)} best stamps can be read any more ({status_name(int(status[0]))}); "
+            "relative paths of stamps hold from the folder in which the scan ran: run this there, or put them back"
+        )
 
 
 def _cells(page: QTable, batch: Batch, frame: Frame, layout: Layout, truth: dict[str, bool]) -> list[Cell]:

@@ -97,6 +97,20 @@ def test_command_writes_numbered_pages(output, tmp_path, capsys):
     assert capsys.readouterr().out.split() == [str(tmp_path / f"p-0{k}.png") for k in (1, 2, 3)]
 
 
+def test_stamps_that_lie_elsewhere_are_one_line_and_no_page(output, tmp_path, capsys):
+    """As from another folder than the scan's, where its paths are relative."""
+    away = [path.rename(path.with_suffix(".away")) for path in output.parent.glob("[0-9].fits")]
+    try:
+        assert main(["mosaic", str(output), "-o", str(tmp_path / "p")]) == 1
+        said = capsys.readouterr().err
+        assert "none of the 10 best stamps can be read any more (failed:missing_file)" in said
+        assert said.count("\n") == 1
+        assert not list(tmp_path.iterdir())
+    finally:
+        for path in away:
+            path.rename(path.with_suffix(".fits"))
+
+
 def test_nothing_to_show(tmp_path):
     run = make_run(tmp_path, 5, failures=1.0)
     merge(run.plan, run.folder, run.out, MergeSettings(), run.cards, {})
