@@ -75,6 +75,8 @@ class TwoHosts:
     def __exit__(self, *_: object) -> None:
         for name in self.names:
             self.kill(name)
+            # by itself: the kernel takes a namespace away when it likes, and the cable with it
+            subprocess.run(["ip", "link", "del", f"v{name}"], check=False, capture_output=True)
             subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
             shutil.rmtree(Path("/etc/netns") / name, ignore_errors=True)
         subprocess.run(["ip", "link", "del", self.bridge], check=False, capture_output=True)
